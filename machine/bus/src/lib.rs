@@ -1,0 +1,32 @@
+//! The vocabulary that the processor, the devices, the firmware and the machine share.
+//!
+//! | module | what it names |
+//! |---|---|
+//! | [`memory`] | guest RAM and ROM: one host mapping, dirty and contains-code bits |
+//! | [`space`] | which physical address (or port) belongs to whom |
+//! | [`time`] | virtual time and the queue of timers |
+//! | [`device`] | what a chip is: reads, writes, timers, input, reset, state |
+//! | [`cpu`] | what a processor asks of its board, and how the board calls its attention |
+//! | [`block`] | the byte store behind a disk |
+//!
+//! **Invariant:** nothing here knows a particular chip, a processor or the host.
+
+pub mod block;
+pub mod cpu;
+pub mod device;
+pub mod memory;
+pub mod space;
+pub mod time;
+
+pub use block::{BlockBackend, BlockError};
+pub use cpu::{Attention, CpuBus, PageKind, attention};
+pub use device::{Channel, Ctx, Device, DeviceId, Effect, Input, Request, StateError};
+pub use memory::{GuestMemory, MemoryError, PAGE_SIZE};
+pub use space::{AddressSpace, Backing, PortSpace, Region};
+pub use time::{Time, TimerQueue};
+
+/// All ones of a register `width` bytes wide: what an unclaimed read returns.
+#[must_use]
+pub const fn ones(width: usize) -> u64 {
+    if width >= 8 { !0 } else { (1 << (width * 8)) - 1 }
+}

@@ -1,0 +1,231 @@
+//! Guest memory: RAM and ROM in one host mapping, with a dirty bit a page and contains-code bits a 64-byte granule.
+//!
+//! All access is through raw pointers or atomics, never `&mut [u8]`: other processors may run at the same time.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+
+use memmap2::{MmapOptions, MmapRaw};
+
+/// Bytes in a page, as the guest sees pages (a host's may be larger).
+pub const PAGE_SIZE: usize = 4096;
+/// Bytes that share one contains-code bit.
+pub const CODE_GRANULE: usize = PAGE_SIZE / 64;
+
+/// Why memory could not be had or reached.
+#[derive(Debug, thiserror::Error)]
+pub enum MemoryError {
+    /// The host cannot give that much.
+    #[error("the host cannot provide {0} MiB of guest memory; choose a smaller --memory")]
+    Host(u64),
+    /// An access past the end.
+    #[error("memory offset {0:#x} is out of range")]
+    OutOfRange(u64),
+}
+
+/// Guest RAM and ROM: `len` bytes, addressed by offset. The physical map ([`crate::AddressSpace`]) says where they appear.
+pub struct GuestMemory {
+    map: MmapRaw,
+    len: usize,
+    dirty: Box<[AtomicU8]>,
+    code: Box<[AtomicU64]>,
+    code_written: AtomicBool,
+    code_writes: Mutex<Vec<(u64, u32)>>,
+}
+
+/// The dirty bit: the page was written since [`GuestMemory::take_dirty`].
+const DIRTY: u8 = 1;
+
+impl GuestMemory {
+    /// Zeroed memory of `len` bytes (rounded up to pages). Host memory is committed when it is touched.
+    ///
+    /// # Errors
+    /// [`MemoryError::Host`] if the host refuses.
+    pub fn new(len: u64) -> Result<Self, MemoryError> {
+        let err = || MemoryError::Host(len >> 20);
+        let size = usize::try_from(len).map_err(|_| err())?.max(1).checked_next_multiple_of(PAGE_SIZE).ok_or_else(err)?;
+        let map = MmapOptions::new().len(size).no_reserve_swap().map_anon().map_err(|_| err())?;
+        let pages = size / PAGE_SIZE;
+        Ok(Self {
+            map: map.into(),
+            len: size,
+            dirty: (0..pages).map(|_| AtomicU8::new(0)).collect(),
+            code: (0..pages).map(|_| AtomicU64::new(0)).collect(),
+            code_written: AtomicBool::new(false),
+            code_writes: Mutex::default(),
+        })
+    }
+
+    /// Size in bytes.
+    #[must_use]
+    pub fn len(&self) -> u64 {
+        self.len as u64
+    }
+
+    /// Never: there is at least one page.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    fn check(&self, offset: u64, len: usize) -> Result<*mut u8, MemoryError> {
+        match usize::try_from(offset) {
+            Ok(o) if o.checked_add(len).is_some_and(|end| end <= self.len) => {
+                // SAFETY: `o + len` lies within the mapping, so the pointer stays in (or one past) it.
+                Ok(unsafe { self.map.as_mut_ptr().add(o) })
+            }
+            _ => Err(MemoryError::OutOfRange(offset)),
+        }
+    }
+
+    /// The host address of the page that holds `offset`, for a translation cache. Valid as long as `self` lives; the
+    /// holder must mark stores with [`GuestMemory::mark_written`] before it makes them.
+    ///
+    /// # Errors
+    /// [`MemoryError::OutOfRange`] past the end.
+    pub fn host_page(&self, offset: u64) -> Result<*mut u8, MemoryError> {
+        self.check(offset & !(PAGE_SIZE as u64 - 1), PAGE_SIZE)
+    }
+
+    /// Copies memory out.
+    ///
+    /// # Errors
+    /// [`MemoryError::OutOfRange`] past the end; nothing is copied then.
+    pub fn read(&self, offset: u64, buf: &mut [u8]) -> Result<(), MemoryError> {
+        let p = self.check(offset, buf.len())?;
+        // SAFETY: `check` proved the range; `buf` is the caller's own and cannot overlap the mapping.
+        unsafe { std::ptr::copy_nonoverlapping(p, buf.as_mut_ptr(), buf.len()) };
+        Ok(())
+    }
+
+    /// Copies into memory, with dirty and code bookkeeping: writes over code are queued for [`GuestMemory::take_code_writes`].
+    ///
+    /// # Errors
+    /// [`MemoryError::OutOfRange`] past the end; nothing is copied then.
+    pub fn write(&self, offset: u64, buf: &[u8]) -> Result<(), MemoryError> {
+        let p = self.check(offset, buf.len())?;
+        self.mark_written(offset, buf.len());
+        // SAFETY: `check` proved the range; `buf` is the caller's own and cannot overlap the mapping.
+        unsafe { std::ptr::copy_nonoverlapping(buf.as_ptr(), p, buf.len()) };
+        Ok(())
+    }
+
+    /// Notes that `len` bytes at `offset` (in range) are being written: dirty bits, and a queue entry a page where code is hit.
+    pub fn mark_written(&self, offset: u64, len: usize) {
+        if len == 0 {
+            return;
+        }
+        let end = offset + len as u64;
+        let mut at = offset;
+        while at < end {
+            let page = at / PAGE_SIZE as u64;
+            let stop = end.min((page + 1) * PAGE_SIZE as u64);
+            self.dirty[page as usize].fetch_or(DIRTY, Ordering::Relaxed);
+            let n = (stop - at) as usize;
+            if self.code[page as usize].load(Ordering::Acquire) & granules(at as usize % PAGE_SIZE, n) != 0 {
+                self.code_writes.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push((at, n as u32));
+                self.code_written.store(true, Ordering::Release);
+            }
+            at = stop;
+        }
+    }
+
+    /// Whether any code byte of the page at `offset` is known.
+    #[must_use]
+    pub fn has_code(&self, offset: u64) -> bool {
+        self.code[offset as usize / PAGE_SIZE].load(Ordering::Acquire) != 0
+    }
+
+    /// Whether the `len` bytes at `offset` (within one page) share a granule with code.
+    #[must_use]
+    pub fn hits_code(&self, offset: u64, len: usize) -> bool {
+        let offset = offset as usize;
+        self.code[offset / PAGE_SIZE].load(Ordering::Acquire) & granules(offset % PAGE_SIZE, len) != 0
+    }
+
+    /// Marks the `len` bytes at `offset` (within one page) as code. True if the page held none before: translations
+    /// through which it could be written unseen must go.
+    pub fn mark_code(&self, offset: u64, len: usize) -> bool {
+        let offset = offset as usize;
+        self.code[offset / PAGE_SIZE].fetch_or(granules(offset % PAGE_SIZE, len), Ordering::AcqRel) == 0
+    }
+
+    /// The page at `offset` holds no decoded code any more.
+    pub fn clear_code(&self, offset: u64) {
+        self.code[offset as usize / PAGE_SIZE].store(0, Ordering::Release);
+    }
+
+    /// Whether [`GuestMemory::take_code_writes`] has something.
+    #[must_use]
+    #[inline]
+    pub fn code_written(&self) -> bool {
+        self.code_written.load(Ordering::Acquire)
+    }
+
+    /// The writes over code since the last call: (offset, length), each within a page.
+    pub fn take_code_writes(&self) -> Vec<(u64, u32)> {
+        let mut writes = self.code_writes.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        self.code_written.store(false, Ordering::Release);
+        std::mem::take(&mut *writes)
+    }
+
+    /// Whether the page at `offset` is dirty.
+    #[must_use]
+    pub fn is_dirty(&self, offset: u64) -> bool {
+        self.dirty[offset as usize / PAGE_SIZE].load(Ordering::Relaxed) & DIRTY != 0
+    }
+
+    /// Marks the page at `offset` dirty; for a translation cache that is about to allow stores to it.
+    pub fn mark_dirty(&self, offset: u64) {
+        self.dirty[offset as usize / PAGE_SIZE].fetch_or(DIRTY, Ordering::Relaxed);
+    }
+
+    /// The offsets of the pages written since the last call, in order; they are clean afterwards. Translation caches
+    /// must drop their write permission after this.
+    pub fn take_dirty(&self) -> Vec<u64> {
+        (0..self.dirty.len())
+            .filter(|&i| self.dirty[i].fetch_and(!DIRTY, Ordering::Relaxed) & DIRTY != 0)
+            .map(|i| (i * PAGE_SIZE) as u64)
+            .collect()
+    }
+}
+
+/// The code bits of `len` bytes from `at` within a page.
+fn granules(at: usize, len: usize) -> u64 {
+    let first = at / CODE_GRANULE;
+    let last = (at + len.max(1) - 1).min(PAGE_SIZE - 1) / CODE_GRANULE;
+    (!0u64 << first) & (!0u64 >> (63 - last))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bounds() {
+        let m = GuestMemory::new(8192).unwrap();
+        assert!(m.write(8190, &[1, 2]).is_ok());
+        assert!(m.write(8191, &[1, 2]).is_err());
+        assert!(m.read(u64::MAX, &mut [0]).is_err());
+        let mut b = [0; 2];
+        m.read(8190, &mut b).unwrap();
+        assert_eq!(b, [1, 2]);
+        assert_eq!(m.take_dirty(), [4096]);
+        assert!(m.take_dirty().is_empty());
+    }
+
+    #[test]
+    fn writes_over_code_are_queued_by_granule() {
+        let m = GuestMemory::new(3 * 4096).unwrap();
+        assert!(m.mark_code(4096 + 100, 10));
+        assert!(!m.mark_code(4096 + 200, 1));
+        m.write(4096, &[0; 64]).unwrap();
+        assert!(!m.code_written());
+        m.write(4000, &[0; 300]).unwrap();
+        assert!(m.code_written());
+        assert_eq!(m.take_code_writes(), [(4096, 204)]);
+        m.clear_code(4096);
+        m.write(4096 + 100, &[0; 64]).unwrap();
+        assert!(m.take_code_writes().is_empty());
+    }
+}

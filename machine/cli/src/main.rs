@@ -1,0 +1,2 @@
+//! The `softmetal` command.
+fn main() {}
