@@ -138,8 +138,7 @@ impl Ctx<'_> {
     /// DMA write to guest RAM at physical `addr`. False (and nothing written, and a log line) if any byte is not RAM.
     pub fn dma_write(&self, addr: u64, buf: &[u8]) -> bool {
         let writable = self.space.each_run(addr, buf.len(), |_, _, writable| writable);
-        let ok = writable
-            && self.space.each_run(addr, buf.len(), |at, offset, _| self.memory.write(offset, &buf[at]).is_ok());
+        let ok = writable && self.space.each_run(addr, buf.len(), |at, offset, _| self.memory.write(offset, &buf[at]).is_ok());
         if !ok {
             log::warn!("device {}: DMA write of {} bytes at {addr:#x} refused: not all of it is RAM", self.id.0, buf.len());
         }

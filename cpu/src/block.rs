@@ -1,0 +1,206 @@
+//! Decoded blocks and their cache.
+//!
+//! A block is a run of instructions that starts at one physical address in one mode and lies within one page (only a
+//! block of a single instruction may run over into a second page). It goes on past conditional branches that are not
+//! taken and ends with an unconditional transfer, an instruction after which the run loop must look around, the page's
+//! end, or [`MAX_OPS`] instructions.
+//!
+//! **Invariant:** a live block's bytes are marked as code in [`GuestMemory`], and any write to them retires the block.
+
+use std::cell::Cell;
+use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
+
+use iced_x86::{Decoder, DecoderError, DecoderOptions, FlowControl, Instruction};
+use softmetal_bus::{GuestMemory, PAGE_SIZE};
+
+use crate::exec;
+use crate::lower::Lower;
+use crate::op::Op;
+use crate::state::Mode;
+use crate::table;
+
+/// Instructions in a block at most.
+pub const MAX_OPS: usize = 64;
+/// The longest instruction, in bytes.
+pub const MAX_LEN: usize = 15;
+/// Blocks in the cache before it is emptied.
+const MAX_BLOCKS: usize = 1 << 17;
+
+/// Where a block went last time from one of its exits.
+#[derive(Clone, Copy, Default)]
+pub struct Link {
+    /// The target address.
+    pub rip: u64,
+    /// The address space that it was resolved in.
+    pub stamp: u32,
+    /// The target block's serial number; 0 is no link.
+    pub serial: u32,
+    /// The target block's index.
+    pub index: u32,
+}
+
+/// A decoded block.
+pub struct Block {
+    /// The operations; never empty in a live block.
+    pub ops: Box<[Op]>,
+    /// Its number among all ever made; 0 once retired.
+    pub serial: u32,
+    /// Physical address of the first byte.
+    pub physical: u64,
+    /// The mode that it was decoded for.
+    pub mode: Mode,
+    /// Runs over into a second page.
+    pub crosses: bool,
+    /// Successors by exit ordinal.
+    pub links: [Cell<Link>; 4],
+}
+
+#[derive(Default)]
+struct KeyHasher(u64);
+impl Hasher for KeyHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+    fn write(&mut self, bytes: &[u8]) {
+        for &b in bytes {
+            self.write_u64(u64::from(b));
+        }
+    }
+    fn write_u64(&mut self, v: u64) {
+        self.0 = (self.0 ^ v).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29);
+    }
+}
+type Map<V> = HashMap<u64, V, BuildHasherDefault<KeyHasher>>;
+
+/// All decoded blocks.
+#[derive(Default)]
+pub struct BlockCache {
+    blocks: Vec<Block>,
+    free: Vec<u32>,
+    by_start: Map<u32>,
+    by_page: Map<Vec<u32>>,
+    next_serial: u32,
+    /// Blocks decoded so far.
+    pub decoded: u64,
+}
+
+/// What the decoder was given and could not finish.
+pub enum Undecodable {
+    /// The first instruction runs over the page's end: its other bytes are needed.
+    CrossesPage,
+}
+
+impl BlockCache {
+    /// Block number `index`.
+    #[must_use]
+    #[inline(always)]
+    pub fn get(&self, index: u32) -> &Block {
+        &self.blocks[index as usize]
+    }
+
+    /// The live block that starts at `physical` in `mode`.
+    #[must_use]
+    #[inline]
+    pub fn find(&self, physical: u64, mode: Mode) -> Option<u32> {
+        self.by_start.get(&key(physical, mode)).copied()
+    }
+
+    /// Enters a block; `offset` is the place of its first byte in guest memory, if it is there.
+    pub fn insert(&mut self, ops: Vec<Op>, physical: u64, mode: Mode, crosses: bool, memory: &GuestMemory, offset: Option<u64>) -> u32 {
+        if self.by_start.len() >= MAX_BLOCKS {
+            self.clear(memory);
+        }
+        self.decoded += 1;
+        self.next_serial = self.next_serial.wrapping_add(1).max(1);
+        let block = Block { ops: ops.into(), serial: self.next_serial, physical, mode, crosses, links: Default::default() };
+        let index = match self.free.pop() {
+            Some(i) => {
+                self.blocks[i as usize] = block;
+                i
+            }
+            None => {
+                self.blocks.push(block);
+                (self.blocks.len() - 1) as u32
+            }
+        };
+        // A block outside memory (code in a device's window) or across pages is used once and never found again.
+        if let (Some(offset), false) = (offset, crosses) {
+            self.by_start.insert(key(physical, mode), index);
+            self.by_page.entry(offset / PAGE_SIZE as u64).or_default().push(index);
+        } else {
+            self.blocks[index as usize].serial = 0;
+            self.free.push(index);
+        }
+        index
+    }
+
+    /// Retires all blocks of the memory page at `offset`: their bytes are being written.
+    pub fn retire_page(&mut self, offset: u64, memory: &GuestMemory) {
+        memory.clear_code(offset);
+        for index in self.by_page.remove(&(offset / PAGE_SIZE as u64)).unwrap_or_default() {
+            let b = &mut self.blocks[index as usize];
+            self.by_start.remove(&key(b.physical, b.mode));
+            b.serial = 0;
+            self.free.push(index);
+        }
+    }
+
+    /// Retires everything.
+    pub fn clear(&mut self, memory: &GuestMemory) {
+        for page in self.by_page.keys() {
+            memory.clear_code(page * PAGE_SIZE as u64);
+        }
+        self.blocks.iter_mut().for_each(|b| b.serial = 0);
+        self.by_start.clear();
+        self.by_page.clear();
+        self.free = (0..self.blocks.len() as u32).rev().collect();
+    }
+}
+
+fn key(physical: u64, mode: Mode) -> u64 {
+    physical << 8 | u64::from(mode.0)
+}
+
+/// Decodes and lowers from `bytes`, which begin at the block's first byte and end at the page's (or, for a single
+/// instruction across pages, later; `single` then). Returns the operations and how many bytes they cover.
+///
+/// # Errors
+/// [`Undecodable::CrossesPage`] if not even the first instruction is complete.
+pub fn decode(bytes: &[u8], mode: Mode, single: bool) -> Result<(Vec<Op>, usize), Undecodable> {
+    let mut decoder = Decoder::with_ip(mode.bits(), bytes, 0, DecoderOptions::NONE);
+    let mut ops = Vec::with_capacity(8);
+    let mut covered = 0;
+    let mut instruction = Instruction::default();
+    while decoder.can_decode() && ops.len() < if single { 1 } else { MAX_OPS } {
+        decoder.decode_out(&mut instruction);
+        let ordinal = ops.len() as u16;
+        if instruction.is_invalid() {
+            if decoder.last_error() == DecoderError::NoMoreBytes && bytes.len() - covered < MAX_LEN {
+                if ops.is_empty() && !single {
+                    return Err(Undecodable::CrossesPage);
+                }
+                if !ops.is_empty() {
+                    break;
+                }
+            }
+            let mut op = Lower::new(&Instruction::default(), mode, ordinal, exec::invalid).op;
+            (op.offset, op.len) = (covered as u16, (bytes.len() - covered).min(MAX_LEN) as u8);
+            ops.push(op);
+            covered += usize::from(op.len);
+            break;
+        }
+        let l = Lower::new(&instruction, mode, ordinal, exec::unimplemented);
+        let lowered = table::find(instruction.mnemonic()).and_then(|row| (row.lower)(&l));
+        ops.push(lowered.unwrap_or(l.op));
+        covered = instruction.ip() as usize + instruction.len();
+        let ends = match instruction.flow_control() {
+            FlowControl::Next | FlowControl::ConditionalBranch => exec::ends_block(&instruction),
+            _ => true,
+        };
+        if ends || lowered.is_none() {
+            break;
+        }
+    }
+    Ok((ops, covered))
+}

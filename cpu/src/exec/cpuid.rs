@@ -1,0 +1,5 @@
+//! CPUID.
+
+/// What CPUID tells.
+#[derive(Clone, Debug, Default)]
+pub struct Model {}

@@ -1,0 +1,66 @@
+//! Handlers, by instruction family. Each family has its `ROWS` of the instruction table.
+
+pub mod cpuid;
+pub mod interrupt;
+pub mod msr;
+
+use iced_x86::{Instruction, Mnemonic};
+
+use crate::op::{Exit, Op, step};
+use crate::state::Cpu;
+use crate::table::Row;
+
+/// The rows of all families.
+#[must_use]
+pub fn families() -> Vec<&'static [Row]> {
+    vec![]
+}
+
+/// An encoding that is no instruction: #UD.
+pub fn invalid(cpu: &mut Cpu, op: &Op, rest: &[Op]) -> Exit {
+    step(cpu, op, rest, |cpu, op| {
+        let rip = cpu.this_rip(op);
+        cpu.log_unusual("invalid opcode", rip);
+        Err(cpu.ud())
+    })
+}
+
+/// A valid instruction without a row (its feature is not advertised): #UD, loudly.
+pub fn unimplemented(cpu: &mut Cpu, op: &Op, rest: &[Op]) -> Exit {
+    step(cpu, op, rest, |cpu, op| {
+        let rip = cpu.this_rip(op);
+        cpu.log_unusual("instruction not implemented", rip);
+        Err(cpu.ud())
+    })
+}
+
+/// Whether a block must end after this instruction although control flow goes on: its handler uses [`crate::op::last`].
+#[must_use]
+pub fn ends_block(i: &Instruction) -> bool {
+    use Mnemonic as M;
+    let to_system_register =
+        i.op_count() > 0 && (i.op0_register().is_cr() || i.op0_register().is_dr() || i.op0_register().is_segment_register());
+    match i.mnemonic() {
+        M::Mov | M::Pop => to_system_register,
+        M::In | M::Out | M::Insb | M::Insw | M::Insd | M::Outsb | M::Outsw | M::Outsd => true,
+        M::Sti | M::Cli | M::Hlt | M::Popf | M::Popfd | M::Popfq => true,
+        M::Lds | M::Les | M::Lfs | M::Lgs | M::Lss => true,
+        M::Lmsw | M::Clts | M::Lgdt | M::Lidt | M::Lldt | M::Ltr | M::Invlpg | M::Invpcid | M::Invd | M::Wbinvd => true,
+        M::Wrmsr | M::Rdmsr | M::Rdtsc | M::Rdtscp | M::Swapgs | M::Wrfsbase | M::Wrgsbase | M::Xsetbv => true,
+        M::Monitor | M::Mwait | M::Pause | M::Rdrand | M::Rdseed | M::Stac | M::Clac => true,
+        _ => false,
+    }
+}
+
+impl Cpu {
+    /// One line about something unusual: what, where, and the bytes there.
+    #[cold]
+    pub fn log_unusual(&mut self, what: &str, rip: u64) {
+        if log::log_enabled!(target: "cpu", log::Level::Debug) {
+            let mut bytes = [0; 15];
+            let linear = self.state.segments[crate::state::seg::CS].base.wrapping_add(rip);
+            let known = self.debug_read(linear, &mut bytes);
+            log::debug!(target: "cpu", "{what} at {rip:#x}: {}", if known { format!("{bytes:02x?}") } else { "bytes not mapped".into() });
+        }
+    }
+}

@@ -1,0 +1,342 @@
+//! From linear addresses to host memory: loads and stores with segmentation, the TLB's fast path, and the slow path for
+//! page crossings, misses, devices, ROM and writes over code.
+
+mod tlb;
+mod walk;
+
+pub use tlb::{Access, Mmu, Translation};
+
+use softmetal_bus::{PAGE_SIZE, PageKind};
+
+use crate::fault::{Fault, vector};
+use crate::op::{FLAT_STACK, Op, addr};
+use crate::state::{Cpu, seg};
+use crate::width::{Value, Width};
+
+const OFFSET: u64 = PAGE_SIZE as u64 - 1;
+
+impl Cpu {
+    /// The effective address (offset within the segment) of `op`'s memory operand.
+    #[inline(always)]
+    #[must_use]
+    pub fn effective(&self, op: &Op) -> u64 {
+        let r = &self.state.regs;
+        let base = r[usize::from(op.base & 31)];
+        let index = r[usize::from(op.index & 31)];
+        let ea = base.wrapping_add(index << (op.scale & 3)).wrapping_add(op.disp as i64 as u64);
+        if op.addr == 0 { ea } else { cut(ea, op.addr) }
+    }
+
+    /// The linear address of `bytes` bytes at segment offset `ea`; segment checks as `how` ([`addr`]) says.
+    ///
+    /// # Errors
+    /// #GP or #SS where the segment forbids the access.
+    #[inline(always)]
+    pub fn linear(&mut self, segment: u8, ea: u64, bytes: usize, write: bool, how: u8) -> Result<u64, Fault> {
+        if how & addr::CHECKED != 0 {
+            return self.linear_checked(segment, ea, bytes, write);
+        }
+        Ok(self.state.bases[usize::from(segment & 7)].wrapping_add(ea))
+    }
+
+    #[inline(never)]
+    fn linear_checked(&mut self, segment: u8, ea: u64, bytes: usize, write: bool) -> Result<u64, Fault> {
+        let s = self.state.segments[usize::from(segment) % 6];
+        let last = ea.wrapping_add(bytes as u64 - 1);
+        let real = !self.state.mode.protected();
+        let kind_ok =
+            real || s.present() && if write { !s.code() && s.readable_or_writable() } else { !s.code() || s.readable_or_writable() };
+        let limit = u64::from(s.limit);
+        let limit_ok = if !s.code() && s.conforming() && s.code_or_data() {
+            let top = if s.big() { 0xffff_ffff } else { 0xffff };
+            ea > limit && last <= top && last >= ea
+        } else {
+            last <= limit && last >= ea
+        };
+        if !kind_ok || !limit_ok {
+            let v = if usize::from(segment) == seg::SS { vector::SS } else { vector::GP };
+            return Err(self.raise_with(v, 0));
+        }
+        Ok(s.base.wrapping_add(ea) & 0xffff_ffff)
+    }
+
+    /// Loads `op`'s memory operand.
+    ///
+    /// # Errors
+    /// Segment and page faults.
+    #[inline(always)]
+    pub fn load<V: Value>(&mut self, op: &Op) -> Result<V, Fault> {
+        let ea = self.effective(op);
+        self.load_at(op, op.seg, ea)
+    }
+
+    /// Stores to `op`'s memory operand.
+    ///
+    /// # Errors
+    /// Segment and page faults.
+    #[inline(always)]
+    pub fn store<V: Value>(&mut self, op: &Op, v: V) -> Result<(), Fault> {
+        let ea = self.effective(op);
+        self.store_at(op, op.seg, ea, v)
+    }
+
+    /// Loads from offset `ea` of `segment`, with the address size and checks of `op`'s mode.
+    ///
+    /// # Errors
+    /// Segment and page faults.
+    #[inline(always)]
+    pub fn load_at<V: Value>(&mut self, op: &Op, segment: u8, ea: u64) -> Result<V, Fault> {
+        let lin = self.linear(segment, ea, V::BYTES, false, op.addr)?;
+        self.read(lin).map_err(|f| self.stack_class(segment, f))
+    }
+
+    /// Stores to offset `ea` of `segment`.
+    ///
+    /// # Errors
+    /// Segment and page faults.
+    #[inline(always)]
+    pub fn store_at<V: Value>(&mut self, op: &Op, segment: u8, ea: u64, v: V) -> Result<(), Fault> {
+        let lin = self.linear(segment, ea, V::BYTES, true, op.addr)?;
+        self.write(lin, v).map_err(|f| self.stack_class(segment, f))
+    }
+
+    /// Replaces `op`'s memory operand by `f` of it; `f` runs only once the store is certain.
+    ///
+    /// # Errors
+    /// Segment and page faults.
+    #[inline(always)]
+    pub fn update<W: Width>(&mut self, op: &Op, f: impl FnOnce(&mut Self, W) -> W) -> Result<(), Fault> {
+        let ea = self.effective(op);
+        let lin = self.linear(op.seg, ea, W::BYTES, true, op.addr)?;
+        if let Some(p) = self.mmu.hit_write::<W>(lin) {
+            let v = f(self, p.load());
+            p.store(v);
+            return Ok(());
+        }
+        self.probe_write(lin, W::BYTES).map_err(|f| self.stack_class(op.seg, f))?;
+        let old = self.read::<W>(lin)?;
+        let v = f(self, old);
+        self.write(lin, v)
+    }
+
+    /// In 64-bit mode a non-canonical stack address is #SS, not #GP.
+    #[cold]
+    fn stack_class(&mut self, segment: u8, f: Fault) -> Fault {
+        if segment == FLAT_STACK {
+            if let crate::fault::Reason::Exception(e) = &mut self.fault {
+                if e.vector == vector::GP {
+                    e.vector = vector::SS;
+                }
+            }
+        }
+        f
+    }
+
+    /// Loads from a linear address at the current privilege.
+    ///
+    /// # Errors
+    /// #PF, or #GP(0) if not canonical.
+    #[inline(always)]
+    pub fn read<V: Value>(&mut self, lin: u64) -> Result<V, Fault> {
+        if let Some(p) = self.mmu.hit_read::<V>(lin) {
+            return Ok(p.load());
+        }
+        let mut b = [0; 16];
+        self.read_slow(lin, &mut b[..V::BYTES], self.state.cpl == 3)?;
+        Ok(V::from_le(&b))
+    }
+
+    /// Stores to a linear address at the current privilege.
+    ///
+    /// # Errors
+    /// #PF, or #GP(0) if not canonical.
+    #[inline(always)]
+    pub fn write<V: Value>(&mut self, lin: u64, v: V) -> Result<(), Fault> {
+        if let Some(p) = self.mmu.hit_write::<V>(lin) {
+            p.store(v);
+            return Ok(());
+        }
+        self.write_slow(lin, &v.to_le()[..V::BYTES], self.state.cpl == 3)
+    }
+
+    /// Loads as the processor itself does (descriptor tables, TSS): supervisor, whatever the CPL.
+    ///
+    /// # Errors
+    /// #PF, or #GP(0) if not canonical.
+    pub fn read_system<V: Value>(&mut self, lin: u64) -> Result<V, Fault> {
+        let mut b = [0; 16];
+        self.read_slow(lin, &mut b[..V::BYTES], false)?;
+        Ok(V::from_le(&b))
+    }
+
+    /// Stores as the processor itself does: supervisor, whatever the CPL.
+    ///
+    /// # Errors
+    /// #PF, or #GP(0) if not canonical.
+    pub fn write_system<V: Value>(&mut self, lin: u64, v: V) -> Result<(), Fault> {
+        self.write_slow(lin, &v.to_le()[..V::BYTES], false)
+    }
+
+    /// Checks that `bytes` bytes at `lin` may be written now, so that a later store cannot fault.
+    ///
+    /// # Errors
+    /// As [`Cpu::write`]; or "alone".
+    #[cold]
+    pub fn probe_write(&mut self, lin: u64, bytes: usize) -> Result<(), Fault> {
+        let user = self.state.cpl == 3;
+        let mut done = 0;
+        while done < bytes {
+            let at = lin.wrapping_add(done as u64);
+            let n = (PAGE_SIZE - (at & OFFSET) as usize).min(bytes - done);
+            let t = self.translate(at, Access { write: true, user, fetch: false })?;
+            self.check_alone(&t, at, n)?;
+            done += n;
+        }
+        Ok(())
+    }
+
+    /// A store over code, or to a device, must be alone.
+    fn check_alone(&mut self, t: &Translation, lin: u64, n: usize) -> Result<(), Fault> {
+        if self.solo {
+            return Ok(());
+        }
+        match t.kind {
+            PageKind::Memory { offset, writable: true } if self.memory.hits_code(offset + (lin & OFFSET), n) => Err(self.alone()),
+            PageKind::Device => Err(self.alone()),
+            PageKind::Memory { .. } => Ok(()),
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn read_slow(&mut self, lin: u64, buf: &mut [u8], user: bool) -> Result<(), Fault> {
+        let mut done = 0;
+        while done < buf.len() {
+            let at = lin.wrapping_add(done as u64);
+            let n = (PAGE_SIZE - (at & OFFSET) as usize).min(buf.len() - done);
+            let t = self.translate(at, Access { write: false, user, fetch: false })?;
+            let part = &mut buf[done..done + n];
+            match t.kind {
+                PageKind::Memory { offset, .. } => {
+                    if self.memory.read(offset + (at & OFFSET), part).is_err() {
+                        part.fill(0xff);
+                    }
+                    self.fill_tlb(at, &t, user);
+                }
+                PageKind::Device => {
+                    if !self.solo {
+                        return Err(self.alone());
+                    }
+                    self.device_read(t.physical, part);
+                }
+            }
+            done += n;
+        }
+        Ok(())
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn write_slow(&mut self, lin: u64, buf: &[u8], user: bool) -> Result<(), Fault> {
+        let n = (PAGE_SIZE - (lin & OFFSET) as usize).min(buf.len());
+        let access = Access { write: true, user, fetch: false };
+        let first = self.translate(lin, access)?;
+        self.check_alone(&first, lin, n)?;
+        if n < buf.len() {
+            // Both pages are checked before either is written.
+            let at = lin.wrapping_add(n as u64);
+            let second = self.translate(at, access)?;
+            self.check_alone(&second, at, buf.len() - n)?;
+            self.write_page(lin, &first, &buf[..n], user);
+            self.write_page(at, &second, &buf[n..], user);
+        } else {
+            self.write_page(lin, &first, buf, user);
+        }
+        Ok(())
+    }
+
+    fn write_page(&mut self, lin: u64, t: &Translation, buf: &[u8], user: bool) {
+        match t.kind {
+            PageKind::Memory { offset, writable } => {
+                // A page that the map calls memory lies within it; ROM ignores stores.
+                if writable && self.memory.write(offset + (lin & OFFSET), buf).is_ok() {
+                    self.fill_tlb(lin, t, user);
+                }
+            }
+            PageKind::Device => {
+                let at = self.block_icount;
+                for (addr, width, i) in pieces(t.physical, buf.len()) {
+                    let mut b = [0; 8];
+                    b[..width].copy_from_slice(&buf[i..i + width]);
+                    self.bus.write(at, addr, width, u64::from_le_bytes(b));
+                }
+            }
+        }
+    }
+
+    fn device_read(&mut self, physical: u64, buf: &mut [u8]) {
+        let at = self.block_icount;
+        for (addr, width, i) in pieces(physical, buf.len()) {
+            let v = self.bus.read(at, addr, width);
+            buf[i..i + width].copy_from_slice(&v.to_le_bytes()[..width]);
+        }
+    }
+
+    /// Reads memory at a linear address for a debugger: no side effects, no devices, privilege ignored. False if any byte
+    /// is not mapped memory.
+    pub fn debug_read(&mut self, lin: u64, buf: &mut [u8]) -> bool {
+        let mut done = 0;
+        while done < buf.len() {
+            let at = lin.wrapping_add(done as u64);
+            let n = (PAGE_SIZE - (at & OFFSET) as usize).min(buf.len() - done);
+            let Some(PageKind::Memory { offset, .. }) = self.debug_translate(at).map(|p| self.bus.page(p & !OFFSET)) else {
+                return false;
+            };
+            if self.memory.read(offset + (at & OFFSET), &mut buf[done..done + n]).is_err() {
+                return false;
+            }
+            done += n;
+        }
+        true
+    }
+
+    /// Writes memory at a linear address for a debugger; false if any byte is not mapped RAM.
+    pub fn debug_write(&mut self, lin: u64, buf: &[u8]) -> bool {
+        let mut done = 0;
+        while done < buf.len() {
+            let at = lin.wrapping_add(done as u64);
+            let n = (PAGE_SIZE - (at & OFFSET) as usize).min(buf.len() - done);
+            let Some(PageKind::Memory { offset, writable: true }) = self.debug_translate(at).map(|p| self.bus.page(p & !OFFSET)) else {
+                return false;
+            };
+            if self.memory.write(offset + (at & OFFSET), &buf[done..done + n]).is_err() {
+                return false;
+            }
+            done += n;
+        }
+        true
+    }
+}
+
+/// Splits an access within a page into naturally sized ones: (address, width, index).
+fn pieces(addr: u64, len: usize) -> impl Iterator<Item = (u64, usize, usize)> {
+    let mut i = 0;
+    std::iter::from_fn(move || {
+        let left = len - i;
+        let width = [8, 4, 2, 1].into_iter().find(|&w| w <= left)?;
+        let piece = (addr + i as u64, width, i);
+        i += width;
+        Some(piece)
+    })
+}
+
+#[inline(always)]
+fn cut(ea: u64, how: u8) -> u64 {
+    if how & addr::SIZE_16 != 0 {
+        ea & 0xffff
+    } else if how & addr::SIZE_32 != 0 {
+        ea & 0xffff_ffff
+    } else {
+        ea
+    }
+}

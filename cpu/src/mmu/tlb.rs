@@ -1,0 +1,327 @@
+//! The software TLB: direct-mapped, one half for each privilege, entries hold host pointers.
+//!
+//! This is one of the few modules with `unsafe`: the fast path reads and writes guest memory through the host pointer of
+//! an entry. What makes it sound: entries are only made by [`Mmu::fill`] from [`GuestMemory::host_page`], the mapping
+//! lives as long as the `Arc` that [`Mmu`] holds, and an access never crosses the end of its page.
+
+use std::sync::Arc;
+
+use softmetal_bus::{GuestMemory, PAGE_SIZE, PageKind};
+
+use crate::width::Value;
+
+const OFFSET: u64 = PAGE_SIZE as u64 - 1;
+/// Entries in each half.
+const ENTRIES: usize = 2048;
+/// Entries of the code TLB.
+const CODE_ENTRIES: usize = 512;
+/// Generations before tags repeat.
+const GENERATIONS: u16 = 4095;
+/// A page that is written through several linear addresses.
+const MANY: u64 = u64::MAX;
+
+/// What an access wants.
+#[derive(Clone, Copy, Debug)]
+pub struct Access {
+    /// A store.
+    pub write: bool,
+    /// At CPL 3.
+    pub user: bool,
+    /// An instruction fetch.
+    pub fetch: bool,
+}
+
+/// The outcome of a page walk.
+#[derive(Clone, Copy, Debug)]
+pub struct Translation {
+    /// The physical address of the byte asked for.
+    pub physical: u64,
+    /// What backs its page.
+    pub kind: PageKind,
+    /// Stores are allowed at the privilege of the walk and the dirty bit is set.
+    pub write: bool,
+    /// The page size was larger than 4 KiB.
+    pub large: bool,
+}
+
+#[derive(Clone, Copy)]
+#[repr(C)]
+struct Entry {
+    /// Linear page | generation, if loads may hit.
+    read: u64,
+    /// Linear page | generation, if stores may hit.
+    write: u64,
+    /// Host address of the page.
+    host: *mut u8,
+    /// Offset of the page in guest memory; bit 0: part of a large page.
+    offset: u64,
+}
+
+const EMPTY: Entry = Entry { read: 0, write: 0, host: std::ptr::null_mut(), offset: 0 };
+
+#[derive(Clone, Copy, Default)]
+struct CodeEntry {
+    /// Linear page | generation.
+    tag: u64,
+    user: bool,
+    large: bool,
+    physical: u64,
+}
+
+/// A checked pointer to guest memory for one access.
+pub struct Slot<V>(*mut V);
+
+impl<V: Value> Slot<V> {
+    /// Loads.
+    #[inline(always)]
+    #[must_use]
+    pub fn load(&self) -> V {
+        // SAFETY: made by `Mmu::hit_*` only: points at V::BYTES bytes within a page of the live guest mapping.
+        unsafe { self.0.read_unaligned() }
+    }
+    /// Stores.
+    #[inline(always)]
+    pub fn store(&self, v: V) {
+        // SAFETY: as for `load`; the page is RAM, marked dirty, and holds no decoded code.
+        unsafe { self.0.write_unaligned(v) }
+    }
+}
+
+/// The translation caches.
+pub struct Mmu {
+    // glue
+    memory: Arc<GuestMemory>,
+    // caches: nothing here is architectural state
+    entries: Box<[Entry; 2 * ENTRIES]>,
+    code: Box<[CodeEntry; CODE_ENTRIES]>,
+    /// By page of guest memory: 0, or the one linear page through which it is writable in `entries`, or [`MANY`].
+    writers: Box<[u64]>,
+    generation: u64,
+    half: usize,
+    next_generation: u16,
+    /// The generation that belongs to each PCID, 0 if none.
+    by_pcid: Box<[u16; 4096]>,
+    large_seen: bool,
+    /// Misses so far.
+    pub misses: u64,
+}
+
+// SAFETY: the raw pointers point into `memory`, which is Send + Sync; nothing else makes Mmu thread-bound.
+unsafe impl Send for Mmu {}
+
+impl Mmu {
+    /// Empty caches.
+    #[must_use]
+    pub fn new(memory: Arc<GuestMemory>) -> Self {
+        let pages = (memory.len() / PAGE_SIZE as u64) as usize;
+        Self {
+            memory,
+            entries: vec![EMPTY; 2 * ENTRIES].into_boxed_slice().try_into().unwrap_or_else(|_| unreachable!()),
+            code: Box::new([CodeEntry::default(); CODE_ENTRIES]),
+            writers: vec![0; pages].into_boxed_slice(),
+            generation: 1,
+            half: 0,
+            next_generation: 2,
+            by_pcid: Box::new([0; 4096]),
+            large_seen: false,
+            misses: 0,
+        }
+    }
+
+    /// Selects the half for the privilege.
+    #[inline(always)]
+    pub fn set_user(&mut self, user: bool) {
+        self.half = if user { ENTRIES } else { 0 };
+    }
+
+    #[inline(always)]
+    fn index(lin: u64) -> usize {
+        (lin >> 12) as usize & (ENTRIES - 1)
+    }
+
+    #[inline(always)]
+    fn tag(&self, lin: u64) -> u64 {
+        (lin & !OFFSET) | self.generation
+    }
+
+    /// The memory of a load, on a hit.
+    #[inline(always)]
+    #[must_use]
+    pub fn hit_read<V: Value>(&self, lin: u64) -> Option<Slot<V>> {
+        let e = &self.entries[(Self::index(lin) | self.half) & (2 * ENTRIES - 1)];
+        if e.read == self.tag(lin) && (lin & OFFSET) <= (PAGE_SIZE - V::BYTES) as u64 {
+            // SAFETY: `host` is the start of a live page and the access ends within it.
+            return Some(Slot(unsafe { e.host.add((lin & OFFSET) as usize) }.cast()));
+        }
+        None
+    }
+
+    /// The memory of a store (or load and store), on a hit.
+    #[inline(always)]
+    #[must_use]
+    pub fn hit_write<V: Value>(&self, lin: u64) -> Option<Slot<V>> {
+        let e = &self.entries[(Self::index(lin) | self.half) & (2 * ENTRIES - 1)];
+        if e.write == self.tag(lin) && (lin & OFFSET) <= (PAGE_SIZE - V::BYTES) as u64 {
+            // SAFETY: as in `hit_read`.
+            return Some(Slot(unsafe { e.host.add((lin & OFFSET) as usize) }.cast()));
+        }
+        None
+    }
+
+    /// Copies `len` bytes forward between two places of one page each, if both hit; for REP MOVS at host speed.
+    /// The ranges may overlap only so that a forward byte copy equals `memmove`.
+    #[must_use]
+    pub fn copy(&self, from: u64, to: u64, len: usize) -> bool {
+        let s = &self.entries[(Self::index(from) | self.half) & (2 * ENTRIES - 1)];
+        let d = &self.entries[(Self::index(to) | self.half) & (2 * ENTRIES - 1)];
+        let fits = |a: u64| (a & OFFSET) as usize + len <= PAGE_SIZE;
+        if s.read != self.tag(from) || d.write != self.tag(to) || !fits(from) || !fits(to) {
+            return false;
+        }
+        // SAFETY: both ranges lie within live pages; `copy` allows overlap.
+        unsafe { std::ptr::copy(s.host.add((from & OFFSET) as usize), d.host.add((to & OFFSET) as usize), len) };
+        true
+    }
+
+    /// Fills `len` bytes within one page with the repeated little-endian `pattern` (`len` a multiple of its length), if it hits.
+    #[must_use]
+    pub fn fill_bytes(&self, to: u64, pattern: &[u8], len: usize) -> bool {
+        let d = &self.entries[(Self::index(to) | self.half) & (2 * ENTRIES - 1)];
+        if d.write != self.tag(to) || (to & OFFSET) as usize + len > PAGE_SIZE || pattern.is_empty() {
+            return false;
+        }
+        // SAFETY: the range lies within a live page.
+        unsafe {
+            let p = d.host.add((to & OFFSET) as usize);
+            if pattern.iter().all(|&b| b == pattern[0]) {
+                std::ptr::write_bytes(p, pattern[0], len);
+            } else {
+                for i in (0..len).step_by(pattern.len()) {
+                    std::ptr::copy_nonoverlapping(pattern.as_ptr(), p.add(i), pattern.len().min(len - i));
+                }
+            }
+        }
+        true
+    }
+
+    /// Enters a translation of a memory page for the privilege `user`.
+    pub fn fill(&mut self, lin: u64, t: &Translation, user: bool) {
+        let PageKind::Memory { offset, writable } = t.kind else { return };
+        let Ok(host) = self.memory.host_page(offset) else { return };
+        self.misses += 1;
+        let tag = self.tag(lin);
+        let write = t.write && writable && self.memory.is_dirty(offset) && !self.memory.has_code(offset);
+        if write {
+            let w = &mut self.writers[(offset >> 12) as usize];
+            let page = (lin & !OFFSET) | 1;
+            *w = if *w == 0 || *w == page { page } else { MANY };
+        }
+        self.large_seen |= t.large;
+        let half = if user { ENTRIES } else { 0 };
+        self.entries[Self::index(lin) | half] =
+            Entry { read: tag, write: if write { tag } else { 0 }, host, offset: offset | u64::from(t.large) };
+    }
+
+    /// Drops write permission to the memory page at `offset`: it holds code from now on.
+    pub fn protect(&mut self, offset: u64) {
+        let page = (offset >> 12) as usize;
+        match std::mem::take(&mut self.writers[page]) {
+            0 => {}
+            MANY => {
+                for e in self.entries.iter_mut().filter(|e| e.offset >> 12 == page as u64) {
+                    e.write = 0;
+                }
+            }
+            lin => {
+                for half in [0, ENTRIES] {
+                    let e = &mut self.entries[Self::index(lin) | half];
+                    if e.offset >> 12 == page as u64 {
+                        e.write = 0;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Drops write permission everywhere: dirty bits were collected.
+    pub fn protect_all(&mut self) {
+        for e in self.entries.iter_mut() {
+            e.write = 0;
+        }
+        self.writers.fill(0);
+    }
+
+    /// The physical page of the code at `lin`, if cached.
+    #[inline]
+    #[must_use]
+    pub fn code_hit(&self, lin: u64, user: bool) -> Option<u64> {
+        let e = &self.code[(lin >> 12) as usize & (CODE_ENTRIES - 1)];
+        (e.tag == self.tag(lin) && e.user == user).then(|| e.physical | (lin & OFFSET))
+    }
+
+    /// Enters a code translation.
+    pub fn code_fill(&mut self, lin: u64, user: bool, t: &Translation) {
+        self.large_seen |= t.large;
+        self.code[(lin >> 12) as usize & (CODE_ENTRIES - 1)] =
+            CodeEntry { tag: self.tag(lin), user, large: t.large, physical: t.physical & !OFFSET };
+    }
+
+    /// A number that changes whenever the address space does.
+    #[must_use]
+    pub fn generation(&self) -> u16 {
+        self.generation as u16
+    }
+
+    /// Drops every translation.
+    pub fn flush_all(&mut self) {
+        self.by_pcid.fill(0);
+        self.fresh();
+    }
+
+    /// Switches to the address space `pcid`; its cached translations are kept if `keep`.
+    pub fn switch(&mut self, pcid: u16, keep: bool) {
+        let slot = usize::from(pcid & 0xfff);
+        if keep && self.by_pcid[slot] != 0 {
+            self.generation = u64::from(self.by_pcid[slot]);
+        } else {
+            self.fresh();
+            self.by_pcid[slot] = self.generation as u16;
+        }
+    }
+
+    /// Forgets the translations of another address space, `pcid`.
+    pub fn forget(&mut self, pcid: u16) {
+        self.by_pcid[usize::from(pcid & 0xfff)] = 0;
+    }
+
+    fn fresh(&mut self) {
+        if self.next_generation > GENERATIONS {
+            self.entries.fill(EMPTY);
+            self.code.fill(CodeEntry::default());
+            self.writers.fill(0);
+            self.by_pcid.fill(0);
+            self.large_seen = false;
+            self.next_generation = 1;
+        }
+        self.generation = u64::from(self.next_generation);
+        self.next_generation += 1;
+    }
+
+    /// Drops the translation of one page, of the whole large page if it is (part of) one (SDM 3A, 4.10.4.1).
+    pub fn invalidate(&mut self, lin: u64) {
+        for half in [0, ENTRIES] {
+            let e = &mut self.entries[Self::index(lin) | half];
+            (e.read, e.write) = (0, 0);
+        }
+        self.code[(lin >> 12) as usize & (CODE_ENTRIES - 1)] = CodeEntry::default();
+        if self.large_seen {
+            let near = |tag: u64| tag >> 30 == lin >> 30;
+            for e in self.entries.iter_mut().filter(|e| e.offset & 1 != 0 && near(e.read)) {
+                (e.read, e.write) = (0, 0);
+            }
+            for e in self.code.iter_mut().filter(|e| e.large && near(e.tag)) {
+                *e = CodeEntry::default();
+            }
+        }
+    }
+}

@@ -1,0 +1,218 @@
+//! Page walks: no paging, 32-bit with PSE, PAE, 4-level (SDM 3A, chapter 4).
+
+use softmetal_bus::{PAGE_SIZE, PageKind};
+
+use super::{Access, Translation};
+use crate::fault::Fault;
+use crate::flags;
+use crate::state::{Cpu, bits};
+
+const OFFSET: u64 = PAGE_SIZE as u64 - 1;
+/// Physical address width, as CPUID leaf 0x8000_0008 tells.
+pub const PHYSICAL_BITS: u32 = 40;
+/// Address bits of an 8-byte entry.
+const ADDRESS: u64 = ((1 << PHYSICAL_BITS) - 1) & !OFFSET;
+
+const P: u64 = 1 << 0;
+const RW: u64 = 1 << 1;
+const US: u64 = 1 << 2;
+const A: u64 = 1 << 5;
+const D: u64 = 1 << 6;
+const PS: u64 = 1 << 7;
+const NX: u64 = 1 << 63;
+
+/// Page-fault error code bits (SDM 3A, 4.7).
+mod code {
+    pub const P: u32 = 1;
+    pub const W: u32 = 2;
+    pub const U: u32 = 4;
+    pub const RSVD: u32 = 8;
+    pub const I: u32 = 16;
+}
+
+/// One level: where its index starts, and whether an entry may map a page itself.
+struct Level {
+    shift: u32,
+    leaf: bool,
+}
+
+impl Cpu {
+    /// Enters a translation in the TLB.
+    pub(super) fn fill_tlb(&mut self, lin: u64, t: &Translation, user: bool) {
+        self.mmu.fill(lin, t, user);
+    }
+
+    /// Translates `lin` for `access`, setting accessed and dirty bits.
+    ///
+    /// # Errors
+    /// #PF, or #GP(0) if `lin` is not canonical.
+    pub fn translate(&mut self, lin: u64, access: Access) -> Result<Translation, Fault> {
+        if self.state.cr0 & bits::CR0_PG == 0 {
+            let physical = lin & 0xffff_ffff;
+            return Ok(Translation { physical, kind: self.bus.page(physical & !OFFSET), write: true, large: false });
+        }
+        if self.lma() && (lin as i64) << 16 >> 16 != lin as i64 {
+            return Err(self.gp(0));
+        }
+        match self.walk(lin, access, true) {
+            Ok(t) => Ok(t),
+            Err(mut error) => {
+                if access.write {
+                    error |= code::W;
+                }
+                if access.user {
+                    error |= code::U;
+                }
+                let nx = self.state.efer & bits::EFER_NXE != 0 && self.state.cr4 & bits::CR4_PAE != 0;
+                if access.fetch && (nx || self.state.cr4 & bits::CR4_SMEP != 0) {
+                    error |= code::I;
+                }
+                Err(self.pf(lin, error))
+            }
+        }
+    }
+
+    /// The physical address of `lin` without side effects or rights checks; `None` if not mapped.
+    #[must_use]
+    pub fn debug_translate(&mut self, lin: u64) -> Option<u64> {
+        if self.state.cr0 & bits::CR0_PG == 0 {
+            return Some(lin & 0xffff_ffff);
+        }
+        if self.lma() && (lin as i64) << 16 >> 16 != lin as i64 {
+            return None;
+        }
+        let access = Access { write: false, user: false, fetch: false };
+        self.walk(lin, access, false).ok().map(|t| t.physical)
+    }
+
+    /// The physical address of the code at `lin`, cached.
+    ///
+    /// # Errors
+    /// As [`Cpu::translate`].
+    pub fn translate_code(&mut self, lin: u64) -> Result<u64, Fault> {
+        let user = self.state.cpl == 3;
+        if let Some(p) = self.mmu.code_hit(lin, user) {
+            return Ok(p);
+        }
+        let t = self.translate(lin, Access { write: false, user, fetch: true })?;
+        self.mmu.code_fill(lin, user, &t);
+        Ok(t.physical)
+    }
+
+    fn table_entry(&mut self, addr: u64, wide: bool) -> u64 {
+        let mut b = [0; 8];
+        let n = if wide { 8 } else { 4 };
+        match self.bus.page(addr & !OFFSET) {
+            PageKind::Memory { offset, .. } if self.memory.read(offset + (addr & OFFSET), &mut b[..n]).is_ok() => u64::from_le_bytes(b),
+            _ => {
+                log::warn!("page table entry at {addr:#x} is not in memory");
+                0
+            }
+        }
+    }
+
+    fn set_table_bits(&mut self, addr: u64, entry: u64) {
+        if let PageKind::Memory { offset, writable: true } = self.bus.page(addr & !OFFSET) {
+            // Accessed and dirty are in the low byte; only that one is written.
+            let _ = self.memory.write(offset + (addr & OFFSET), &[entry as u8]);
+        }
+    }
+
+    fn walk(&mut self, lin: u64, access: Access, mark: bool) -> Result<Translation, u32> {
+        const LONG: &[Level] = &[
+            Level { shift: 39, leaf: false },
+            Level { shift: 30, leaf: true },
+            Level { shift: 21, leaf: true },
+            Level { shift: 12, leaf: true },
+        ];
+        const PAE: &[Level] = &[Level { shift: 30, leaf: false }, Level { shift: 21, leaf: true }, Level { shift: 12, leaf: true }];
+        const LEGACY: &[Level] = &[Level { shift: 22, leaf: true }, Level { shift: 12, leaf: true }];
+
+        let s = &self.state;
+        let (cr0, cr4, nxe) = (s.cr0, s.cr4, s.efer & bits::EFER_NXE != 0);
+        let ac = s.eflags & flags::AC != 0;
+        let wide = cr4 & bits::CR4_PAE != 0;
+        let (levels, mut table) = if self.lma() {
+            (LONG, s.cr3 & ADDRESS)
+        } else if wide {
+            (PAE, s.cr3 & 0xffff_ffe0)
+        } else {
+            (LEGACY, s.cr3 & 0xffff_f000)
+        };
+        let (mut rw, mut us, mut nx) = (true, true, false);
+        for (depth, level) in levels.iter().enumerate() {
+            let index_bits = if wide { 9 } else { 10 };
+            let mut index = lin >> level.shift & ((1 << index_bits) - 1);
+            let root_of_pae = levels.len() == 3 && depth == 0;
+            if root_of_pae {
+                index &= 3;
+            }
+            let addr = table + index * if wide { 8 } else { 4 };
+            let mut e = self.table_entry(addr, wide);
+            if e & P == 0 {
+                return Err(0);
+            }
+            let last = level.shift == 12 || (level.leaf && e & PS != 0 && (wide || cr4 & bits::CR4_PSE != 0));
+            if wide {
+                let mut reserved = !ADDRESS & !OFFSET & !NX & 0x000f_ffff_ffff_ffff;
+                if !self.lma() {
+                    reserved |= 0x7ff0_0000_0000_0000;
+                }
+                if !nxe {
+                    reserved |= NX;
+                }
+                if root_of_pae {
+                    reserved |= 0x1e6 | NX;
+                } else if !level.leaf {
+                    reserved |= PS;
+                } else if last && level.shift != 12 {
+                    reserved |= (1 << level.shift) - 1 & !0x1fff;
+                }
+                if e & reserved != 0 {
+                    return Err(code::P | code::RSVD);
+                }
+            } else if last && level.shift == 22 && e & 1 << 21 != 0 {
+                return Err(code::P | code::RSVD);
+            }
+            if !root_of_pae {
+                rw &= e & RW != 0;
+                us &= e & US != 0;
+                nx |= wide && e & NX != 0;
+            }
+            if !last {
+                if mark && e & A == 0 && !root_of_pae {
+                    self.set_table_bits(addr, e | A);
+                }
+                table = if wide { e & ADDRESS } else { e & 0xffff_f000 };
+                continue;
+            }
+            let denied = if access.user {
+                !us || (access.write && !rw) || (access.fetch && nx)
+            } else {
+                (access.write && !rw && cr0 & bits::CR0_WP != 0)
+                    || (access.fetch && (nx || (us && cr4 & bits::CR4_SMEP != 0)))
+                    || (!access.fetch && us && cr4 & bits::CR4_SMAP != 0 && !ac)
+            };
+            if denied && mark {
+                return Err(code::P);
+            }
+            if mark && (e & A == 0 || (access.write && e & D == 0)) {
+                e |= A | if access.write { D } else { 0 };
+                self.set_table_bits(addr, e);
+            }
+            let size = 1u64 << level.shift;
+            let mut page = if wide { e & ADDRESS } else { e & 0xffff_f000 };
+            if !wide && level.shift == 22 {
+                page |= (e >> 13 & 0xff) << 32;
+            }
+            let physical = (page & !(size - 1)) | (lin & (size - 1));
+            return Ok(Translation {
+                physical,
+                kind: self.bus.page(physical & !OFFSET),
+                write: e & D != 0 && (rw || (!access.user && cr0 & bits::CR0_WP == 0)),
+                large: level.shift != 12,
+            });
+        }
+        Err(0)
+    }
+}

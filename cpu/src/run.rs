@@ -1,0 +1,493 @@
+//! The loop that finds and runs blocks, takes interrupts, and stops at exact counts.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use softmetal_bus::{Attention, CpuBus, GuestMemory, PAGE_SIZE, PageKind, attention};
+
+use crate::block::{self, BlockCache, Link, MAX_LEN, Undecodable};
+use crate::exec::cpuid::Model;
+use crate::fault::{Exception, Fault, Reason, vector};
+use crate::flags;
+use crate::mmu::Mmu;
+use crate::op::{BLOCK_RIP, Exit, Op};
+use crate::state::{Cpu, State, seg};
+
+/// Why [`Processor::run`] returned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stop {
+    /// The instruction count asked for is reached.
+    Budget,
+    /// HLT, and nothing to wake it yet.
+    Halted,
+    /// The board or the host asked ([`attention::BOARD`], [`attention::HOST`]).
+    Attention,
+    /// A triple fault: the processor has shut down.
+    Shutdown,
+    /// The next instruction is at a breakpoint.
+    Breakpoint,
+}
+
+/// Entries of the jump cache.
+const JUMPS: usize = 4096;
+/// How many blocks are remembered for the crash report.
+pub const HISTORY: usize = 16;
+
+#[derive(Clone, Copy, Default)]
+struct Jump {
+    rip: u64,
+    stamp: u32,
+    serial: u32,
+    index: u32,
+    mode: u8,
+}
+
+/// A processor: the state, and the blocks decoded for it.
+pub struct Processor {
+    /// What handlers see.
+    pub cpu: Cpu,
+    cache: BlockCache,
+    jumps: Box<[Jump; JUMPS]>,
+    breakpoints: BTreeSet<u64>,
+    /// The breakpoint at this address was reported already: step over it.
+    passed: Option<u64>,
+    /// Exceptions since the last completed instruction, for the crash report.
+    chain: Vec<(u64, Exception)>,
+    history: [u64; HISTORY],
+    history_at: usize,
+    /// Exits from blocks to the loop.
+    pub exits: u64,
+}
+
+impl Processor {
+    /// A processor at power-on.
+    #[must_use]
+    pub fn new(memory: Arc<GuestMemory>, bus: Box<dyn CpuBus>, attention: Arc<Attention>, model: Model) -> Self {
+        let state = State::power_on(&model);
+        let cpu = Cpu {
+            model,
+            mmu: Mmu::new(memory.clone()),
+            memory,
+            bus,
+            attention,
+            state,
+            fault: Reason::None,
+            exit_ordinal: 0,
+            block_icount: 0,
+            solo: false,
+            stamp: 1,
+            repeat_budget: 0,
+            repeat_extra: 0,
+        };
+        let mut p = Self {
+            cpu,
+            cache: BlockCache::default(),
+            jumps: Box::new([Jump::default(); JUMPS]),
+            breakpoints: BTreeSet::new(),
+            passed: None,
+            chain: Vec::new(),
+            history: [0; HISTORY],
+            history_at: 0,
+            exits: 0,
+        };
+        p.cpu.update_mode();
+        p
+    }
+
+    /// Power-on or RESET: the architectural state of SDM 3A, table 9-1. The instruction count goes on.
+    pub fn reset(&mut self) {
+        let icount = self.cpu.state.icount;
+        self.load(State { icount, ..State::power_on(&self.cpu.model) });
+    }
+
+    /// INIT: as RESET, but caches, x87, SSE and most MSRs are kept (SDM 3A, 9.1).
+    pub fn init(&mut self) {
+        let s = &self.cpu.state;
+        let kept = State {
+            icount: s.icount,
+            fpu: s.fpu.clone(),
+            xmm: s.xmm,
+            ymm_high: s.ymm_high,
+            mxcsr: s.mxcsr,
+            msr: s.msr.clone(),
+            ..State::power_on(&self.cpu.model)
+        };
+        self.load(kept);
+    }
+
+    /// Replaces the architectural state.
+    pub fn load(&mut self, state: State) {
+        self.cpu.state = state;
+        self.cpu.mmu.flush_all();
+        self.cpu.stamp = self.cpu.stamp.wrapping_add(1);
+        self.chain.clear();
+        self.passed = None;
+        self.cpu.update_mode();
+    }
+
+    /// Retired instructions.
+    #[must_use]
+    pub fn icount(&self) -> u64 {
+        self.cpu.state.icount
+    }
+
+    /// Linear addresses at which [`Processor::run`] stops before the instruction.
+    pub fn breakpoints_mut(&mut self) -> &mut BTreeSet<u64> {
+        &mut self.breakpoints
+    }
+
+    /// Blocks decoded so far.
+    #[must_use]
+    pub fn blocks_decoded(&self) -> u64 {
+        self.cache.decoded
+    }
+
+    /// The exceptions that led to a shutdown, with the RIP of each, first to last.
+    #[must_use]
+    pub fn exception_chain(&self) -> &[(u64, Exception)] {
+        &self.chain
+    }
+
+    /// Start addresses of the last blocks, oldest first.
+    pub fn last_blocks(&self) -> impl Iterator<Item = u64> {
+        (0..HISTORY).map(|i| self.history[(self.history_at + i) % HISTORY]).filter(|&r| r != 0)
+    }
+
+    /// Forgets all decoded code (the physical map changed under it).
+    pub fn forget_code(&mut self) {
+        self.cache.clear(&self.cpu.memory);
+        self.cpu.mmu.flush_all();
+        self.cpu.stamp = self.cpu.stamp.wrapping_add(1);
+    }
+
+    /// Runs until the instruction count is exactly `until`, or something else comes first.
+    pub fn run(&mut self, until: u64) -> Stop {
+        // The successor of the last block, if a link knows it; where to record it otherwise.
+        let mut follow: Option<u32> = None;
+        let mut from: Option<(u32, usize)> = None;
+        self.cpu.update_mode();
+        loop {
+            let wanted = self.cpu.attention.bits();
+            if wanted != 0 || self.cpu.state.halted || self.cpu.memory.code_written() {
+                (follow, from) = (None, None);
+                if let Some(stop) = self.attend(wanted, until) {
+                    return stop;
+                }
+            }
+            if self.cpu.state.icount >= until {
+                return Stop::Budget;
+            }
+            let special = self.cpu.state.shadow
+                || self.cpu.state.eflags & flags::TF != 0
+                || !self.breakpoints.is_empty()
+                || self.cpu.state.dr[7] & 0xff != 0;
+            if special {
+                (follow, from) = (None, None);
+                if self.at_breakpoint() {
+                    return Stop::Breakpoint;
+                }
+            }
+            let index = match follow.take() {
+                Some(i) => i,
+                None => match self.lookup() {
+                    Ok(i) => {
+                        if let Some((source, slot)) = from {
+                            self.link(source, slot, i);
+                        }
+                        i
+                    }
+                    Err(Fault) => {
+                        from = None;
+                        if let Some(stop) = self.deliver_fault() {
+                            return stop;
+                        }
+                        continue;
+                    }
+                },
+            };
+            from = None;
+            let block = self.cache.get(index);
+            let s = &mut self.cpu.state;
+            let left = if special { 1 } else { until - s.icount };
+            let n = block.ops.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+            let ops = &block.ops[..n];
+            s.regs[usize::from(BLOCK_RIP)] = s.rip;
+            self.history_at = (self.history_at + 1) % HISTORY;
+            self.history[self.history_at] = s.rip;
+            self.cpu.block_icount = s.icount;
+            self.cpu.repeat_budget = (until - s.icount).saturating_sub(n as u64);
+            let shadow = std::mem::take(&mut s.shadow);
+            let trap = s.eflags & flags::TF != 0;
+            self.exits += 1;
+            let exit = crate::op::next(&mut self.cpu, ops);
+            match exit {
+                Exit::End => {
+                    let end = ops[n - 1].end();
+                    self.cpu.state.rip = self.cpu.cut_ip(self.cpu.state.regs[usize::from(BLOCK_RIP)].wrapping_add(end));
+                    self.cpu.retire(n as u64);
+                    if n == block.ops.len() && !block.crosses {
+                        follow = self.followed(index, 3);
+                        from = Some((index, 3));
+                    }
+                }
+                Exit::Branch => {
+                    let ordinal = self.cpu.exit_ordinal;
+                    self.cpu.retire(u64::from(ordinal) + 1);
+                    let slot = usize::from(ordinal) % 3;
+                    follow = self.followed(index, slot);
+                    from = Some((index, slot));
+                }
+                Exit::Leave => {
+                    let ordinal = self.cpu.exit_ordinal;
+                    self.cpu.retire(u64::from(ordinal) + 1);
+                }
+                Exit::Fault => {
+                    let ordinal = self.cpu.exit_ordinal;
+                    self.cpu.retire(u64::from(ordinal));
+                    if self.cpu.fault == Reason::Alone {
+                        let op = block.ops[usize::from(ordinal)];
+                        self.alone(op, until);
+                    }
+                    self.cpu.state.shadow |= shadow && matches!(self.cpu.fault, Reason::Exception(_));
+                    if self.cpu.fault != Reason::None {
+                        if let Some(stop) = self.deliver_fault() {
+                            return stop;
+                        }
+                        continue;
+                    }
+                }
+            }
+            if trap || !self.chain.is_empty() {
+                self.chain.clear();
+                if trap {
+                    (follow, from) = (None, None);
+                    self.single_step_trap();
+                    if self.cpu.fault != Reason::None {
+                        if let Some(stop) = self.deliver_fault() {
+                            return stop;
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Runs one operation with device and code accesses allowed. Leaves `cpu.fault` as it comes out.
+    fn alone(&mut self, op: Op, until: u64) {
+        let cpu = &mut self.cpu;
+        cpu.fault = Reason::None;
+        cpu.solo = true;
+        cpu.block_icount = cpu.state.icount;
+        cpu.repeat_budget = (until - cpu.state.icount).saturating_sub(1);
+        let op = Op { ordinal: 0, ..op };
+        match crate::op::next(cpu, &[op]) {
+            Exit::End => {
+                cpu.state.rip = cpu.next_rip(&op);
+                cpu.state.icount += 1;
+            }
+            Exit::Branch | Exit::Leave => cpu.state.icount += 1,
+            Exit::Fault => debug_assert!(cpu.fault != Reason::Alone, "an access that is alone was refused"),
+        }
+        cpu.state.icount += std::mem::take(&mut cpu.repeat_extra);
+        cpu.solo = false;
+    }
+
+    /// The linked successor for the address now in RIP.
+    #[inline(always)]
+    fn followed(&self, index: u32, slot: usize) -> Option<u32> {
+        let link = self.cache.get(index).links[slot].get();
+        (link.rip == self.cpu.state.rip
+            && link.stamp == self.stamp()
+            && link.serial != 0
+            && self.cache.get(link.index).serial == link.serial)
+            .then_some(link.index)
+    }
+
+    fn link(&self, source: u32, slot: usize, target: u32) {
+        let t = self.cache.get(target);
+        let s = self.cache.get(source);
+        if t.serial != 0 && s.serial != 0 && s.mode == t.mode && !t.mode.limited() {
+            s.links[slot].set(Link { rip: self.cpu.state.rip, stamp: self.stamp(), serial: t.serial, index: target });
+        }
+    }
+
+    #[inline(always)]
+    fn stamp(&self) -> u32 {
+        self.cpu.stamp << 12 | u32::from(self.cpu.mmu.generation())
+    }
+
+    /// The block at RIP: from the jump cache, the block cache, or decoded now.
+    #[inline(always)]
+    fn lookup(&mut self) -> Result<u32, Fault> {
+        let (rip, mode) = (self.cpu.state.rip, self.cpu.state.mode);
+        let j = &self.jumps[jump_index(rip)];
+        if j.rip == rip && j.mode == mode.0 && j.stamp == self.stamp() && j.serial != 0 && self.cache.get(j.index).serial == j.serial {
+            return Ok(j.index);
+        }
+        self.lookup_slow()
+    }
+
+    #[inline(never)]
+    fn lookup_slow(&mut self) -> Result<u32, Fault> {
+        let (rip, mode) = (self.cpu.state.rip, self.cpu.state.mode);
+        let cs = self.cpu.state.segments[seg::CS];
+        let linear = if mode.long() {
+            rip
+        } else {
+            if rip > u64::from(cs.limit) {
+                return Err(self.cpu.gp(0));
+            }
+            cs.base.wrapping_add(rip) & 0xffff_ffff
+        };
+        self.cpu.solo = true;
+        let found = self.cpu.translate_code(linear);
+        self.cpu.solo = false;
+        let physical = found?;
+        let index = match self.cache.find(physical, mode) {
+            Some(i) => i,
+            None => self.decode(linear, physical)?,
+        };
+        let b = self.cache.get(index);
+        if b.serial != 0 && !mode.limited() {
+            self.jumps[jump_index(rip)] = Jump { rip, stamp: self.stamp(), serial: b.serial, index, mode: mode.0 };
+        }
+        Ok(index)
+    }
+
+    fn decode(&mut self, linear: u64, physical: u64) -> Result<u32, Fault> {
+        let mode = self.cpu.state.mode;
+        let in_page = PAGE_SIZE - (physical as usize & (PAGE_SIZE - 1));
+        let mut buf = [0; 512];
+        let n = in_page.min(buf.len());
+        let offset = self.fetch(physical, &mut buf[..n]);
+        match block::decode(&buf[..n], mode, false) {
+            Ok((ops, covered)) => {
+                if let Some(offset) = offset {
+                    if self.cpu.memory.mark_code(offset, covered) {
+                        self.cpu.mmu.protect(offset);
+                    }
+                }
+                Ok(self.cache.insert(ops, physical, mode, false, &self.cpu.memory, offset))
+            }
+            Err(Undecodable::CrossesPage) => {
+                let next = linear.wrapping_add(in_page as u64);
+                let next = if mode.long() { next } else { next & 0xffff_ffff };
+                let second = self.cpu.translate_code(next)?;
+                let mut bytes = [0; MAX_LEN];
+                bytes[..in_page].copy_from_slice(&buf[..in_page]);
+                self.fetch(second, &mut bytes[in_page..]);
+                let Ok((ops, _)) = block::decode(&bytes, mode, true) else { return Err(self.cpu.ud()) };
+                // Used once and looked up again each time, so that a change of either page is seen.
+                Ok(self.cache.insert(ops, physical, mode, true, &self.cpu.memory, None))
+            }
+        }
+    }
+
+    /// Fetches code bytes within a page; the place in guest memory, if that is what they come from.
+    fn fetch(&mut self, physical: u64, buf: &mut [u8]) -> Option<u64> {
+        let mask = PAGE_SIZE as u64 - 1;
+        match self.cpu.bus.page(physical & !mask) {
+            PageKind::Memory { offset, .. } => {
+                let offset = offset + (physical & mask);
+                self.cpu.memory.read(offset, buf).ok()?;
+                Some(offset)
+            }
+            PageKind::Device => {
+                log::warn!(target: "cpu", "code fetched from a device or nothing at physical {physical:#x}");
+                buf.fill(0xff);
+                None
+            }
+        }
+    }
+
+    /// Carries out what was asked of the processor between two instructions.
+    #[cold]
+    fn attend(&mut self, wanted: u32, until: u64) -> Option<Stop> {
+        for (offset, _) in self.cpu.memory.take_code_writes() {
+            self.cache.retire_page(offset & !(PAGE_SIZE as u64 - 1), &self.cpu.memory);
+        }
+        self.cpu.attention.clear(attention::CODE);
+        if wanted & attention::REMAP != 0 {
+            self.cpu.attention.clear(attention::REMAP);
+            self.forget_code();
+        }
+        if wanted & (attention::BOARD | attention::HOST) != 0 {
+            self.cpu.attention.clear(attention::BOARD | attention::HOST);
+            return Some(Stop::Attention);
+        }
+        if self.cpu.state.icount >= until {
+            return Some(Stop::Budget);
+        }
+        if wanted & attention::NMI != 0 && !self.cpu.state.nmi_blocked && !self.cpu.state.shadow {
+            self.cpu.attention.clear(attention::NMI);
+            self.cpu.state.halted = false;
+            return self.deliver_external(vector::NMI);
+        }
+        if wanted & attention::INTR != 0 && self.cpu.state.eflags & flags::IF != 0 && !self.cpu.state.shadow {
+            self.cpu.state.halted = false;
+            let at = self.cpu.state.icount;
+            if let Some(v) = self.cpu.bus.acknowledge(at) {
+                return self.deliver_external(v);
+            }
+        }
+        self.cpu.state.halted.then_some(Stop::Halted)
+    }
+
+    fn at_breakpoint(&mut self) -> bool {
+        let linear = self.cpu.linear_rip();
+        if self.breakpoints.contains(&linear) && self.passed != Some(linear) {
+            self.passed = Some(linear);
+            return true;
+        }
+        self.passed = None;
+        false
+    }
+
+    /// Delivers the exception in `cpu.fault`; the delivery counts as one retired instruction.
+    #[cold]
+    fn deliver_fault(&mut self) -> Option<Stop> {
+        let Reason::Exception(e) = std::mem::take(&mut self.cpu.fault) else { return None };
+        self.chain.push((self.cpu.state.rip, e));
+        if self.chain.len() > HISTORY {
+            self.chain.remove(0);
+        }
+        self.cpu.state.icount += 1;
+        self.cpu.solo = true;
+        let alive = self.cpu.deliver_exception(e, &mut self.chain);
+        self.cpu.solo = false;
+        if alive { None } else { Some(Stop::Shutdown) }
+    }
+
+    fn deliver_external(&mut self, vector: u8) -> Option<Stop> {
+        self.cpu.state.icount += 1;
+        self.cpu.solo = true;
+        let alive = self.cpu.deliver_interrupt(vector, &mut self.chain);
+        self.cpu.solo = false;
+        if alive { None } else { Some(Stop::Shutdown) }
+    }
+
+    /// After an instruction that began with TF set: #DB with DR6.BS (SDM 3B, 18.3.1.4).
+    fn single_step_trap(&mut self) {
+        self.cpu.state.dr[6] |= 1 << 14;
+        let _ = self.cpu.raise(vector::DB);
+    }
+}
+
+impl Cpu {
+    #[inline(always)]
+    fn retire(&mut self, n: u64) {
+        self.state.icount += n + std::mem::take(&mut self.repeat_extra);
+    }
+
+    /// The linear address of the next instruction.
+    #[must_use]
+    pub fn linear_rip(&self) -> u64 {
+        let s = &self.state;
+        if s.mode.long() { s.rip } else { s.segments[seg::CS].base.wrapping_add(s.rip) & 0xffff_ffff }
+    }
+}
+
+#[inline(always)]
+fn jump_index(rip: u64) -> usize {
+    (rip ^ rip >> 12) as usize & (JUMPS - 1)
+}

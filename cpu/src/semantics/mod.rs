@@ -1,0 +1,3 @@
+//! Pure functions over values, named by mnemonic; they know no registers and no memory.
+
+pub mod x87;

@@ -1,0 +1,460 @@
+//! What handlers see of the processor.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use softmetal_bus::{Attention, CpuBus, GuestMemory};
+
+use crate::fault::Reason;
+use crate::flags::{self, Lazy};
+use crate::mmu::Mmu;
+use crate::op::{BLOCK_RIP, FLAT, FLAT_STACK, Op};
+
+/// Segment register numbers as instructions encode them.
+#[allow(missing_docs)]
+pub mod seg {
+    pub const ES: usize = 0;
+    pub const CS: usize = 1;
+    pub const SS: usize = 2;
+    pub const DS: usize = 3;
+    pub const FS: usize = 4;
+    pub const GS: usize = 5;
+}
+
+/// General register numbers as instructions encode them.
+#[allow(missing_docs)]
+pub mod reg {
+    pub const RAX: u8 = 0;
+    pub const RCX: u8 = 1;
+    pub const RDX: u8 = 2;
+    pub const RBX: u8 = 3;
+    pub const RSP: u8 = 4;
+    pub const RBP: u8 = 5;
+    pub const RSI: u8 = 6;
+    pub const RDI: u8 = 7;
+}
+
+/// Bits of control registers and EFER.
+#[allow(missing_docs)]
+pub mod bits {
+    pub const CR0_PE: u64 = 1 << 0;
+    pub const CR0_MP: u64 = 1 << 1;
+    pub const CR0_EM: u64 = 1 << 2;
+    pub const CR0_TS: u64 = 1 << 3;
+    pub const CR0_ET: u64 = 1 << 4;
+    pub const CR0_NE: u64 = 1 << 5;
+    pub const CR0_WP: u64 = 1 << 16;
+    pub const CR0_AM: u64 = 1 << 18;
+    pub const CR0_NW: u64 = 1 << 29;
+    pub const CR0_CD: u64 = 1 << 30;
+    pub const CR0_PG: u64 = 1 << 31;
+    pub const CR4_VME: u64 = 1 << 0;
+    pub const CR4_PVI: u64 = 1 << 1;
+    pub const CR4_TSD: u64 = 1 << 2;
+    pub const CR4_DE: u64 = 1 << 3;
+    pub const CR4_PSE: u64 = 1 << 4;
+    pub const CR4_PAE: u64 = 1 << 5;
+    pub const CR4_MCE: u64 = 1 << 6;
+    pub const CR4_PGE: u64 = 1 << 7;
+    pub const CR4_PCE: u64 = 1 << 8;
+    pub const CR4_OSFXSR: u64 = 1 << 9;
+    pub const CR4_OSXMMEXCPT: u64 = 1 << 10;
+    pub const CR4_UMIP: u64 = 1 << 11;
+    pub const CR4_FSGSBASE: u64 = 1 << 16;
+    pub const CR4_PCIDE: u64 = 1 << 17;
+    pub const CR4_OSXSAVE: u64 = 1 << 18;
+    pub const CR4_SMEP: u64 = 1 << 20;
+    pub const CR4_SMAP: u64 = 1 << 21;
+    pub const EFER_SCE: u64 = 1 << 0;
+    pub const EFER_LME: u64 = 1 << 8;
+    pub const EFER_LMA: u64 = 1 << 10;
+    pub const EFER_NXE: u64 = 1 << 11;
+}
+
+/// A segment register with its hidden part (SDM 3A, 3.4.3).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Segment {
+    /// Visible selector.
+    pub selector: u16,
+    /// Attributes: descriptor bits 40..47 (type, S, DPL, P) in bits 0..7, bits 52..55 (AVL, L, D/B, G) in bits 12..15;
+    /// 0 is an unusable (null) segment.
+    pub attributes: u16,
+    /// Last valid offset (for expand-down segments: the last invalid one), in bytes.
+    pub limit: u32,
+    /// Linear address of offset 0.
+    pub base: u64,
+}
+
+impl Segment {
+    /// A real-mode data segment.
+    #[must_use]
+    pub const fn real(selector: u16) -> Self {
+        Self { selector, attributes: 0x93, limit: 0xffff, base: (selector as u64) << 4 }
+    }
+    /// From a selector and its 8-byte descriptor.
+    #[must_use]
+    pub const fn from_descriptor(selector: u16, d: u64) -> Self {
+        let raw = (d & 0xffff) | (d >> 32 & 0xf_0000);
+        let limit = if d >> 55 & 1 != 0 { raw << 12 | 0xfff } else { raw };
+        let base = (d >> 16 & 0xff_ffff) | (d >> 32 & 0xff00_0000);
+        Self { selector, attributes: (d >> 40 & 0xf0ff) as u16, limit: limit as u32, base }
+    }
+    /// Present.
+    #[must_use]
+    pub const fn present(&self) -> bool {
+        self.attributes & 0x80 != 0
+    }
+    /// Descriptor privilege level.
+    #[must_use]
+    pub const fn dpl(&self) -> u8 {
+        (self.attributes >> 5 & 3) as u8
+    }
+    /// Code or data (S set), not a system segment.
+    #[must_use]
+    pub const fn code_or_data(&self) -> bool {
+        self.attributes & 0x10 != 0
+    }
+    /// A code segment.
+    #[must_use]
+    pub const fn code(&self) -> bool {
+        self.attributes & 0x18 == 0x18
+    }
+    /// Conforming code, or expand-down data.
+    #[must_use]
+    pub const fn conforming(&self) -> bool {
+        self.attributes & 4 != 0
+    }
+    /// Readable code, or writable data.
+    #[must_use]
+    pub const fn readable_or_writable(&self) -> bool {
+        self.attributes & 2 != 0
+    }
+    /// L: 64-bit code.
+    #[must_use]
+    pub const fn long(&self) -> bool {
+        self.attributes & 0x2000 != 0
+    }
+    /// D/B: 32-bit.
+    #[must_use]
+    pub const fn big(&self) -> bool {
+        self.attributes & 0x4000 != 0
+    }
+    /// The low four type bits.
+    #[must_use]
+    pub const fn kind(&self) -> u8 {
+        (self.attributes & 0xf) as u8
+    }
+}
+
+/// GDTR or IDTR.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TableRegister {
+    /// Linear address.
+    pub base: u64,
+    /// Last valid byte.
+    pub limit: u16,
+}
+
+/// What of the mode decides how bytes are decoded and lowered, and what may be fetched: part of a block's key.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Mode(pub u8);
+
+impl Mode {
+    /// Code size 16.
+    pub const CODE_16: u8 = 0;
+    /// Code size 32.
+    pub const CODE_32: u8 = 1;
+    /// 64-bit mode.
+    pub const CODE_64: u8 = 2;
+    const STACK_32: u8 = 4;
+    const PROTECTED: u8 = 8;
+    const V86: u8 = 16;
+    const USER: u8 = 32;
+    const LIMITED: u8 = 64;
+
+    /// Code size in bits.
+    #[must_use]
+    pub const fn bits(self) -> u32 {
+        16 << (self.0 & 3)
+    }
+    /// 64-bit mode.
+    #[must_use]
+    pub const fn long(self) -> bool {
+        self.0 & 3 == Self::CODE_64
+    }
+    /// Stack pointer size in bits.
+    #[must_use]
+    pub const fn stack_bits(self) -> u32 {
+        if self.long() {
+            64
+        } else if self.0 & Self::STACK_32 != 0 {
+            32
+        } else {
+            16
+        }
+    }
+    /// CR0.PE is set and EFLAGS.VM clear.
+    #[must_use]
+    pub const fn protected(self) -> bool {
+        self.0 & Self::PROTECTED != 0
+    }
+    /// Virtual-8086 mode.
+    #[must_use]
+    pub const fn v86(self) -> bool {
+        self.0 & Self::V86 != 0
+    }
+    /// CPL 3.
+    #[must_use]
+    pub const fn user(self) -> bool {
+        self.0 & Self::USER != 0
+    }
+    /// The code segment's limit must be checked at each fetch.
+    #[must_use]
+    pub const fn limited(self) -> bool {
+        self.0 & Self::LIMITED != 0
+    }
+}
+
+/// The architectural state. Plain data: saved, loaded and hashed as it is.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct State {
+    /// General registers 0..15; [`crate::op::BLOCK_RIP`] and [`crate::op::ZERO`] are the interpreter's own.
+    pub regs: [u64; 32],
+    /// The next instruction; valid between blocks.
+    pub rip: u64,
+    /// Arithmetic flags.
+    pub lazy: Lazy,
+    /// All other flags, in their EFLAGS positions (bit 1 included).
+    pub eflags: u64,
+    /// ES, CS, SS, DS, FS, GS.
+    pub segments: [Segment; 6],
+    /// Bases for address generation: the six segments', then 0 for [`FLAT`] and [`FLAT_STACK`]. In 64-bit mode only those
+    /// of FS and GS count, which is seen to by lowering.
+    pub bases: [u64; 8],
+    /// LDTR.
+    pub ldtr: Segment,
+    /// TR.
+    pub tr: Segment,
+    /// GDTR.
+    pub gdtr: TableRegister,
+    /// IDTR.
+    pub idtr: TableRegister,
+    /// Current privilege level.
+    pub cpl: u8,
+    /// CR0.
+    pub cr0: u64,
+    /// CR2.
+    pub cr2: u64,
+    /// CR3.
+    pub cr3: u64,
+    /// CR4.
+    pub cr4: u64,
+    /// IA32_EFER.
+    pub efer: u64,
+    /// XCR0.
+    pub xcr0: u64,
+    /// DR0..DR7 (4 and 5 unused).
+    pub dr: [u64; 8],
+    /// XMM registers.
+    pub xmm: [u128; 16],
+    /// Upper halves of the YMM registers.
+    pub ymm_high: [u128; 16],
+    /// MXCSR.
+    pub mxcsr: u32,
+    /// x87 and MMX.
+    pub fpu: crate::semantics::x87::Fpu,
+    /// Model-specific registers.
+    pub msr: crate::exec::msr::Msrs,
+    /// Retired instructions (see the project's ARCHITECTURE.md for what counts as one).
+    pub icount: u64,
+    /// In HLT.
+    pub halted: bool,
+    /// Interrupts are held off for one instruction (after STI, MOV SS, POP SS).
+    pub shadow: bool,
+    /// NMIs are blocked until IRET.
+    pub nmi_blocked: bool,
+    /// Derived from the above by [`Cpu::update_mode`].
+    pub mode: Mode,
+}
+
+/// The processor as handlers see it: the architectural state, the way to memory and the board, and scratch.
+pub struct Cpu {
+    // configuration
+    /// What CPUID tells.
+    pub model: crate::exec::cpuid::Model,
+    // glue
+    /// RAM.
+    pub memory: Arc<GuestMemory>,
+    /// The board.
+    pub bus: Box<dyn CpuBus>,
+    /// The board's way to call.
+    pub attention: Arc<Attention>,
+    /// Translations.
+    pub mmu: Mmu,
+    // volatile state
+    /// Architectural state.
+    pub state: State,
+    /// Why the last operation failed.
+    pub fault: Reason,
+    /// The last operation of an exit.
+    pub exit_ordinal: u16,
+    /// `icount` of the running block's operation 0.
+    pub block_icount: u64,
+    /// The one instruction now running is alone: device and code accesses go through.
+    pub solo: bool,
+    /// Set by handlers that changed control registers, CR3, or did INVLPG: cached code addresses must be looked up anew.
+    pub stamp: u32,
+    /// How many more iterations a repeated string instruction may retire in this run, beyond its first (exact stop).
+    pub repeat_budget: u64,
+    /// Iterations retired by repeated instructions beyond one each; the run loop adds it to the count.
+    pub repeat_extra: u64,
+}
+
+impl Cpu {
+    /// The instruction count before `op`: the time stamp of its device accesses.
+    #[inline]
+    #[must_use]
+    pub fn now(&self, op: &Op) -> u64 {
+        self.block_icount.wrapping_add(u64::from(op.ordinal))
+    }
+    /// Cuts an instruction pointer to the code size.
+    #[inline(always)]
+    #[must_use]
+    pub fn cut_ip(&self, ip: u64) -> u64 {
+        match self.state.mode.0 & 3 {
+            Mode::CODE_64 => ip,
+            Mode::CODE_32 => ip & 0xffff_ffff,
+            _ => ip & 0xffff_ffff,
+        }
+    }
+    /// Address of `op` (RIP as a fault pushes it).
+    #[inline]
+    #[must_use]
+    pub fn this_rip(&self, op: &Op) -> u64 {
+        self.cut_ip(self.state.regs[usize::from(BLOCK_RIP)].wrapping_add(u64::from(op.offset)))
+    }
+    /// Address of the instruction after `op`.
+    #[inline]
+    #[must_use]
+    pub fn next_rip(&self, op: &Op) -> u64 {
+        self.cut_ip(self.state.regs[usize::from(BLOCK_RIP)].wrapping_add(op.end()))
+    }
+    /// EFLAGS as PUSHF would store it.
+    #[must_use]
+    pub fn eflags(&self) -> u64 {
+        self.state.eflags | self.state.lazy.bits() | 2
+    }
+    /// Sets all of EFLAGS; the caller has merged what may not change. Updates the mode (VM).
+    pub fn set_eflags(&mut self, v: u64) {
+        self.state.lazy.set_bits(v);
+        self.state.eflags = v & !flags::ARITHMETIC | 2;
+        self.update_mode();
+    }
+    /// Loads a segment register's hidden part as it is; no checks. CS and SS change the mode; CPL is the caller's.
+    pub fn set_segment(&mut self, n: usize, s: Segment) {
+        self.state.segments[n] = s;
+        self.state.bases[n] = s.base;
+        self.update_mode();
+    }
+    /// Sets the base of FS or GS alone.
+    pub fn set_base(&mut self, n: usize, base: u64) {
+        self.state.segments[n].base = base;
+        self.state.bases[n] = base;
+    }
+    /// Protected mode (CR0.PE), virtual-8086 included.
+    #[must_use]
+    pub fn pe(&self) -> bool {
+        self.state.cr0 & bits::CR0_PE != 0
+    }
+    /// IA-32e mode is active (64-bit or compatibility).
+    #[must_use]
+    pub fn lma(&self) -> bool {
+        self.state.efer & bits::EFER_LMA != 0
+    }
+    /// Recomputes [`State::mode`] after a change of CS, SS, CPL, CR0, EFER or EFLAGS.VM.
+    pub fn update_mode(&mut self) {
+        let s = &mut self.state;
+        let v86 = s.eflags & flags::VM != 0 && s.cr0 & bits::CR0_PE != 0;
+        let cs = s.segments[seg::CS];
+        let mut m = if s.cr0 & bits::CR0_PE == 0 || v86 {
+            if cs.big() && !v86 { Mode::CODE_32 } else { Mode::CODE_16 }
+        } else if s.efer & bits::EFER_LMA != 0 && cs.long() {
+            Mode::CODE_64
+        } else if cs.big() {
+            Mode::CODE_32
+        } else {
+            Mode::CODE_16
+        };
+        if s.segments[seg::SS].big() && !v86 {
+            m |= Mode::STACK_32;
+        }
+        if s.cr0 & bits::CR0_PE != 0 && !v86 {
+            m |= Mode::PROTECTED;
+        }
+        if v86 {
+            m |= Mode::V86;
+            s.cpl = 3;
+        }
+        if s.cpl == 3 {
+            m |= Mode::USER;
+        }
+        if m & 3 != Mode::CODE_64 && cs.limit != u32::MAX {
+            m |= Mode::LIMITED;
+        }
+        s.mode = Mode(m);
+        s.bases[usize::from(FLAT)] = 0;
+        s.bases[usize::from(FLAT_STACK)] = 0;
+        self.mmu.set_user(s.cpl == 3);
+    }
+    /// IOPL.
+    #[must_use]
+    pub fn iopl(&self) -> u8 {
+        (self.state.eflags >> 12 & 3) as u8
+    }
+}
+
+impl State {
+    /// The state after power-on or RESET (SDM 3A, table 9-1).
+    #[must_use]
+    pub fn power_on(model: &crate::exec::cpuid::Model) -> Self {
+        let _ = model;
+        let mut segments = [Segment::real(0); 6];
+        segments[seg::CS] = Segment { selector: 0xf000, attributes: 0x9b, limit: 0xffff, base: 0xffff_0000 };
+        let system = |kind: u16| Segment { selector: 0, attributes: 0x80 | kind, limit: 0xffff, base: 0 };
+        let mut bases = [0; 8];
+        bases[seg::CS] = 0xffff_0000;
+        let mut dr = [0; 8];
+        dr[6] = 0xffff_0ff0;
+        dr[7] = 0x400;
+        Self {
+            regs: [0; 32],
+            rip: 0xfff0,
+            lazy: Lazy { zero: 1, sign: 1, carry: 0 },
+            eflags: 2,
+            segments,
+            bases,
+            ldtr: system(2),
+            tr: system(0xb),
+            gdtr: TableRegister { base: 0, limit: 0xffff },
+            idtr: TableRegister { base: 0, limit: 0xffff },
+            cpl: 0,
+            cr0: bits::CR0_CD | bits::CR0_NW | bits::CR0_ET,
+            cr2: 0,
+            cr3: 0,
+            cr4: 0,
+            efer: 0,
+            xcr0: 1,
+            dr,
+            xmm: [0; 16],
+            ymm_high: [0; 16],
+            mxcsr: 0x1f80,
+            fpu: crate::semantics::x87::Fpu::default(),
+            msr: crate::exec::msr::Msrs::default(),
+            icount: 0,
+            halted: false,
+            shadow: false,
+            nmi_blocked: false,
+            mode: Mode(0),
+        }
+    }
+}
