@@ -1,1 +1,95 @@
-//! Softmetal.
+//! Softmetal's built-in firmware: what a PC's BIOS leaves in memory, and the loaders of kernels.
+//!
+//! | module | what it does |
+//! |---|---|
+//! | [`layout`] | the physical map of the `pc` board: RAM, holes, fixed addresses, interrupt routing |
+//! | [`acpi`], [`smbios`], [`mptable`], [`bda`] | the tables that describe the board to its operating system |
+//! | [`loaders`] | bzImage, PVH ELF, multiboot, boot sector |
+//! | [`mod@detect`] | what a file is, by content |
+//! | [`entry`] | the state the first processor starts in |
+//!
+//! Everything is written into guest memory before the first instruction; there is no firmware code at run time.
+//!
+//! **Invariant:** nothing here reads a file, knows a device's implementation or a processor's; all input is bytes, and
+//! bytes from outside never panic.
+
+#![forbid(unsafe_code)]
+
+pub mod acpi;
+pub mod bda;
+pub mod bytes;
+pub mod detect;
+pub mod entry;
+pub mod error;
+pub mod layout;
+pub mod loaders;
+pub mod mptable;
+pub mod smbios;
+
+pub use detect::{HEAD_LEN, ImageKind, detect};
+pub use entry::Entry;
+pub use error::LoadError;
+pub use layout::{E820Entry, E820Kind, Layout, PhysWriter, RamRegion, pci_irq};
+pub use loaders::Module;
+
+use softmetal_bus::GuestMemory;
+
+/// What to boot.
+#[derive(Clone, Debug, Default)]
+pub struct Boot<'a> {
+    /// A kernel: bzImage, PVH or multiboot ELF, or a boot sector.
+    pub kernel: &'a [u8],
+    /// The initial RAM disk(s), or the multiboot modules.
+    pub modules: Vec<Module<'a>>,
+    /// The kernel's command line.
+    pub cmdline: &'a str,
+    /// Whether the board has a VGA adapter, left in 80x25 text mode.
+    pub vga: bool,
+}
+
+/// Writes the firmware's tables (BIOS data, ACPI, SMBIOS, MP) for `cpus` processors.
+///
+/// # Errors
+/// [`LoadError::TooLittleRam`] if the layout has less than [`layout::MIN_RAM`].
+pub fn write_tables(layout: &Layout, memory: &GuestMemory, cpus: u8) -> Result<(), LoadError> {
+    if layout.ram_bytes() < layout::MIN_RAM {
+        return Err(LoadError::TooLittleRam {
+            what: "board",
+            needed: layout::MIN_RAM,
+            has: layout.ram_bytes(),
+        });
+    }
+    let writer = PhysWriter::new(layout, memory);
+    let cpus = cpus.max(1);
+    bda::write(&writer)?;
+    acpi::write(&acpi::Config { cpus }, &writer)?;
+    smbios::write(cpus, &writer)?;
+    mptable::write(cpus, &writer)
+}
+
+/// Writes the tables and loads the kernel, choosing the loader by the kernel's content.
+///
+/// # Errors
+/// A [`LoadError`]: one sentence that says what is wrong and what to do. Memory may be partly written then.
+pub fn boot(
+    images: &Boot<'_>,
+    layout: &Layout,
+    memory: &GuestMemory,
+    cpus: u8,
+) -> Result<Entry, LoadError> {
+    if images.kernel.is_empty() {
+        return Err(LoadError::Empty { what: "kernel" });
+    }
+    write_tables(layout, memory, cpus)?;
+    let writer = PhysWriter::new(layout, memory);
+    match detect(&images.kernel[..images.kernel.len().min(HEAD_LEN)]) {
+        ImageKind::BzImage => loaders::bzimage::load(images, &writer),
+        ImageKind::ElfPvh => loaders::pvh::load(images, &writer),
+        ImageKind::Multiboot => loaders::multiboot::load(images, &writer),
+        ImageKind::BootSector => loaders::bootsector::load(images.kernel, &writer),
+        kind => Err(LoadError::NotAKernel(kind)),
+    }
+}
+
+#[cfg(test)]
+mod tests;
