@@ -496,7 +496,7 @@ fn detection_is_by_content() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
 
     /// Headers with random bytes in them, cut anywhere, are loaded or refused.
     #[test]

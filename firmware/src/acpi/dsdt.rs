@@ -105,7 +105,6 @@ fn routing() -> Raw {
 fn host_bridge(layout: &Layout) -> Raw {
     let hid = Name::new("_HID".into(), &EISAName::new("PNP0A03"));
     let uid = Name::new("_UID".into(), &0u8);
-    let adr = Name::new("_ADR".into(), &0u8);
     let memory = |cacheable, range: std::ops::Range<u64>| {
         AddressSpace::new_memory(
             cacheable,
@@ -136,7 +135,7 @@ fn host_bridge(layout: &Layout) -> Raw {
     let crs = Name::new("_CRS".into(), &ResourceTemplate::new(resources));
     encode(&Device::new(
         "PCI0".into(),
-        vec![&hid, &uid, &adr, &crs, &routing(), &isa_bridge()],
+        vec![&hid, &uid, &crs, &routing(), &isa_bridge()],
     ))
 }
 
