@@ -11,9 +11,8 @@ use acpi_tables::sdt::Sdt;
 use crate::bytes::Fields;
 use crate::error::LoadError;
 use crate::layout::{
-    ACPI_DISABLE, ACPI_ENABLE, GPE0_LEN, GPE0_PORT, HPET_BASE, IOAPIC_BASE, IOAPIC_ID, LAPIC_BASE,
-    PCI_IRQS, PM_TMR_PORT, PM1A_CNT_PORT, PM1A_EVT_PORT, PhysWriter, RESET_PORT, RESET_VALUE,
-    SCI_IRQ, SMI_CMD_PORT, TABLES,
+    ACPI_DISABLE, ACPI_ENABLE, GPE0_LEN, GPE0_PORT, HPET_BASE, IOAPIC_BASE, IOAPIC_ID, LAPIC_BASE, PCI_IRQS, PM_TMR_PORT, PM1A_CNT_PORT,
+    PM1A_EVT_PORT, PhysWriter, RESET_PORT, RESET_VALUE, SCI_IRQ, SMI_CMD_PORT, TABLES,
 };
 
 /// Where the RSDP is.
@@ -47,20 +46,8 @@ pub(crate) const LEVEL_HIGH: u16 = 0b1101;
 
 /// The PIT on input 2, and the interrupts that are levels.
 pub(crate) fn overrides() -> Vec<Override> {
-    let level = |irq| Override {
-        irq,
-        gsi: irq,
-        flags: LEVEL_HIGH,
-    };
-    let mut all = vec![
-        Override {
-            irq: 0,
-            gsi: 2,
-            flags: 0,
-        },
-        level(5),
-        level(SCI_IRQ),
-    ];
+    let level = |irq| Override { irq, gsi: irq, flags: LEVEL_HIGH };
+    let mut all = vec![Override { irq: 0, gsi: 2, flags: 0 }, level(5), level(SCI_IRQ)];
     all.extend(PCI_IRQS.map(level));
     all
 }
@@ -80,11 +67,7 @@ pub fn write(config: &Config, writer: &PhysWriter<'_>) -> Result<u64, LoadError>
     };
     let facs = put(&bytes_of(&FACS::new()))?;
     let dsdt = put(dsdt::build(config, writer.layout()).as_slice())?;
-    let tables = [
-        put(&fadt(facs, dsdt))?,
-        put(madt(config).as_slice())?,
-        put(hpet().as_slice())?,
-    ];
+    let tables = [put(&fadt(facs, dsdt))?, put(madt(config).as_slice())?, put(hpet().as_slice())?];
 
     let mut rsdt = sdt(b"RSDT", 1);
     let mut xsdt = sdt(b"XSDT", 1);
@@ -118,27 +101,15 @@ fn sdt(signature: &[u8; 4], revision: u8) -> Sdt {
 }
 
 fn fadt(facs: u64, dsdt: u64) -> Vec<u8> {
-    let io = |port: u16, bits: u8, access| {
-        GAS::new(AddressSpace::SystemIo, bits, 0, access, port.into())
-    };
+    let io = |port: u16, bits: u8, access| GAS::new(AddressSpace::SystemIo, bits, 0, access, port.into());
     // FIX_RTC and SLP_BUTTON say that the fixed registers have no RTC wake status and no sleep button.
-    let mut table = [
-        Flags::Wbinvd,
-        Flags::ProcC1,
-        Flags::SlpButton,
-        Flags::FixRtc,
-        Flags::TmrValExt,
-        Flags::ResetRegSup,
-    ]
-    .into_iter()
-    .fold(
-        FADTBuilder::new(OEM_ID, OEM_TABLE_ID, OEM_REVISION),
-        FADTBuilder::flag,
-    )
-    .preferred_pm_profile(PmProfile::Desktop)
-    .gpe_info(GPE0_PORT.into(), 0, GPE0_LEN, 0, 0)
-    .firmware_ctrl_32(facs as u32)
-    .dsdt_32(dsdt as u32);
+    let mut table = [Flags::Wbinvd, Flags::ProcC1, Flags::SlpButton, Flags::FixRtc, Flags::TmrValExt, Flags::ResetRegSup]
+        .into_iter()
+        .fold(FADTBuilder::new(OEM_ID, OEM_TABLE_ID, OEM_REVISION), FADTBuilder::flag)
+        .preferred_pm_profile(PmProfile::Desktop)
+        .gpe_info(GPE0_PORT.into(), 0, GPE0_LEN, 0, 0)
+        .firmware_ctrl_32(facs as u32)
+        .dsdt_32(dsdt as u32);
     table.x_dsdt = dsdt.into();
     table.sci_int = u16::from(SCI_IRQ).into();
     table.smi_cmd = u32::from(SMI_CMD_PORT).into();
@@ -174,10 +145,7 @@ fn madt(config: &Config) -> Sdt {
     table.append_slice(ioapic.as_slice());
     for o in overrides() {
         let mut entry = Fields::new(10);
-        entry
-            .set(0, [2, 10, 0, o.irq])
-            .u32(4, o.gsi.into())
-            .u16(8, o.flags);
+        entry.set(0, [2, 10, 0, o.irq]).u32(4, o.gsi.into()).u16(8, o.flags);
         table.append_slice(entry.as_slice());
     }
     table.append_slice(&[4, 6, 0xFF, 0, 0, 1]); // NMI on LINT1 of every processor
@@ -188,9 +156,7 @@ fn madt(config: &Config) -> Sdt {
 fn hpet() -> Sdt {
     let mut body = Fields::new(20);
     // Intel, legacy replacement, 64-bit counter, 3 timers, revision 1.
-    body.u32(0, 0x8086_A201)
-        .set(4, [0, 64, 0, 0])
-        .u64(8, HPET_BASE);
+    body.u32(0, 0x8086_A201).set(4, [0, 64, 0, 0]).u64(8, HPET_BASE);
     let mut table = sdt(b"HPET", 1);
     table.append_slice(body.as_slice());
     table

@@ -60,9 +60,7 @@ impl ImageKind {
     pub fn advice(self) -> &'static str {
         match self {
             Self::Iso9660 => "give it with --cdrom",
-            Self::Qcow2 | Self::Vmdk | Self::Vdi | Self::Vhd | Self::RawDisk => {
-                "give it with --disk"
-            }
+            Self::Qcow2 | Self::Vmdk | Self::Vdi | Self::Vhd | Self::RawDisk => "give it with --disk",
             Self::GzipKernel => "decompress it with gunzip first",
             _ => "give a bzImage, an ELF kernel or a boot sector",
         }
@@ -91,10 +89,7 @@ pub fn detect(head: &[u8]) -> ImageKind {
         _ => (),
     }
     let signed = u16_at(head, 510) == Some(0xAA55);
-    if signed && (has_partitions(head) || has_fat(head))
-        || array(head, 512) == Some(*b"EFI PART")
-        || has_ext(head)
-    {
+    if signed && (has_partitions(head) || has_fat(head)) || array(head, 512) == Some(*b"EFI PART") || has_ext(head) {
         K::RawDisk
     } else if multiboot::find_header(head).is_some() {
         K::Multiboot
@@ -110,9 +105,7 @@ fn has_partitions(head: &[u8]) -> bool {
     let Some(table) = array::<64>(head, 446) else {
         return false;
     };
-    let sane = |e: &[u8]| {
-        e[0] & 0x7F == 0 && (e[4] == 0 || u32_at(e, 12).is_some_and(|sectors| sectors > 0))
-    };
+    let sane = |e: &[u8]| e[0] & 0x7F == 0 && (e[4] == 0 || u32_at(e, 12).is_some_and(|sectors| sectors > 0));
     table.chunks(16).all(sane) && table.chunks(16).any(|e| e[4] != 0)
 }
 

@@ -78,9 +78,7 @@ impl LowMemory {
     /// All of it but the ranges in `taken`.
     #[must_use]
     pub fn new(taken: &[Range<u64>]) -> Self {
-        Self {
-            taken: taken.to_vec(),
-        }
+        Self { taken: taken.to_vec() }
     }
 
     /// The first free `len` bytes on a multiple of `align` (a power of two).
@@ -109,12 +107,7 @@ impl LowMemory {
     ///
     /// # Errors
     /// [`LoadError::NotRam`] if conventional memory is full.
-    pub fn put(
-        &mut self,
-        writer: &PhysWriter<'_>,
-        bytes: &[u8],
-        align: u64,
-    ) -> Result<u64, LoadError> {
+    pub fn put(&mut self, writer: &PhysWriter<'_>, bytes: &[u8], align: u64) -> Result<u64, LoadError> {
         let at = self.take(bytes.len() as u64, align)?;
         writer.write(at, bytes)?;
         Ok(at)
@@ -133,17 +126,10 @@ impl LowMemory {
     /// # Errors
     /// [`LoadError::NotRam`] if conventional memory is full.
     pub fn gdt(&mut self, writer: &PhysWriter<'_>, long: bool) -> Result<Gdt, LoadError> {
-        let code: u64 = if long {
-            0x00AF_9B00_0000_FFFF
-        } else {
-            0x00CF_9B00_0000_FFFF
-        };
+        let code: u64 = if long { 0x00AF_9B00_0000_FFFF } else { 0x00CF_9B00_0000_FFFF };
         let table = [0, 0, code, 0x00CF_9300_0000_FFFF, 0x0000_8B00_0000_0067, 0];
         let bytes: Vec<u8> = table.iter().flat_map(|d: &u64| d.to_le_bytes()).collect();
-        Ok(Gdt {
-            base: self.put(writer, &bytes, 16)?,
-            limit: bytes.len() as u16 - 1,
-        })
+        Ok(Gdt { base: self.put(writer, &bytes, 16)?, limit: bytes.len() as u16 - 1 })
     }
 
     /// Writes page tables that map the first 4 GiB one to one with 2 MiB pages; the address for CR3.
@@ -161,9 +147,7 @@ impl LowMemory {
             let entry = (directories + i * 0x1000) | PRESENT_WRITABLE;
             writer.write(pdpt + i * 8, &entry.to_le_bytes())?;
         }
-        let entries: Vec<u8> = (0..2048u64)
-            .flat_map(|i| (i << 21 | PRESENT_WRITABLE | LARGE).to_le_bytes())
-            .collect();
+        let entries: Vec<u8> = (0..2048u64).flat_map(|i| (i << 21 | PRESENT_WRITABLE | LARGE).to_le_bytes()).collect();
         writer.write(directories, &entries)?;
         Ok(pml4)
     }

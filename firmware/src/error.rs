@@ -12,9 +12,7 @@ pub enum LoadError {
         what: &'static str,
     },
     /// The file ends before its own header says.
-    #[error(
-        "the {what} is truncated: its header calls for {needed} bytes but the file has {has}; fetch it again"
-    )]
+    #[error("the {what} is truncated: its header calls for {needed} bytes but the file has {has}; fetch it again")]
     Truncated {
         /// `kernel`, ...
         what: &'static str,
@@ -66,9 +64,7 @@ pub enum LoadError {
         limit: u64,
     },
     /// It asks to be loaded where there is no RAM for it.
-    #[error(
-        "the kernel wants {len} bytes at {address:#x}, which is not free RAM on this board; link it elsewhere, at 1 MiB for example"
-    )]
+    #[error("the kernel wants {len} bytes at {address:#x}, which is not free RAM on this board; link it elsewhere, at 1 MiB for example")]
     NotRam {
         /// The physical address.
         address: u64,
@@ -76,9 +72,7 @@ pub enum LoadError {
         len: u64,
     },
     /// The command line is longer than the kernel takes.
-    #[error(
-        "the kernel command line has {len} bytes but this kernel takes {max}; shorten --append"
-    )]
+    #[error("the kernel command line has {len} bytes but this kernel takes {max}; shorten --append")]
     LongCommandLine {
         /// Its length in bytes.
         len: u64,

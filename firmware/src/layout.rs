@@ -122,9 +122,7 @@ impl Layout {
     /// The layout of a board with `ram_bytes` of RAM (rounded down to whole pages).
     #[must_use]
     pub const fn new(ram_bytes: u64) -> Self {
-        Self {
-            ram: ram_bytes & !0xFFF,
-        }
+        Self { ram: ram_bytes & !0xFFF }
     }
 
     /// RAM in bytes; the guest memory must have at least that much.
@@ -136,11 +134,7 @@ impl Layout {
     /// The end of RAM below 4 GiB; also its size in bytes.
     #[must_use]
     pub const fn low(&self) -> u64 {
-        if self.ram < LOW_RAM_MAX {
-            self.ram
-        } else {
-            LOW_RAM_MAX
-        }
+        if self.ram < LOW_RAM_MAX { self.ram } else { LOW_RAM_MAX }
     }
 
     /// RAM above 4 GiB, in bytes.
@@ -155,11 +149,7 @@ impl Layout {
         let low = self.low();
         [
             (0, low.min(VGA_WINDOW.start), 0),
-            (
-                VGA_WINDOW.end,
-                low.saturating_sub(VGA_WINDOW.end),
-                VGA_WINDOW.end,
-            ),
+            (VGA_WINDOW.end, low.saturating_sub(VGA_WINDOW.end), VGA_WINDOW.end),
             (HIGH_RAM_BASE, self.high(), low),
         ]
         .into_iter()
@@ -198,10 +188,7 @@ impl Layout {
     #[must_use]
     pub fn offset(&self, address: u64, len: u64) -> Option<u64> {
         let end = address.checked_add(len)?;
-        let region = self
-            .regions()
-            .into_iter()
-            .find(|r| address >= r.base && end <= r.base + r.len)?;
+        let region = self.regions().into_iter().find(|r| address >= r.base && end <= r.base + r.len)?;
         Some(address - region.base + region.offset)
     }
 }
@@ -280,12 +267,7 @@ mod tests {
         let small = Layout::new(512 << 20);
         assert_eq!((small.low(), small.high()), (512 << 20, 0));
         assert_eq!(small.regions().len(), 2);
-        let usable: u64 = small
-            .e820()
-            .iter()
-            .filter(|e| e.kind == E820Kind::Usable)
-            .map(|e| e.len)
-            .sum();
+        let usable: u64 = small.e820().iter().filter(|e| e.kind == E820Kind::Usable).map(|e| e.len).sum();
         assert_eq!(usable, (512 << 20) - EXTENDED_BASE + EBDA_BASE);
 
         let large = Layout::new(8 << 30);
@@ -301,10 +283,7 @@ mod tests {
     fn the_map_is_sorted_and_disjoint() {
         for ram in [MIN_RAM, 64 << 20, 3 << 30, (3 << 30) + 4096, 64 << 30] {
             for pair in Layout::new(ram).e820().windows(2) {
-                assert!(
-                    pair[0].base + pair[0].len <= pair[1].base,
-                    "{ram:#x}: {pair:x?}"
-                );
+                assert!(pair[0].base + pair[0].len <= pair[1].base, "{ram:#x}: {pair:x?}");
             }
         }
     }
@@ -322,9 +301,6 @@ mod tests {
 
     #[test]
     fn pci_pins_alternate() {
-        assert_eq!(
-            [(0, 0), (0, 1), (1, 0), (3, 3)].map(|(d, p)| pci_irq(d, p)),
-            [10, 11, 11, 10]
-        );
+        assert_eq!([(0, 0), (0, 1), (1, 0), (3, 3)].map(|(d, p)| pci_irq(d, p)), [10, 11, 11, 10]);
     }
 }

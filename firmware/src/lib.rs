@@ -53,11 +53,7 @@ pub struct Boot<'a> {
 /// [`LoadError::TooLittleRam`] if the layout has less than [`layout::MIN_RAM`].
 pub fn write_tables(layout: &Layout, memory: &GuestMemory, cpus: u8) -> Result<(), LoadError> {
     if layout.ram_bytes() < layout::MIN_RAM {
-        return Err(LoadError::TooLittleRam {
-            what: "board",
-            needed: layout::MIN_RAM,
-            has: layout.ram_bytes(),
-        });
+        return Err(LoadError::TooLittleRam { what: "board", needed: layout::MIN_RAM, has: layout.ram_bytes() });
     }
     let writer = PhysWriter::new(layout, memory);
     let cpus = cpus.max(1);
@@ -71,12 +67,7 @@ pub fn write_tables(layout: &Layout, memory: &GuestMemory, cpus: u8) -> Result<(
 ///
 /// # Errors
 /// A [`LoadError`]: one sentence that says what is wrong and what to do. Memory may be partly written then.
-pub fn boot(
-    images: &Boot<'_>,
-    layout: &Layout,
-    memory: &GuestMemory,
-    cpus: u8,
-) -> Result<Entry, LoadError> {
+pub fn boot(images: &Boot<'_>, layout: &Layout, memory: &GuestMemory, cpus: u8) -> Result<Entry, LoadError> {
     if images.kernel.is_empty() {
         return Err(LoadError::Empty { what: "kernel" });
     }

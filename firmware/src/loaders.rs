@@ -34,30 +34,17 @@ fn c_string(text: &str) -> Result<Vec<u8>, LoadError> {
 
 /// Copies files into RAM one after the other, each on a multiple of `align`, all as high as the end of RAM and `limit` (an
 /// address that they must not reach) permit, above `floor`. The ranges they got.
-fn place_high(
-    modules: &[Module<'_>],
-    align: u64,
-    floor: u64,
-    limit: u64,
-    writer: &PhysWriter<'_>,
-) -> Result<Vec<Range<u64>>, LoadError> {
+fn place_high(modules: &[Module<'_>], align: u64, floor: u64, limit: u64, writer: &PhysWriter<'_>) -> Result<Vec<Range<u64>>, LoadError> {
     if modules.iter().any(|m| m.bytes.is_empty()) {
         return Err(LoadError::Empty { what: "initrd" });
     }
-    let size: u64 = modules
-        .iter()
-        .map(|m| (m.bytes.len() as u64).next_multiple_of(align))
-        .sum();
+    let size: u64 = modules.iter().map(|m| (m.bytes.len() as u64).next_multiple_of(align)).sum();
     let floor = floor.max(EXTENDED_BASE).next_multiple_of(PAGE);
     let top = writer.layout().low().min(limit) & !(PAGE - 1);
     let needed = size.next_multiple_of(PAGE).saturating_add(floor);
     if needed > top {
         return Err(if needed > limit {
-            LoadError::TooLarge {
-                what: "initrd",
-                bytes: size,
-                limit,
-            }
+            LoadError::TooLarge { what: "initrd", bytes: size, limit }
         } else {
             too_little("initrd", needed, writer)
         });
@@ -77,16 +64,8 @@ fn place_high(
 fn too_little(what: &'static str, end: u64, writer: &PhysWriter<'_>) -> LoadError {
     let layout = writer.layout();
     if end > crate::layout::LOW_RAM_MAX {
-        LoadError::TooLarge {
-            what,
-            bytes: end,
-            limit: crate::layout::LOW_RAM_MAX,
-        }
+        LoadError::TooLarge { what, bytes: end, limit: crate::layout::LOW_RAM_MAX }
     } else {
-        LoadError::TooLittleRam {
-            what,
-            needed: end,
-            has: layout.ram_bytes(),
-        }
+        LoadError::TooLittleRam { what, needed: end, has: layout.ram_bytes() }
     }
 }

@@ -46,11 +46,7 @@ pub fn write(cpus: u8, writer: &PhysWriter<'_>) -> Result<(), LoadError> {
     writer.write(TABLE, table.as_slice())?;
 
     let mut pointer = Fields::new(16);
-    pointer
-        .set(0, *b"_MP_")
-        .u32(4, TABLE as u32)
-        .set(8, [1, 4])
-        .checksum(10, 0..16);
+    pointer.set(0, *b"_MP_").u32(4, TABLE as u32).set(8, [1, 4]).checksum(10, 0..16);
     writer.write(POINTER_ADDRESS, pointer.as_slice())
 }
 
@@ -60,18 +56,14 @@ fn entries(cpus: u8) -> Vec<Vec<u8>> {
     for id in 0..cpus {
         let mut cpu = Fields::new(20);
         let flags = if id == 0 { 0b11 } else { 0b01 }; // usable, bootstrap processor
-        cpu.set(0, [0, id, 0x14, flags])
-            .u32(4, 0x600)
-            .u32(8, 1 | 1 << 9); // FPU, APIC
+        cpu.set(0, [0, id, 0x14, flags]).u32(4, 0x600).u32(8, 1 | 1 << 9); // FPU, APIC
         all.push(cpu.as_slice().to_vec());
     }
     for (id, name) in [(PCI_BUS, b"PCI   "), (ISA_BUS, b"ISA   ")] {
         all.push([&[1, id][..], name].concat());
     }
     let mut ioapic = Fields::new(8);
-    ioapic
-        .set(0, [2, IOAPIC_ID, 0x11, 1])
-        .u32(4, IOAPIC_BASE as u32);
+    ioapic.set(0, [2, IOAPIC_ID, 0x11, 1]).u32(4, IOAPIC_BASE as u32);
     all.push(ioapic.as_slice().to_vec());
 
     let mut interrupt = |entry, kind, flags: u16, bus, irq, apic, input| {
@@ -79,23 +71,12 @@ fn entries(cpus: u8) -> Vec<Vec<u8>> {
     };
     let overrides = overrides();
     for irq in (0..16).filter(|irq| *irq != 2) {
-        let (input, flags) = overrides
-            .iter()
-            .find(|o| o.irq == irq)
-            .map_or((irq, 0), |o| (o.gsi, o.flags));
+        let (input, flags) = overrides.iter().find(|o| o.irq == irq).map_or((irq, 0), |o| (o.gsi, o.flags));
         interrupt(3, INT, flags, ISA_BUS, irq, IOAPIC_ID, input);
     }
     for slot in 0..32 {
         for pin in 0..4 {
-            interrupt(
-                3,
-                INT,
-                LEVEL_HIGH,
-                PCI_BUS,
-                slot << 2 | pin,
-                IOAPIC_ID,
-                pci_irq(slot, pin),
-            );
+            interrupt(3, INT, LEVEL_HIGH, PCI_BUS, slot << 2 | pin, IOAPIC_ID, pci_irq(slot, pin));
         }
     }
     interrupt(4, EXT_INT, 0, ISA_BUS, 0, ALL, 0);

@@ -66,12 +66,7 @@ pub fn write(cpus: u8, writer: &PhysWriter<'_>) -> Result<(), LoadError> {
     writer.write(ENTRY_ADDRESS, entry.as_slice())?;
 
     let mut entry = Fields::new(0x18);
-    entry
-        .set(0, *b"_SM3_")
-        .set(6, [0x18, 3, 0, 0, 1])
-        .u32(0x0C, table.bytes.len() as u32)
-        .u64(0x10, STRUCTURES)
-        .checksum(0x05, 0..0x18);
+    entry.set(0, *b"_SM3_").set(6, [0x18, 3, 0, 0, 1]).u32(0x0C, table.bytes.len() as u32).u64(0x10, STRUCTURES).checksum(0x05, 0..0x18);
     writer.write(ENTRY3_ADDRESS, entry.as_slice())
 }
 
@@ -79,50 +74,32 @@ fn structures(cpus: u8, writer: &PhysWriter<'_>) -> Table {
     let layout = writer.layout();
     let mut t = Table::default();
     // BIOS information
-    t.add(
-        0,
-        0x18,
-        &[MANUFACTURER, env!("CARGO_PKG_VERSION"), "01/01/2026"],
-        |f| {
-            f.set(4, [1, 2]).u16(6, 0xE000).set(8, [3, 1]);
-            f.u64(0x0A, 1 << 4 | 1 << 7); // ISA and PCI are supported
-            f.set(0x12, [0x01, 0x10]); // ACPI; a virtual machine
-            f.set(0x14, [0xFF; 4]); // release numbers: none
-        },
-    );
+    t.add(0, 0x18, &[MANUFACTURER, env!("CARGO_PKG_VERSION"), "01/01/2026"], |f| {
+        f.set(4, [1, 2]).u16(6, 0xE000).set(8, [3, 1]);
+        f.u64(0x0A, 1 << 4 | 1 << 7); // ISA and PCI are supported
+        f.set(0x12, [0x01, 0x10]); // ACPI; a virtual machine
+        f.set(0x14, [0xFF; 4]); // release numbers: none
+    });
     // System information
-    t.add(
-        1,
-        0x1B,
-        &[MANUFACTURER, "Softmetal PC", "1.0", "0", "pc", MANUFACTURER],
-        |f| {
-            f.set(4, [1, 2, 3, 4]);
-            f.set(
-                8,
-                *b"\x53\x6f\x66\x74\x6d\x65\x74\x40\x80\x6c\x50\x43\x00\x00\x00\x01",
-            );
-            f.set(0x18, [6, 5, 6]); // woken by the power switch
-        },
-    );
+    t.add(1, 0x1B, &[MANUFACTURER, "Softmetal PC", "1.0", "0", "pc", MANUFACTURER], |f| {
+        f.set(4, [1, 2, 3, 4]);
+        f.set(8, *b"\x53\x6f\x66\x74\x6d\x65\x74\x40\x80\x6c\x50\x43\x00\x00\x00\x01");
+        f.set(0x18, [6, 5, 6]); // woken by the power switch
+    });
     // Chassis: other; safe
     t.add(3, 0x16, &[MANUFACTURER, "1.0", "0"], |f| {
         f.set(4, [1, 1, 2, 3, 0]).set(9, [3, 3, 3, 2]).u8(0x15, 0);
     });
     // Processor
-    t.add(
-        4,
-        0x2A,
-        &["CPU 0", MANUFACTURER, "Softmetal x86-64", "0"],
-        |f| {
-            f.set(4, [1, 3, 0x01, 2]); // socket, central processor, family "other"
-            f.u8(0x10, 3).u16(0x14, 2000).u16(0x16, 2000);
-            f.set(0x18, [0x41, 0x01]); // populated and enabled; upgrade "other"
-            f.u16(0x1A, 0xFFFF).u16(0x1C, 0xFFFF).u16(0x1E, 0xFFFF); // no cache structures
-            f.u8(0x20, 4).set(0x23, [cpus, cpus, cpus]);
-            f.u16(0x26, 1 << 2 | 1 << 3); // 64-bit, multi-core
-            f.u16(0x28, 0x01);
-        },
-    );
+    t.add(4, 0x2A, &["CPU 0", MANUFACTURER, "Softmetal x86-64", "0"], |f| {
+        f.set(4, [1, 3, 0x01, 2]); // socket, central processor, family "other"
+        f.u8(0x10, 3).u16(0x14, 2000).u16(0x16, 2000);
+        f.set(0x18, [0x41, 0x01]); // populated and enabled; upgrade "other"
+        f.u16(0x1A, 0xFFFF).u16(0x1C, 0xFFFF).u16(0x1E, 0xFFFF); // no cache structures
+        f.u8(0x20, 4).set(0x23, [cpus, cpus, cpus]);
+        f.u16(0x26, 1 << 2 | 1 << 3); // 64-bit, multi-core
+        f.u16(0x28, 0x01);
+    });
     // Physical memory array: system board, system memory, no error correction
     let kib = layout.ram_bytes() >> 10;
     let array = t.add(16, 0x17, &[], |f| {
@@ -143,11 +120,7 @@ fn structures(cpus: u8, writer: &PhysWriter<'_>) -> Table {
         } else {
             f.u16(0x0C, 0x7FFF).u32(0x1C, mib.min(0x7FFF_FFFF) as u32);
         }
-        f.u8(0x0E, 0x09)
-            .u8(0x10, 1)
-            .u8(0x12, 0x07)
-            .u16(0x13, 1 << 1)
-            .u8(0x17, 2);
+        f.u8(0x0E, 0x09).u8(0x10, 1).u8(0x12, 0x07).u16(0x13, 1 << 1).u8(0x17, 2);
     });
     // Where the array appears
     for (base, len) in [(0, layout.low()), (HIGH_RAM_BASE, layout.high())] {

@@ -17,10 +17,7 @@ struct Guest {
 
 impl Guest {
     fn new(ram: u64) -> Self {
-        Self {
-            layout: Layout::new(ram),
-            memory: GuestMemory::new(ram).unwrap(),
-        }
+        Self { layout: Layout::new(ram), memory: GuestMemory::new(ram).unwrap() }
     }
 
     fn boot(&self, images: &Boot<'_>) -> Result<Entry, LoadError> {
@@ -29,9 +26,7 @@ impl Guest {
 
     fn read(&self, address: u64, len: usize) -> Vec<u8> {
         let mut bytes = vec![0; len];
-        PhysWriter::new(&self.layout, &self.memory)
-            .read(address, &mut bytes)
-            .unwrap();
+        PhysWriter::new(&self.layout, &self.memory).read(address, &mut bytes).unwrap();
         bytes
     }
 
@@ -51,12 +46,7 @@ impl Guest {
     /// An ACPI table, its checksum verified.
     fn table(&self, address: u64) -> Vec<u8> {
         let table = self.read(address, self.u32(address + 4) as usize);
-        assert_eq!(
-            sum(&table),
-            0,
-            "checksum of {:?}",
-            String::from_utf8_lossy(&table[..4])
-        );
+        assert_eq!(sum(&table), 0, "checksum of {:?}", String::from_utf8_lossy(&table[..4]));
         table
     }
 }
@@ -87,33 +77,18 @@ fn bzimage(version: u16, xloadflags: u16, relocatable: u8) -> Vec<u8> {
 /// A 64-bit ELF file: one segment of 16 bytes (0x1000 in memory) at 1 MiB, virtually far up, and a PVH note.
 fn elf() -> Vec<u8> {
     let mut f = Fields::new(0x200);
-    f.set(0, [0x7F, b'E', b'L', b'F', 2, 1, 1])
-        .u16(16, 2)
-        .u16(18, 62)
-        .u64(24, 0xFFFF_8000_0010_0008)
-        .u64(32, 64);
+    f.set(0, [0x7F, b'E', b'L', b'F', 2, 1, 1]).u16(16, 2).u16(18, 62).u64(24, 0xFFFF_8000_0010_0008).u64(32, 64);
     f.u16(54, 56).u16(56, 2);
-    f.u32(64, 1)
-        .u64(72, 0x100)
-        .u64(80, 0xFFFF_8000_0010_0000)
-        .u64(88, 0x10_0000)
-        .u64(96, 16)
-        .u64(104, 0x1000);
+    f.u32(64, 1).u64(72, 0x100).u64(80, 0xFFFF_8000_0010_0000).u64(88, 0x10_0000).u64(96, 16).u64(104, 0x1000);
     f.u32(120, 4).u64(128, 0x140).u64(152, 20);
     f.set(0x100, *b"SEGMENT-CONTENTS");
-    f.u32(0x140, 4)
-        .u32(0x144, 4)
-        .u32(0x148, 18)
-        .set(0x14C, *b"Xen\0")
-        .u32(0x150, 0x10_0004);
+    f.u32(0x140, 4).u32(0x144, 4).u32(0x148, 18).set(0x14C, *b"Xen\0").u32(0x150, 0x10_0004);
     f.as_slice().to_vec()
 }
 
 fn multiboot(flags: u32) -> Fields {
     let mut f = Fields::new(0x200);
-    f.u32(0x40, 0x1BAD_B002)
-        .u32(0x44, flags)
-        .u32(0x48, 0u32.wrapping_sub(0x1BAD_B002).wrapping_sub(flags));
+    f.u32(0x40, 0x1BAD_B002).u32(0x44, flags).u32(0x48, 0u32.wrapping_sub(0x1BAD_B002).wrapping_sub(flags));
     f
 }
 
@@ -129,22 +104,10 @@ fn acpi_tables_are_found_and_sound() {
     assert!(rsdp.starts_with(b"RSD PTR ") && sum(&rsdp[..20]) == 0 && sum(&rsdp) == 0);
     let rsdt = guest.table(u32_at(&rsdp, 16).unwrap().into());
     let xsdt = guest.table(u64_at(&rsdp, 24).unwrap());
-    let listed: Vec<u64> = xsdt[36..]
-        .chunks(8)
-        .map(|c| u64_at(c, 0).unwrap())
-        .collect();
-    assert_eq!(
-        listed,
-        rsdt[36..]
-            .chunks(4)
-            .map(|c| u32_at(c, 0).unwrap().into())
-            .collect::<Vec<u64>>()
-    );
+    let listed: Vec<u64> = xsdt[36..].chunks(8).map(|c| u64_at(c, 0).unwrap()).collect();
+    assert_eq!(listed, rsdt[36..].chunks(4).map(|c| u32_at(c, 0).unwrap().into()).collect::<Vec<u64>>());
     let [fadt, madt, hpet] = [0, 1, 2].map(|i| guest.table(listed[i]));
-    assert_eq!(
-        [&fadt[..4], &madt[..4], &hpet[..4]],
-        [b"FACP", b"APIC", b"HPET"]
-    );
+    assert_eq!([&fadt[..4], &madt[..4], &hpet[..4]], [b"FACP", b"APIC", b"HPET"]);
 
     let dsdt = u64_at(&fadt, 140).unwrap();
     assert_eq!(u64::from(u32_at(&fadt, 40).unwrap()), dsdt);
@@ -155,14 +118,8 @@ fn acpi_tables_are_found_and_sound() {
     let ports = [56, 64, 76, 80].map(|at| u32_at(&fadt, at).unwrap());
     assert_eq!(ports, [0x600, 0x604, 0x608, 0x620]);
     // The X_ blocks repeat them, as I/O ports.
-    assert_eq!(
-        [148, 172, 208, 220].map(|at| (fadt[at], u32_at(&fadt, at + 4).unwrap())),
-        ports.map(|p| (1, p))
-    );
-    assert_eq!(
-        (fadt[116], u32_at(&fadt, 120), fadt[128]),
-        (1, Some(0xCF9), 6)
-    );
+    assert_eq!([148, 172, 208, 220].map(|at| (fadt[at], u32_at(&fadt, at + 4).unwrap())), ports.map(|p| (1, p)));
+    assert_eq!((fadt[116], u32_at(&fadt, 120), fadt[128]), (1, Some(0xCF9), 6));
 
     assert_eq!(madt.len(), 44 + 255 * 8 + 12 + 5 * 10 + 6);
     let pit_override = &madt[44 + 255 * 8 + 12..][..10];
@@ -202,10 +159,7 @@ fn mp_table_routes_pci_like_acpi() {
     while at < table.len() {
         let e = &table[at..];
         if e[0] == 3 && e[4] == 0 {
-            assert_eq!(
-                (e[7], u16_at(e, 2)),
-                (pci_irq(e[5] >> 2, e[5] & 3), Some(0b1101))
-            );
+            assert_eq!((e[7], u16_at(e, 2)), (pci_irq(e[5] >> 2, e[5] & 3), Some(0b1101)));
             pci += 1;
         }
         at += if e[0] == 0 { 20 } else { 8 };
@@ -218,16 +172,9 @@ fn mp_table_routes_pci_like_acpi() {
 fn bzimage_64_bit() {
     let guest = Guest::new(16 * MIB);
     let kernel = bzimage(0x20F, 1, 1);
-    let images = Boot {
-        kernel: &kernel,
-        modules: vec![module(&[1; 5000], ""), module(&[2; 10], "")],
-        cmdline: "console=ttyS0",
-        vga: false,
-    };
-    let Entry::Long {
-        rip, rsi, cr3, gdt, ..
-    } = guest.boot(&images).unwrap()
-    else {
+    let images =
+        Boot { kernel: &kernel, modules: vec![module(&[1; 5000], ""), module(&[2; 10], "")], cmdline: "console=ttyS0", vga: false };
+    let Entry::Long { rip, rsi, cr3, gdt, .. } = guest.boot(&images).unwrap() else {
         panic!("64-bit entry expected");
     };
     assert_eq!(rip, 0x20_0200);
@@ -238,16 +185,10 @@ fn bzimage_64_bit() {
     assert_eq!(guest.u64(directory + 8), 0xC020_0083);
     assert_eq!(guest.u64(gdt.base + 0x10), 0x00AF_9B00_0000_FFFF);
     // boot_params
-    assert_eq!(
-        guest.c_string(guest.u32(rsi + 0x228).into()),
-        "console=ttyS0"
-    );
+    assert_eq!(guest.c_string(guest.u32(rsi + 0x228).into()), "console=ttyS0");
     assert_eq!(guest.read(rsi + 0x202, 4), b"HdrS");
     assert_eq!(guest.u64(rsi + 0x70), acpi::RSDP_ADDRESS);
-    assert_eq!(
-        guest.read(rsi + 0x1E8, 1),
-        [guest.layout.e820().len() as u8]
-    );
+    assert_eq!(guest.read(rsi + 0x1E8, 1), [guest.layout.e820().len() as u8]);
     assert_eq!(guest.u64(rsi + 0x2D0 + 8), 0x9_FC00);
     let initrd = u64::from(guest.u32(rsi + 0x218));
     assert_eq!((initrd % 4096, guest.u32(rsi + 0x21C)), (0, 5010));
@@ -258,25 +199,13 @@ fn bzimage_64_bit() {
 fn bzimage_32_bit() {
     let guest = Guest::new(16 * MIB);
     let kernel = bzimage(0x20A, 1, 0);
-    let Entry::Protected { eip, esi, gdt, .. } = guest
-        .boot(&Boot {
-            kernel: &kernel,
-            ..Boot::default()
-        })
-        .unwrap()
-    else {
+    let Entry::Protected { eip, esi, gdt, .. } = guest.boot(&Boot { kernel: &kernel, ..Boot::default() }).unwrap() else {
         panic!("32-bit entry expected");
     };
     assert_eq!(eip, 0x10_0000);
     assert_eq!(guest.read(eip.into(), 8), b"KERNEL32");
     assert_eq!(guest.read(u64::from(esi) + 0x210, 1), [0xFF]);
-    assert_eq!(
-        gdt,
-        Gdt {
-            base: gdt.base,
-            limit: 47
-        }
-    );
+    assert_eq!(gdt, Gdt { base: gdt.base, limit: 47 });
     assert_eq!(guest.u64(gdt.base + 0x10), 0x00CF_9B00_0000_FFFF);
 }
 
@@ -286,35 +215,16 @@ fn refusals_say_what_to_do() {
     let kernel = bzimage(0x20F, 1, 1);
     let refuse = |kernel: &[u8], initrd: Option<&[u8]>, cmdline: &str| {
         let modules = initrd.into_iter().map(|b| module(b, "")).collect();
-        guest
-            .boot(&Boot {
-                kernel,
-                modules,
-                cmdline,
-                vga: false,
-            })
-            .unwrap_err()
-            .to_string()
+        guest.boot(&Boot { kernel, modules, cmdline, vga: false }).unwrap_err().to_string()
     };
-    assert_eq!(
-        refuse(&[], None, ""),
-        "the kernel is empty (0 bytes); give a complete file"
-    );
+    assert_eq!(refuse(&[], None, ""), "the kernel is empty (0 bytes); give a complete file");
     assert_eq!(
         refuse(&kernel[..3000], None, ""),
         "the kernel is truncated: its header calls for 6656 bytes but the file has 3000; fetch it again"
     );
-    assert_eq!(
-        refuse(&kernel, Some(&[]), ""),
-        "the initrd is empty (0 bytes); give a complete file"
-    );
-    assert_eq!(
-        refuse(&kernel, Some(&[0; 5000]), ""),
-        "the initrd needs 5 MiB of memory but the guest has 4 MiB; use --memory 5M or more"
-    );
-    assert!(
-        refuse(&kernel, None, &"x".repeat(2048)).contains("2048 bytes but this kernel takes 2047")
-    );
+    assert_eq!(refuse(&kernel, Some(&[]), ""), "the initrd is empty (0 bytes); give a complete file");
+    assert_eq!(refuse(&kernel, Some(&[0; 5000]), ""), "the initrd needs 5 MiB of memory but the guest has 4 MiB; use --memory 5M or more");
+    assert!(refuse(&kernel, None, &"x".repeat(2048)).contains("2048 bytes but this kernel takes 2047"));
     assert!(refuse(&bzimage(0x205, 0, 0), None, "").contains("2.05, but 2.06"));
     assert!(refuse(&[0x1F, 0x8B, 8, 0], None, "").contains("gunzip"));
     assert!(refuse(&[7; 600], None, "").contains("no known format"));
@@ -322,20 +232,8 @@ fn refusals_say_what_to_do() {
     no_note[0x148] = 1;
     assert!(refuse(&no_note, None, "").contains("CONFIG_PVH"));
     let tiny = Guest::new(MIN_RAM);
-    let error = tiny
-        .boot(&Boot {
-            kernel: &kernel,
-            ..Boot::default()
-        })
-        .unwrap_err();
-    assert_eq!(
-        error,
-        LoadError::TooLittleRam {
-            what: "kernel",
-            needed: 4 * MIB,
-            has: 2 * MIB
-        }
-    );
+    let error = tiny.boot(&Boot { kernel: &kernel, ..Boot::default() }).unwrap_err();
+    assert_eq!(error, LoadError::TooLittleRam { what: "kernel", needed: 4 * MIB, has: 2 * MIB });
 }
 
 #[test]
@@ -344,28 +242,15 @@ fn pvh() {
     let kernel = elf();
     guest.memory.write(0x10_0020, &[0xEE]).unwrap();
     let modules = vec![module(b"initrd", "first")];
-    let images = Boot {
-        kernel: &kernel,
-        modules,
-        cmdline: "quiet",
-        vga: false,
-    };
-    let Entry::Protected { eip, ebx, .. } = guest.boot(&images).unwrap() else {
-        panic!("32-bit entry expected")
-    };
+    let images = Boot { kernel: &kernel, modules, cmdline: "quiet", vga: false };
+    let Entry::Protected { eip, ebx, .. } = guest.boot(&images).unwrap() else { panic!("32-bit entry expected") };
     assert_eq!(eip, 0x10_0004);
-    assert_eq!(
-        guest.read(0x10_0000, 33),
-        [&b"SEGMENT-CONTENTS"[..], &[0; 17]].concat()
-    );
+    assert_eq!(guest.read(0x10_0000, 33), [&b"SEGMENT-CONTENTS"[..], &[0; 17]].concat());
     let info = u64::from(ebx);
     assert_eq!((guest.u32(info), guest.u32(info + 12)), (0x336E_C578, 1));
     let list = guest.u64(info + 16);
     assert_eq!(guest.read(guest.u64(list), 6), b"initrd");
-    assert_eq!(
-        (guest.u64(list + 8), guest.c_string(guest.u64(list + 16))),
-        (6, "first".into())
-    );
+    assert_eq!((guest.u64(list + 8), guest.c_string(guest.u64(list + 16))), (6, "first".into()));
     assert_eq!(guest.c_string(guest.u64(info + 24)), "quiet");
     assert_eq!(guest.u64(info + 32), acpi::RSDP_ADDRESS);
     assert_eq!(guest.u64(guest.u64(info + 40) + 8), 0x9_FC00);
@@ -375,19 +260,9 @@ fn pvh() {
 fn multiboot_by_addresses() {
     let guest = Guest::new(16 * MIB);
     let mut kernel = multiboot(0x1_0003);
-    kernel
-        .u32(0x4C, 0x20_0040)
-        .u32(0x50, 0x20_0000)
-        .u32(0x54, 0x20_0180)
-        .u32(0x58, 0x20_3000)
-        .u32(0x5C, 0x20_0010);
+    kernel.u32(0x4C, 0x20_0040).u32(0x50, 0x20_0000).u32(0x54, 0x20_0180).u32(0x58, 0x20_3000).u32(0x5C, 0x20_0010);
     let modules = vec![module(b"one", "a"), module(b"two", "b")];
-    let images = Boot {
-        kernel: kernel.as_slice(),
-        modules,
-        cmdline: "root",
-        vga: false,
-    };
+    let images = Boot { kernel: kernel.as_slice(), modules, cmdline: "root", vga: false };
     let Entry::Protected { eip, eax, ebx, .. } = guest.boot(&images).unwrap() else {
         panic!("32-bit entry expected");
     };
@@ -397,17 +272,8 @@ fn multiboot_by_addresses() {
     assert_eq!(guest.c_string(guest.u32(info + 16).into()), "root");
     assert_eq!(guest.u32(info + 20), 2);
     let second = u64::from(guest.u32(info + 24)) + 16;
-    assert_eq!(
-        (guest.u32(second), guest.u32(second + 4)),
-        (0x20_4000, 0x20_4003)
-    );
-    assert_eq!(
-        (
-            guest.read(0x20_4000, 3),
-            guest.c_string(guest.u32(second + 8).into())
-        ),
-        (b"two".to_vec(), "b".into())
-    );
+    assert_eq!((guest.u32(second), guest.u32(second + 4)), (0x20_4000, 0x20_4003));
+    assert_eq!((guest.read(0x20_4000, 3), guest.c_string(guest.u32(second + 8).into())), (b"two".to_vec(), "b".into()));
     assert_eq!((guest.u32(info + 4), guest.u32(info + 8)), (639, 15 * 1024));
     assert_eq!(guest.u32(u64::from(guest.u32(info + 48))), 20);
 }
@@ -419,13 +285,7 @@ fn multiboot_elf_enters_at_the_physical_address() {
     kernel.truncate(0x160);
     kernel.extend_from_slice(&multiboot(0).as_slice()[0x40..]);
     assert_eq!(detect(&kernel), ImageKind::Multiboot);
-    let Entry::Protected { eip, .. } = guest
-        .boot(&Boot {
-            kernel: &kernel,
-            ..Boot::default()
-        })
-        .unwrap()
-    else {
+    let Entry::Protected { eip, .. } = guest.boot(&Boot { kernel: &kernel, ..Boot::default() }).unwrap() else {
         panic!("32-bit entry expected");
     };
     assert_eq!(eip, 0x10_0008);
@@ -437,26 +297,12 @@ fn boot_sector() {
     let mut sector = [0x90; 512];
     sector[446..510].fill(0);
     sector[510..].copy_from_slice(&[0x55, 0xAA]);
-    let images = Boot {
-        kernel: &sector,
-        ..Boot::default()
-    };
-    assert_eq!(
-        guest.boot(&images).unwrap(),
-        Entry::Real {
-            cs: 0,
-            ip: 0x7C00,
-            sp: 0x7C00,
-            dl: 0x80
-        }
-    );
+    let images = Boot { kernel: &sector, ..Boot::default() };
+    assert_eq!(guest.boot(&images).unwrap(), Entry::Real { cs: 0, ip: 0x7C00, sp: 0x7C00, dl: 0x80 });
     assert_eq!(guest.read(0x7C00, 512), sector);
     // Every vector leads to an IRET; the BIOS data area knows the memory size.
     let vector = guest.u32(0x13 * 4);
-    assert_eq!(
-        guest.read(u64::from(vector >> 16) * 16 + u64::from(vector & 0xFFFF), 1),
-        [0xCF]
-    );
+    assert_eq!(guest.read(u64::from(vector >> 16) * 16 + u64::from(vector & 0xFFFF), 1), [0xCF]);
     assert_eq!(guest.read(0x413, 2), [0x7F, 0x02]);
 }
 
@@ -467,11 +313,7 @@ fn detection_is_by_content() {
         head[at..at + bytes.len()].copy_from_slice(bytes);
         head
     };
-    let mut mbr = with(
-        512,
-        446,
-        &[0x80, 0, 0, 0, 0x83, 0, 0, 0, 1, 0, 0, 0, 9, 0, 0, 0],
-    );
+    let mut mbr = with(512, 446, &[0x80, 0, 0, 0, 0x83, 0, 0, 0, 1, 0, 0, 0, 9, 0, 0, 0]);
     mbr[510..].copy_from_slice(&[0x55, 0xAA]);
     let cases: [(Vec<u8>, ImageKind); 12] = [
         (bzimage(0x20F, 1, 1), ImageKind::BzImage),
@@ -479,10 +321,7 @@ fn detection_is_by_content() {
         (multiboot(0).as_slice().to_vec(), ImageKind::Multiboot),
         (with(512, 0, b"QFI\xFB"), ImageKind::Qcow2),
         (with(512, 0, b"KDMV"), ImageKind::Vmdk),
-        (
-            with(512, 0x40, &0xBEDA_107Fu32.to_le_bytes()),
-            ImageKind::Vdi,
-        ),
+        (with(512, 0x40, &0xBEDA_107Fu32.to_le_bytes()), ImageKind::Vdi),
         (with(512, 0, b"conectix"), ImageKind::Vhd),
         (with(HEAD_LEN, 0x8001, b"CD001"), ImageKind::Iso9660),
         (mbr, ImageKind::RawDisk),

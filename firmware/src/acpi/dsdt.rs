@@ -2,16 +2,15 @@
 //! the devices that cannot be found by probing.
 
 use acpi_tables::aml::{
-    AddressSpace, AddressSpaceCacheable, Device, EISAName, IO, Interrupt, Memory32Fixed, Method,
-    Name, Package, PackageBuilder, Path, ResourceTemplate, Scope,
+    AddressSpace, AddressSpaceCacheable, Device, EISAName, IO, Interrupt, Memory32Fixed, Method, Name, Package, PackageBuilder, Path,
+    ResourceTemplate, Scope,
 };
 use acpi_tables::sdt::Sdt;
 use acpi_tables::{Aml, AmlSink};
 
 use super::Config;
 use crate::layout::{
-    HPET_BASE, IOAPIC_BASE, LAPIC_BASE, Layout, PCI_IRQS, PCI_WINDOW, PM1A_EVT_PORT, SLP_TYP_S5,
-    SMI_CMD_PORT, VGA_WINDOW, pci_irq,
+    HPET_BASE, IOAPIC_BASE, LAPIC_BASE, Layout, PCI_IRQS, PCI_WINDOW, PM1A_EVT_PORT, SLP_TYP_S5, SMI_CMD_PORT, VGA_WINDOW, pci_irq,
 };
 
 /// The interrupt link devices, one for each of [`PCI_IRQS`].
@@ -40,8 +39,7 @@ impl Aml for Irq {
 fn device(name: &str, hid: &str, uid: Option<u8>, resources: Vec<&dyn Aml>) -> Raw {
     let hid = Name::new("_HID".into(), &EISAName::new(hid));
     let uid = uid.map(|uid| Name::new("_UID".into(), &uid));
-    let crs = (!resources.is_empty())
-        .then(|| Name::new("_CRS".into(), &ResourceTemplate::new(resources)));
+    let crs = (!resources.is_empty()).then(|| Name::new("_CRS".into(), &ResourceTemplate::new(resources)));
     let mut children: Vec<&dyn Aml> = vec![&hid];
     children.extend(uid.iter().map(|n| n as &dyn Aml));
     children.extend(crs.iter().map(|n| n as &dyn Aml));
@@ -53,10 +51,7 @@ fn encode(aml: &dyn Aml) -> Raw {
 }
 
 fn scope(path: &str, children: &[Raw]) -> Raw {
-    encode(&Scope::new(
-        path.into(),
-        children.iter().map(|c| c as &dyn Aml).collect(),
-    ))
+    encode(&Scope::new(path.into(), children.iter().map(|c| c as &dyn Aml).collect()))
 }
 
 /// An interrupt link that is wired to `irq` for good. A static number in `_PRT` would mean active low.
@@ -69,10 +64,7 @@ fn link(name: &str, uid: u8, irq: u8) -> Raw {
     let crs = Name::new("_CRS".into(), &resources);
     let srs = Method::new("_SRS".into(), 1, false, vec![]);
     let dis = Method::new("_DIS".into(), 0, false, vec![]);
-    encode(&Device::new(
-        name.into(),
-        vec![&hid, &uid, &prs, &crs, &srs, &dis],
-    ))
+    encode(&Device::new(name.into(), vec![&hid, &uid, &prs, &crs, &srs, &dis]))
 }
 
 fn processors(cpus: u8) -> Vec<Raw> {
@@ -80,10 +72,7 @@ fn processors(cpus: u8) -> Vec<Raw> {
         .map(|id| {
             let hid = Name::new("_HID".into(), &"ACPI0007");
             let uid = Name::new("_UID".into(), &id);
-            encode(&Device::new(
-                Path::new(&format!("C{id:03X}")),
-                vec![&hid, &uid],
-            ))
+            encode(&Device::new(Path::new(&format!("C{id:03X}")), vec![&hid, &uid]))
         })
         .collect()
 }
@@ -106,13 +95,7 @@ fn host_bridge(layout: &Layout) -> Raw {
     let hid = Name::new("_HID".into(), &EISAName::new("PNP0A03"));
     let uid = Name::new("_UID".into(), &0u8);
     let memory = |cacheable, range: std::ops::Range<u64>| {
-        AddressSpace::new_memory(
-            cacheable,
-            true,
-            range.start as u32,
-            (range.end - 1) as u32,
-            None,
-        )
+        AddressSpace::new_memory(cacheable, true, range.start as u32, (range.end - 1) as u32, None)
     };
     let bus = AddressSpace::new_bus_number(0u16, 0xFF);
     let config = IO::new(0xCF8, 0xCF8, 1, 8);
@@ -121,22 +104,12 @@ fn host_bridge(layout: &Layout) -> Raw {
     let vga = memory(AddressSpaceCacheable::Cacheable, VGA_WINDOW);
     let window = memory(AddressSpaceCacheable::NotCacheable, PCI_WINDOW);
     let range64 = layout.pci_window64();
-    let window64 = (!range64.is_empty()).then(|| {
-        AddressSpace::new_memory(
-            AddressSpaceCacheable::Cacheable,
-            true,
-            range64.start,
-            range64.end - 1,
-            None,
-        )
-    });
+    let window64 = (!range64.is_empty())
+        .then(|| AddressSpace::new_memory(AddressSpaceCacheable::Cacheable, true, range64.start, range64.end - 1, None));
     let mut resources: Vec<&dyn Aml> = vec![&bus, &config, &low_ports, &high_ports, &vga, &window];
     resources.extend(window64.iter().map(|w| w as &dyn Aml));
     let crs = Name::new("_CRS".into(), &ResourceTemplate::new(resources));
-    encode(&Device::new(
-        "PCI0".into(),
-        vec![&hid, &uid, &crs, &routing(), &isa_bridge()],
-    ))
+    encode(&Device::new("PCI0".into(), vec![&hid, &uid, &crs, &routing(), &isa_bridge()]))
 }
 
 /// The PIIX bridge in slot 1 and what hangs on it.
@@ -145,12 +118,7 @@ fn isa_bridge() -> Raw {
     let io = |port, len| IO::new(port, port, 1, len);
     let devices = [
         device("RTC_", "PNP0B00", None, vec![&io(0x70, 2), &Irq(8)]),
-        device(
-            "KBD_",
-            "PNP0303",
-            None,
-            vec![&io(0x60, 1), &io(0x64, 1), &Irq(1)],
-        ),
+        device("KBD_", "PNP0303", None, vec![&io(0x60, 1), &io(0x64, 1), &Irq(1)]),
         device("MOU_", "PNP0F13", None, vec![&Irq(12)]),
         device("COM1", "PNP0501", Some(1), vec![&io(0x3F8, 8), &Irq(4)]),
         device("COM2", "PNP0501", Some(2), vec![&io(0x2F8, 8), &Irq(3)]),
@@ -180,21 +148,10 @@ fn board_resources() -> Raw {
 #[must_use]
 pub fn build(config: &Config, layout: &Layout) -> Sdt {
     let mut system_bus = processors(config.cpus);
-    system_bus.extend(
-        LINKS
-            .iter()
-            .zip(PCI_IRQS)
-            .zip(1..)
-            .map(|((name, irq), uid)| link(name, uid, irq)),
-    );
+    system_bus.extend(LINKS.iter().zip(PCI_IRQS).zip(1..).map(|((name, irq), uid)| link(name, uid, irq)));
     system_bus.push(host_bridge(layout));
     system_bus.push(board_resources());
-    system_bus.push(device(
-        "HPET",
-        "PNP0103",
-        None,
-        vec![&Memory32Fixed::new(true, HPET_BASE as u32, 0x400)],
-    ));
+    system_bus.push(device("HPET", "PNP0103", None, vec![&Memory32Fixed::new(true, HPET_BASE as u32, 0x400)]));
 
     let off = Package::new(vec![&SLP_TYP_S5, &SLP_TYP_S5, &0u8, &0u8]);
     let mut table = super::sdt(b"DSDT", 2);

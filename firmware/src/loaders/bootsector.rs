@@ -16,25 +16,14 @@ const FIRST_DISK: u8 = 0x80;
 /// An empty image, or one that does not fit in conventional memory.
 pub fn load(image: &[u8], writer: &PhysWriter<'_>) -> Result<Entry, LoadError> {
     if image.is_empty() {
-        return Err(LoadError::Empty {
-            what: "boot sector",
-        });
+        return Err(LoadError::Empty { what: "boot sector" });
     }
     let len = image.len() as u64;
     if len > EBDA_BASE - LOAD_ADDRESS {
-        return Err(LoadError::TooLarge {
-            what: "boot sector image",
-            bytes: len,
-            limit: EBDA_BASE,
-        });
+        return Err(LoadError::TooLarge { what: "boot sector image", bytes: len, limit: EBDA_BASE });
     }
     bda::write_vectors(writer)?;
     writer.write(LOAD_ADDRESS, image)?;
     let at = LOAD_ADDRESS as u16;
-    Ok(Entry::Real {
-        cs: 0,
-        ip: at,
-        sp: at,
-        dl: FIRST_DISK,
-    })
+    Ok(Entry::Real { cs: 0, ip: at, sp: at, dl: FIRST_DISK })
 }

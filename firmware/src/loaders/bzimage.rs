@@ -79,36 +79,22 @@ struct Kernel<'a> {
 
 impl<'a> Kernel<'a> {
     fn parse(file: &'a [u8]) -> Result<Self, LoadError> {
-        let bad = |why| LoadError::Malformed {
-            format: "bzImage",
-            why,
-        };
+        let bad = |why| LoadError::Malformed { format: "bzImage", why };
         if !is_bzimage(file) {
             return Err(bad("the setup header's magic numbers are missing"));
         }
-        let truncated = |needed| LoadError::Truncated {
-            what: "kernel",
-            needed,
-            has: file.len() as u64,
-        };
+        let truncated = |needed| LoadError::Truncated { what: "kernel", needed, has: file.len() as u64 };
         let version = u16_at(file, header::VERSION).ok_or(truncated(0x208))?;
         if version < 0x206 {
             return Err(LoadError::OldProtocol { version });
         }
-        let header_end =
-            header::MAGIC + usize::from(*file.get(header::JUMP + 1).ok_or(truncated(0x202))?);
-        let least = if version >= 0x20A {
-            header::INIT_SIZE + 4
-        } else {
-            header::CMDLINE_SIZE + 4
-        };
+        let header_end = header::MAGIC + usize::from(*file.get(header::JUMP + 1).ok_or(truncated(0x202))?);
+        let least = if version >= 0x20A { header::INIT_SIZE + 4 } else { header::CMDLINE_SIZE + 4 };
         if header_end < least || header_end > params::E820_TABLE {
             return Err(bad("the setup header's length is wrong"));
         }
         let short = truncated(header_end as u64);
-        let setup = file
-            .get(header::SETUP_SECTS..header_end)
-            .ok_or(short.clone())?;
+        let setup = file.get(header::SETUP_SECTS..header_end).ok_or(short.clone())?;
         let byte = |at: usize| file.get(at).copied().ok_or(short.clone());
         let dword = |at| u32_at(file, at).ok_or(short.clone());
 
@@ -126,29 +112,16 @@ impl<'a> Kernel<'a> {
         if available + 15 < code_len {
             return Err(truncated(code_start + code_len));
         }
-        let code = range(file, code_start, code_len.min(available))
-            .ok_or(truncated(code_start + code_len))?;
+        let code = range(file, code_start, code_len.min(available)).ok_or(truncated(code_start + code_len))?;
 
         let loadflags = byte(header::LOADFLAGS)?;
         if loadflags & LOADED_HIGH == 0 {
             return Err(bad("it is a zImage, which loads below 1 MiB"));
         }
         let relocatable = version >= 0x20A && byte(header::RELOCATABLE)? != 0;
-        let preferred = if version >= 0x20A {
-            u64_at(file, header::PREF_ADDRESS).ok_or(short.clone())?
-        } else {
-            EXTENDED_BASE
-        };
-        let init_size = if version >= 0x20A {
-            u64::from(dword(header::INIT_SIZE)?)
-        } else {
-            0
-        };
-        let xloadflags = if version >= 0x20C {
-            u16_at(file, header::XLOADFLAGS).ok_or(short.clone())?
-        } else {
-            0
-        };
+        let preferred = if version >= 0x20A { u64_at(file, header::PREF_ADDRESS).ok_or(short.clone())? } else { EXTENDED_BASE };
+        let init_size = if version >= 0x20A { u64::from(dword(header::INIT_SIZE)?) } else { 0 };
+        let xloadflags = if version >= 0x20C { u16_at(file, header::XLOADFLAGS).ok_or(short.clone())? } else { 0 };
         let cmdline_max = match dword(header::CMDLINE_SIZE)? {
             0 => 255,
             n => u64::from(n),
@@ -160,11 +133,7 @@ impl<'a> Kernel<'a> {
             long: xloadflags & XLF_KERNEL_64 != 0,
             cmdline_max,
             initrd_limit: u64::from(dword(header::INITRD_ADDR_MAX)?) + 1,
-            load_address: if relocatable {
-                preferred.max(EXTENDED_BASE)
-            } else {
-                EXTENDED_BASE
-            },
+            load_address: if relocatable { preferred.max(EXTENDED_BASE) } else { EXTENDED_BASE },
             init_size: init_size.max(code.len() as u64),
         })
     }
@@ -180,10 +149,7 @@ pub fn load(boot: &Boot<'_>, writer: &PhysWriter<'_>) -> Result<Entry, LoadError
     let cmdline = c_string(boot.cmdline)?;
     let cmdline_len = cmdline.len() as u64 - 1;
     if cmdline_len > kernel.cmdline_max {
-        return Err(LoadError::LongCommandLine {
-            len: cmdline_len,
-            max: kernel.cmdline_max,
-        });
+        return Err(LoadError::LongCommandLine { len: cmdline_len, max: kernel.cmdline_max });
     }
     let layout = writer.layout();
     let end = kernel.load_address.saturating_add(kernel.init_size);
@@ -205,8 +171,7 @@ pub fn load(boot: &Boot<'_>, writer: &PhysWriter<'_>) -> Result<Entry, LoadError
         .u32(header::CODE32_START, kernel.load_address as u32)
         .u32(header::CMD_LINE_PTR, cmdline as u32);
     if let (Some(first), Some(last)) = (initrd.first(), initrd.last()) {
-        page.u32(header::RAMDISK_IMAGE, first.start as u32)
-            .u32(header::RAMDISK_SIZE, (last.end - first.start) as u32);
+        page.u32(header::RAMDISK_IMAGE, first.start as u32).u32(header::RAMDISK_SIZE, (last.end - first.start) as u32);
     }
     describe_board(&mut page, &layout.e820(), boot.vga);
     let page = low.put(writer, page.as_slice(), PAGE)?;
@@ -233,12 +198,8 @@ pub fn load(boot: &Boot<'_>, writer: &PhysWriter<'_>) -> Result<Entry, LoadError
 
 /// Fills in what the real-mode setup code would have asked the BIOS.
 fn describe_board(page: &mut Fields, e820: &[E820Entry], vga: bool) {
-    let extended = e820
-        .iter()
-        .find(|e| e.base == EXTENDED_BASE)
-        .map_or(0, |e| e.len >> 10);
-    page.u16(params::EXT_MEM_K, extended.min(0xFC00) as u16)
-        .u32(params::ALT_MEM_K, extended as u32);
+    let extended = e820.iter().find(|e| e.base == EXTENDED_BASE).map_or(0, |e| e.len >> 10);
+    page.u16(params::EXT_MEM_K, extended.min(0xFC00) as u16).u32(params::ALT_MEM_K, extended as u32);
     if vga {
         page.u8(params::VIDEO_MODE, 3)
             .u8(params::VIDEO_COLS, 80)
@@ -251,8 +212,6 @@ fn describe_board(page: &mut Fields, e820: &[E820Entry], vga: bool) {
     page.u8(params::E820_ENTRIES, e820.len() as u8);
     for (i, entry) in e820.iter().enumerate() {
         let at = params::E820_TABLE + i * 20;
-        page.u64(at, entry.base)
-            .u64(at + 8, entry.len)
-            .u32(at + 16, entry.kind as u32);
+        page.u64(at, entry.base).u64(at + 8, entry.len).u32(at + 16, entry.kind as u32);
     }
 }

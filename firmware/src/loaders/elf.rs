@@ -36,10 +36,7 @@ pub struct Elf<'a> {
 }
 
 fn bad(why: &'static str) -> LoadError {
-    LoadError::Malformed {
-        format: "ELF kernel",
-        why,
-    }
+    LoadError::Malformed { format: "ELF kernel", why }
 }
 
 impl<'a> Elf<'a> {
@@ -48,11 +45,7 @@ impl<'a> Elf<'a> {
     /// # Errors
     /// A file that is truncated, no ELF, or not for x86.
     pub fn parse(file: &'a [u8]) -> Result<Self, LoadError> {
-        let truncated = |needed| LoadError::Truncated {
-            what: "kernel",
-            needed,
-            has: file.len() as u64,
-        };
+        let truncated = |needed| LoadError::Truncated { what: "kernel", needed, has: file.len() as u64 };
         let Some([0x7F, b'E', b'L', b'F', class, 1]) = array(file, 0) else {
             return Err(bad("the magic number is missing, or it is big-endian"));
         };
@@ -63,24 +56,13 @@ impl<'a> Elf<'a> {
         };
         let short = truncated(if wide { 64 } else { 52 });
         let word = |at| u16_at(file, at).ok_or(short.clone());
-        let address = |at32, at64| {
-            if wide {
-                u64_at(file, at64)
-            } else {
-                u32_at(file, at32).map(u64::from)
-            }
-            .ok_or(short.clone())
-        };
+        let address = |at32, at64| if wide { u64_at(file, at64) } else { u32_at(file, at32).map(u64::from) }.ok_or(short.clone());
         if !matches!(word(18)?, EM_386 | EM_X86_64) {
             return Err(bad("it is for another processor, not x86"));
         }
         let entry = address(24, 24)?;
         let table = address(28, 32)?;
-        let (size, count) = if wide {
-            (word(54)?, word(56)?)
-        } else {
-            (word(42)?, word(44)?)
-        };
+        let (size, count) = if wide { (word(54)?, word(56)?) } else { (word(42)?, word(44)?) };
         if count == 0 {
             return Err(bad("it has no program headers"));
         }
@@ -94,20 +76,10 @@ impl<'a> Elf<'a> {
         let headers = range(file, table, len).ok_or(truncated(table.saturating_add(len)))?;
         let segments = headers
             .chunks_exact(size.into())
-            .map(|h| {
-                if wide {
-                    Segment::wide(h)
-                } else {
-                    Segment::narrow(h)
-                }
-            })
+            .map(|h| if wide { Segment::wide(h) } else { Segment::narrow(h) })
             .collect::<Option<_>>()
             .ok_or(short)?;
-        Ok(Self {
-            file,
-            entry,
-            segments,
-        })
+        Ok(Self { file, entry, segments })
     }
 
     /// Copies the loadable segments to their physical addresses and clears the rest of them; the ranges they occupy.
@@ -116,34 +88,21 @@ impl<'a> Elf<'a> {
     /// A file that is truncated, or segments where there is no RAM.
     pub fn load(&self, writer: &PhysWriter<'_>) -> Result<Vec<Range<u64>>, LoadError> {
         let mut ranges = Vec::new();
-        for s in self
-            .segments
-            .iter()
-            .filter(|s| s.kind == PT_LOAD && s.memory_size > 0)
-        {
+        for s in self.segments.iter().filter(|s| s.kind == PT_LOAD && s.memory_size > 0) {
             if s.memory_size < s.file_size {
                 return Err(bad("a segment is larger in the file than in memory"));
             }
-            let end = s
-                .physical_address
-                .checked_add(s.memory_size)
-                .ok_or(bad("a segment wraps around"))?;
+            let end = s.physical_address.checked_add(s.memory_size).ok_or(bad("a segment wraps around"))?;
             let bytes = self.bytes(s)?;
             if end > writer.layout().low() && end <= LOW_RAM_MAX {
                 return Err(too_little("kernel", end, writer));
             }
             claim(s.physical_address, s.memory_size, writer)?;
-            if ranges
-                .iter()
-                .any(|r: &Range<u64>| r.start < end && s.physical_address < r.end)
-            {
+            if ranges.iter().any(|r: &Range<u64>| r.start < end && s.physical_address < r.end) {
                 return Err(bad("its segments overlap"));
             }
             writer.write(s.physical_address, bytes)?;
-            writer.zero(
-                s.physical_address + s.file_size,
-                s.memory_size - s.file_size,
-            )?;
+            writer.zero(s.physical_address + s.file_size, s.memory_size - s.file_size)?;
             ranges.push(s.physical_address..end);
         }
         if ranges.is_empty() {
@@ -159,10 +118,7 @@ impl<'a> Elf<'a> {
             .iter()
             .filter(|s| s.kind == PT_LOAD)
             .find(|s| self.entry.wrapping_sub(s.virtual_address) < s.memory_size)
-            .map_or(self.entry, |s| {
-                s.physical_address
-                    .wrapping_add(self.entry.wrapping_sub(s.virtual_address))
-            })
+            .map_or(self.entry, |s| s.physical_address.wrapping_add(self.entry.wrapping_sub(s.virtual_address)))
     }
 
     /// The content of the first note of this owner and type.
@@ -218,9 +174,7 @@ impl Segment {
 fn find_note<'a>(mut notes: &'a [u8], align: usize, owner: &[u8], kind: u32) -> Option<&'a [u8]> {
     loop {
         let (name_len, desc_len) = (u32_at(notes, 0)? as usize, u32_at(notes, 4)? as usize);
-        let desc_at = 12usize
-            .checked_add(name_len)?
-            .checked_next_multiple_of(align)?;
+        let desc_at = 12usize.checked_add(name_len)?.checked_next_multiple_of(align)?;
         let end = desc_at.checked_add(desc_len)?;
         let name = notes.get(12..12usize.checked_add(name_len)?)?;
         let desc = notes.get(desc_at..end)?;
@@ -239,9 +193,7 @@ pub fn claim(address: u64, len: u64, writer: &PhysWriter<'_>) -> Result<(), Load
     use crate::layout::{EBDA_BASE, TABLES};
     let end = address.saturating_add(len);
     let ours = [0..0x1000, EBDA_BASE..TABLES.end];
-    if writer.layout().offset(address, len).is_none()
-        || ours.iter().any(|r| address < r.end && r.start < end)
-    {
+    if writer.layout().offset(address, len).is_none() || ours.iter().any(|r| address < r.end && r.start < end) {
         return Err(LoadError::NotRam { address, len });
     }
     Ok(())

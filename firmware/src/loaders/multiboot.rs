@@ -37,10 +37,7 @@ pub fn find_header(head: &[u8]) -> Option<usize> {
 }
 
 fn bad(why: &'static str) -> LoadError {
-    LoadError::Malformed {
-        format: "multiboot kernel",
-        why,
-    }
+    LoadError::Malformed { format: "multiboot kernel", why }
 }
 
 /// Loads a multiboot kernel; modules follow it on page boundaries.
@@ -59,18 +56,11 @@ pub fn load(boot: &Boot<'_>, writer: &PhysWriter<'_>) -> Result<Entry, LoadError
     } else {
         let elf = Elf::parse(file)?;
         let ranges = elf.load(writer)?;
-        let entry = u32::try_from(elf.physical_entry())
-            .map_err(|_| bad("its entry point is above 4 GiB"))?;
+        let entry = u32::try_from(elf.physical_entry()).map_err(|_| bad("its entry point is above 4 GiB"))?;
         (entry, ranges)
     };
 
-    let mut at = kernel
-        .iter()
-        .map(|r| r.end)
-        .filter(|e| *e <= LOW_RAM_MAX)
-        .max()
-        .unwrap_or(0)
-        .max(EXTENDED_BASE);
+    let mut at = kernel.iter().map(|r| r.end).filter(|e| *e <= LOW_RAM_MAX).max().unwrap_or(0).max(EXTENDED_BASE);
     let mut low = LowMemory::new(&kernel);
     let mut list = Vec::new();
     for module in &boot.modules {
@@ -84,58 +74,30 @@ pub fn load(boot: &Boot<'_>, writer: &PhysWriter<'_>) -> Result<Entry, LoadError
         }
         writer.write(at, module.bytes)?;
         let mut entry = Fields::new(16);
-        entry
-            .u32(0, at as u32)
-            .u32(4, end as u32)
-            .u32(8, low.put(writer, &c_string(module.cmdline)?, 4)? as u32);
+        entry.u32(0, at as u32).u32(4, end as u32).u32(8, low.put(writer, &c_string(module.cmdline)?, 4)? as u32);
         list.extend_from_slice(entry.as_slice());
         at = end;
     }
     let info = information(boot, &list, &mut low, writer)?;
-    Ok(Entry::Protected {
-        eip,
-        eax: LOADER_MAGIC,
-        ebx: info,
-        esi: 0,
-        esp: low.stack()? as u32,
-        gdt: low.gdt(writer, false)?,
-    })
+    Ok(Entry::Protected { eip, eax: LOADER_MAGIC, ebx: info, esi: 0, esp: low.stack()? as u32, gdt: low.gdt(writer, false)? })
 }
 
 /// Loads by the addresses in the header (section 3.1.3); the entry point and the range that the kernel occupies.
-fn load_flat(
-    file: &[u8],
-    header: usize,
-    writer: &PhysWriter<'_>,
-) -> Result<(u32, Vec<std::ops::Range<u64>>), LoadError> {
-    let truncated = |needed| LoadError::Truncated {
-        what: "kernel",
-        needed,
-        has: file.len() as u64,
-    };
+fn load_flat(file: &[u8], header: usize, writer: &PhysWriter<'_>) -> Result<(u32, Vec<std::ops::Range<u64>>), LoadError> {
+    let truncated = |needed| LoadError::Truncated { what: "kernel", needed, has: file.len() as u64 };
     let field = |i: usize| u32_at(file, header + i * 4).ok_or(truncated(header as u64 + 32));
-    let (header_address, load, load_end, bss_end, entry) =
-        (field(3)?, field(4)?, field(5)?, field(6)?, field(7)?);
-    let before = header_address
-        .checked_sub(load)
-        .ok_or(bad("its header lies before its load address"))?;
-    let start = (header as u64)
-        .checked_sub(before.into())
-        .ok_or(bad("its load address lies before the file"))?;
+    let (header_address, load, load_end, bss_end, entry) = (field(3)?, field(4)?, field(5)?, field(6)?, field(7)?);
+    let before = header_address.checked_sub(load).ok_or(bad("its header lies before its load address"))?;
+    let start = (header as u64).checked_sub(before.into()).ok_or(bad("its load address lies before the file"))?;
     let len = match load_end {
         0 => file.len() as u64 - start,
-        end => end
-            .checked_sub(load)
-            .ok_or(bad("its load address lies after its end"))?
-            .into(),
+        end => end.checked_sub(load).ok_or(bad("its load address lies after its end"))?.into(),
     };
     let bytes = range(file, start, len).ok_or(truncated(start + len))?;
     let end = u64::from(load) + len;
     let bss = match bss_end {
         0 => 0,
-        bss_end => u64::from(bss_end)
-            .checked_sub(end)
-            .ok_or(bad("its bss ends before it starts"))?,
+        bss_end => u64::from(bss_end).checked_sub(end).ok_or(bad("its bss ends before it starts"))?,
     };
     if end + bss > writer.layout().low() && end + bss < HIGH_RAM_BASE {
         return Err(too_little("kernel", end + bss, writer));
@@ -148,24 +110,13 @@ fn load_flat(
 }
 
 /// Writes the information structure (section 3.3) and what it points to; its address.
-fn information(
-    boot: &Boot<'_>,
-    modules: &[u8],
-    low: &mut LowMemory,
-    writer: &PhysWriter<'_>,
-) -> Result<u32, LoadError> {
+fn information(boot: &Boot<'_>, modules: &[u8], low: &mut LowMemory, writer: &PhysWriter<'_>) -> Result<u32, LoadError> {
     let e820 = writer.layout().e820();
-    let upper = e820
-        .iter()
-        .find(|e| e.base == EXTENDED_BASE)
-        .map_or(0, |e| e.len >> 10);
+    let upper = e820.iter().find(|e| e.base == EXTENDED_BASE).map_or(0, |e| e.len >> 10);
     let mut map = Fields::new(24 * e820.len());
     for (i, entry) in e820.iter().enumerate() {
         let at = i * 24;
-        map.u32(at, 20)
-            .u64(at + 4, entry.base)
-            .u64(at + 12, entry.len)
-            .u32(at + 20, entry.kind as u32);
+        map.u32(at, 20).u64(at + 4, entry.base).u64(at + 12, entry.len).u32(at + 20, entry.kind as u32);
     }
     let mut flags = INFO_MEMORY | INFO_CMDLINE | INFO_MAP | INFO_LOADER;
     if !modules.is_empty() {
