@@ -161,6 +161,8 @@ pub trait Source {
 
 /// An operand that can be read and written.
 pub trait Place: Source {
+    /// It is the memory operand.
+    const IS_MEMORY: bool = false;
     /// Stores `v`.
     ///
     /// # Errors
@@ -233,6 +235,7 @@ impl Place for Src {
     }
 }
 impl Place for Mem {
+    const IS_MEMORY: bool = true;
     #[inline(always)]
     fn set<W: Width>(cpu: &mut Cpu, op: &Op, v: W) -> Result<(), Fault> {
         cpu.store(op, v)

@@ -1,8 +1,15 @@
 //! Handlers, by instruction family. Each family has its `ROWS` of the instruction table.
 
+pub mod alu;
+pub mod control;
 pub mod cpuid;
+pub mod data;
+pub mod far;
 pub mod interrupt;
 pub mod msr;
+pub mod segment;
+pub mod shift;
+pub mod string;
 
 use iced_x86::{Instruction, Mnemonic};
 
@@ -13,7 +20,7 @@ use crate::table::Row;
 /// The rows of all families.
 #[must_use]
 pub fn families() -> Vec<&'static [Row]> {
-    vec![]
+    vec![alu::ROWS, control::ROWS, data::ROWS, shift::ROWS, string::ROWS]
 }
 
 /// An encoding that is no instruction: #UD.
@@ -63,4 +70,16 @@ impl Cpu {
             log::debug!(target: "cpu", "{what} at {rip:#x}: {}", if known { format!("{bytes:02x?}") } else { "bytes not mapped".into() });
         }
     }
+}
+
+/// MOVSD of XMM registers, which shares its mnemonic with the string instruction.
+pub(crate) fn movsd_xmm(l: &crate::lower::Lower) -> Option<Op> {
+    let _ = l;
+    None
+}
+
+/// CMPSD of XMM registers, which shares its mnemonic with the string instruction.
+pub(crate) fn cmpsd_xmm(l: &crate::lower::Lower) -> Option<Op> {
+    let _ = l;
+    None
 }

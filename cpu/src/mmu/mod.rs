@@ -331,7 +331,7 @@ fn pieces(addr: u64, len: usize) -> impl Iterator<Item = (u64, usize, usize)> {
 }
 
 #[inline(always)]
-fn cut(ea: u64, how: u8) -> u64 {
+pub(crate) fn cut(ea: u64, how: u8) -> u64 {
     if how & addr::SIZE_16 != 0 {
         ea & 0xffff
     } else if how & addr::SIZE_32 != 0 {

@@ -1,3 +1,4 @@
 //! Pure functions over values, named by mnemonic; they know no registers and no memory.
 
+pub mod integer;
 pub mod x87;
