@@ -26,6 +26,8 @@ struct State {
     counters: [Counter; 3],
     /// The level of OUT0 as last driven.
     out0: bool,
+    /// The clock of the rising edge of OUT0 for which the timer is armed.
+    rise: Option<u64>,
     /// Bits 3:0 of port 0x61: gate of counter 2, speaker data, parity and channel check disable.
     port61: u8,
 }
@@ -90,6 +92,21 @@ impl Pit8254 {
         }
     }
 
+    /// Gives the edge of OUT0 that is due, even if the board has not come to announce it.
+    fn sync(&mut self, ctx: &mut Ctx) {
+        let tick = ctx.now.ticks(PIT_HZ);
+        for counter in &mut self.state.counters {
+            counter.settle(tick);
+        }
+        if self.state.rise.take_if(|rise| *rise <= tick).is_some() {
+            if self.state.out0 {
+                ctx.line(0, false);
+            }
+            self.state.out0 = true;
+            ctx.line(0, true);
+        }
+    }
+
     /// Drives OUT0 and arms the timer for its next rising edge.
     fn update(&mut self, ctx: &mut Ctx) {
         let tick = ctx.now.ticks(PIT_HZ);
@@ -100,7 +117,8 @@ impl Pit8254 {
             self.state.out0 = out;
             ctx.line(0, out);
         }
-        match self.state.counters[0].next_rise(tick) {
+        self.state.rise = self.state.counters[0].next_rise(tick);
+        match self.state.rise {
             Some(rise) => ctx.arm(0, Time::of_ticks(rise, PIT_HZ)),
             None => ctx.cancel(0),
         }
@@ -140,10 +158,8 @@ impl Device for Pit8254 {
     }
 
     fn write(&mut self, ctx: &mut Ctx, region: u8, offset: u64, width: usize, value: u64) {
+        self.sync(ctx);
         let tick = ctx.now.ticks(PIT_HZ);
-        for counter in &mut self.state.counters {
-            counter.settle(tick);
-        }
         write_bytes(width, value, |i, byte| match (region, offset + i) {
             (0, channel @ 0..3) => self.state.counters[channel as usize].write(byte, tick),
             (0, 3) => self.control(byte, tick),
@@ -155,20 +171,11 @@ impl Device for Pit8254 {
                 "pit8254: write {byte:#x} to region {region} offset {offset:#x} ignored"
             ),
         });
-        // Reprogramming any counter leaves a running OUT0 as it is.
-        if region == 0 {
-            self.update(ctx);
-        }
+        self.update(ctx);
     }
 
     fn timer(&mut self, ctx: &mut Ctx, _timer: u32) {
-        let tick = ctx.now.ticks(PIT_HZ);
-        self.state.counters[0].settle(tick);
-        if self.state.out0 {
-            ctx.line(0, false);
-        }
-        self.state.out0 = true;
-        ctx.line(0, true);
+        self.sync(ctx);
         self.update(ctx);
     }
 

@@ -74,6 +74,17 @@ fn a_new_count_waits_for_the_end_of_the_cycle() {
 }
 
 #[test]
+fn an_edge_is_not_lost_to_a_write_at_its_instant() {
+    let (mut rig, mut pit) = (Rig::new(), Pit8254::new());
+    program(&mut rig, &mut pit, 0, 2, 100);
+    rig.take();
+    rig.now = at(101);
+    rig.write(&mut pit, 1, 0, 1, 0);
+    assert_eq!(rig.take_line(0), [false, true]);
+    assert_eq!(rig.timers.next(), Some(at(201)));
+}
+
+#[test]
 fn channel_two_calibration() {
     // As operating systems measure the TSC: mode 0, gate by port 0x61, wait for OUT2.
     let (mut rig, mut pit) = (Rig::new(), Pit8254::new());
