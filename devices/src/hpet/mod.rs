@@ -3,7 +3,7 @@
 //! Region 0 = 1 KiB of registers (at 0xFED00000). Output lines 0..23 are the I/O APIC's pins, 32 and 33 the legacy
 //! replacements of IRQ0 and IRQ8. The counter is 64 bits wide and counts 10 ns.
 //!
-//! Matches are found when somebody looks ([`Hpet::sync`]); a timer is armed only for comparators that may interrupt.
+//! Matches are found when somebody looks (`sync`); a timer is armed only for comparators that may interrupt.
 
 #[cfg(test)]
 mod tests;
@@ -99,7 +99,7 @@ struct State {
     status: u64,
     /// The counter when it stands; else what the count of virtual time lacks to it.
     counter: u64,
-    /// The counter at the last [`Hpet::sync`].
+    /// The counter at the last `sync`.
     seen: u64,
     timers: [Timer; TIMERS],
     /// The output lines that are high.

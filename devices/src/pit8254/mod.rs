@@ -125,7 +125,7 @@ impl Pit8254 {
     }
 
     fn read_port61(&self, tick: u64) -> u8 {
-        let refresh = (tick / REFRESH_CLOCKS & 1) as u8;
+        let refresh = ((tick / REFRESH_CLOCKS) & 1) as u8;
         let out2 = u8::from(self.state.counters[2].out(tick));
         self.state.port61 | refresh << 4 | out2 << 5
     }

@@ -151,7 +151,7 @@ impl State {
         if self.get(reg::B) & BINARY != 0 {
             value
         } else {
-            value / 10 << 4 | value % 10
+            (value / 10) << 4 | (value % 10)
         }
     }
 

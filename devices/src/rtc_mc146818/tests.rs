@@ -144,7 +144,7 @@ fn hostile_bytes_do_not_panic() {
         seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
         set(&mut rig, &mut rtc, (seed >> 28) as u8, (seed >> 16) as u8);
         set(&mut rig, &mut rtc, 0x32, (seed >> 12) as u8);
-        rig.run(&mut rtc, u64::from(seed & 0xffff_ffff));
+        rig.run(&mut rtc, u64::from(seed));
         rig.take();
     }
     let saved = rtc.save();
