@@ -81,10 +81,7 @@ impl AcpiPm {
             ctx.line(0, sci);
         }
         if state.control & SCI_EN != 0 && state.enable & !state.status & TMR != 0 {
-            ctx.arm(
-                0,
-                Time::of_ticks((state.half_turns + 1) * HALF_TURN, PM_TIMER_HZ),
-            );
+            ctx.arm(0, Time::of_ticks((state.half_turns + 1) * HALF_TURN, PM_TIMER_HZ));
         } else {
             ctx.cancel(0);
         }
@@ -152,13 +149,7 @@ impl Device for AcpiPm {
                 self.update(ctx);
                 read_bytes(width, |i| self.byte(offset + i, ctx.now))
             }
-            1 => read_bytes(width, |i| {
-                self.state
-                    .smi
-                    .get((offset + i) as usize)
-                    .copied()
-                    .unwrap_or(0xff)
-            }),
+            1 => read_bytes(width, |i| self.state.smi.get((offset + i) as usize).copied().unwrap_or(0xff)),
             _ => ones(width),
         }
     }
@@ -192,10 +183,7 @@ impl Device for AcpiPm {
     }
 
     fn reset(&mut self, ctx: &mut Ctx) {
-        self.state = State {
-            half_turns: ctx.now.ticks(PM_TIMER_HZ) / HALF_TURN,
-            ..State::default()
-        };
+        self.state = State { half_turns: ctx.now.ticks(PM_TIMER_HZ) / HALF_TURN, ..State::default() };
         ctx.cancel(0);
         ctx.line(0, false);
     }
@@ -237,11 +225,7 @@ mod tests {
         assert_eq!(rig.take(), []);
         rig.write(&mut pm, 0, 4, 2, 5 << 10 | 1 << 13 | 1);
         assert_eq!(rig.take(), [Effect::Request(Request::PowerOff)]);
-        assert_eq!(
-            rig.read(&mut pm, 0, 4, 2),
-            5 << 10 | 1,
-            "SLP_EN reads as zero"
-        );
+        assert_eq!(rig.read(&mut pm, 0, 4, 2), 5 << 10 | 1, "SLP_EN reads as zero");
     }
 
     #[test]
@@ -258,10 +242,7 @@ mod tests {
         assert_eq!(rig.timers.next(), None);
         rig.write(&mut pm, 0, 0, 1, TMR.into());
         assert_eq!(rig.take_line(0), [false]);
-        assert_eq!(
-            rig.timers.next(),
-            Some(Time::of_ticks(2 * HALF_TURN, PM_TIMER_HZ))
-        );
+        assert_eq!(rig.timers.next(), Some(Time::of_ticks(2 * HALF_TURN, PM_TIMER_HZ)));
     }
 
     #[test]

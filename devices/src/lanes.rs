@@ -33,10 +33,7 @@ mod tests {
     fn parts_of_a_register() {
         assert_eq!(extract(0x1122_3344_5566_7788, 4, 4), 0x1122_3344);
         assert_eq!(extract(0x1122_3344_5566_7788, 7, 2), 0x11);
-        assert_eq!(
-            insert(0x1122_3344_5566_7788, 4, 4, 0xaabb_ccdd_eeff),
-            0xccdd_eeff_5566_7788
-        );
+        assert_eq!(insert(0x1122_3344_5566_7788, 4, 4, 0xaabb_ccdd_eeff), 0xccdd_eeff_5566_7788);
         assert_eq!(insert(0, 0, 8, u64::MAX), u64::MAX);
         assert_eq!(read_bytes(4, |i| 0x10 + i as u8), 0x1312_1110);
     }

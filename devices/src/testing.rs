@@ -1,8 +1,6 @@
 //! What a device under test stands in: memory, timers and a place for its effects.
 
-use softmetal_bus::{
-    AddressSpace, Backing, Ctx, Device, DeviceId, Effect, GuestMemory, Region, Time, TimerQueue,
-};
+use softmetal_bus::{AddressSpace, Backing, Ctx, Device, DeviceId, Effect, GuestMemory, Region, Time, TimerQueue};
 
 /// A board with nothing on it but one RAM region at physical 0 and the device under test.
 pub(crate) struct Rig {
@@ -27,12 +25,7 @@ impl Rig {
     /// An idle board at time 0.
     pub fn new() -> Self {
         let mut space = AddressSpace::default();
-        space.set(vec![Region {
-            start: 0,
-            len: Self::RAM,
-            priority: 0,
-            backing: Backing::Ram(0),
-        }]);
+        space.set(vec![Region { start: 0, len: Self::RAM, priority: 0, backing: Backing::Ram(0) }]);
         Self {
             now: Time(0),
             id: DeviceId(1),
@@ -45,14 +38,7 @@ impl Rig {
 
     /// The context of a call at the present time.
     pub fn ctx(&mut self) -> Ctx<'_> {
-        Ctx {
-            now: self.now,
-            id: self.id,
-            memory: &self.memory,
-            space: &self.space,
-            timers: &mut self.timers,
-            effects: &mut self.effects,
-        }
+        Ctx { now: self.now, id: self.id, memory: &self.memory, space: &self.space, timers: &mut self.timers, effects: &mut self.effects }
     }
 
     /// A load from the device.
@@ -61,14 +47,7 @@ impl Rig {
     }
 
     /// A store to the device.
-    pub fn write(
-        &mut self,
-        device: &mut impl Device,
-        region: u8,
-        offset: u64,
-        width: usize,
-        value: u64,
-    ) {
+    pub fn write(&mut self, device: &mut impl Device, region: u8, offset: u64, width: usize, value: u64) {
         device.write(&mut self.ctx(), region, offset, width, value);
     }
 

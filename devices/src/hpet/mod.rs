@@ -23,8 +23,7 @@ pub const LEGACY_IRQ8: u8 = 33;
 
 const TIMERS: usize = 3;
 /// Period 10^7 fs, vendor 0x8086, legacy replacement, 64 bits, three timers, revision 1.
-const CAPABILITIES: u64 =
-    10_000_000 << 32 | 0x8086 << 16 | 1 << 15 | 1 << 13 | (TIMERS as u64 - 1) << 8 | 1;
+const CAPABILITIES: u64 = 10_000_000 << 32 | 0x8086 << 16 | 1 << 15 | 1 << 13 | (TIMERS as u64 - 1) << 8 | 1;
 /// I/O APIC pins to which the timers may be routed.
 const ROUTES: u32 = 0x00f0_0000;
 /// Interrupts of one comparator do not come faster than this, in counts; shorter periods merge.
@@ -55,11 +54,7 @@ struct Timer {
 
 impl Timer {
     fn mask(&self) -> u64 {
-        if self.config & MODE_32 != 0 {
-            u64::from(u32::MAX)
-        } else {
-            u64::MAX
-        }
+        if self.config & MODE_32 != 0 { u64::from(u32::MAX) } else { u64::MAX }
     }
 
     /// Counts after `counter` until the next match; 0 stands for a whole turn.
@@ -76,10 +71,7 @@ impl Timer {
         if self.config & PERIODIC != 0 && self.period != 0 {
             let behind = passed - distance;
             let steps = behind / self.period + 1;
-            self.comparator = self
-                .comparator
-                .wrapping_add(steps.wrapping_mul(self.period))
-                & self.mask();
+            self.comparator = self.comparator.wrapping_add(steps.wrapping_mul(self.period)) & self.mask();
         }
         true
     }
@@ -116,19 +108,11 @@ impl State {
     }
 
     fn counter(&self, now: Time) -> u64 {
-        if self.enabled() {
-            now.ticks(HPET_HZ).wrapping_add(self.counter)
-        } else {
-            self.counter
-        }
+        if self.enabled() { now.ticks(HPET_HZ).wrapping_add(self.counter) } else { self.counter }
     }
 
     fn set_counter(&mut self, now: Time, value: u64) {
-        self.counter = if self.enabled() {
-            value.wrapping_sub(now.ticks(HPET_HZ))
-        } else {
-            value
-        };
+        self.counter = if self.enabled() { value.wrapping_sub(now.ticks(HPET_HZ)) } else { value };
         self.seen = value;
     }
 
@@ -201,11 +185,7 @@ impl Hpet {
                 self.state.status |= 1 << i;
             } else if timer.interrupts() {
                 timer.pulsed = true;
-                if let Some(line) = self
-                    .state
-                    .line(i)
-                    .filter(|line| self.state.high >> line & 1 != 0)
-                {
+                if let Some(line) = self.state.line(i).filter(|line| self.state.high >> line & 1 != 0) {
                     // The edge is the rise that follows in `drive`.
                     self.state.high &= !(1 << line);
                     ctx.line(line, false);
@@ -220,11 +200,7 @@ impl Hpet {
         let wanted = (0..TIMERS)
             .filter(|&i| {
                 let timer = &state.timers[i];
-                let active = if timer.level() {
-                    state.status >> i & 1 != 0
-                } else {
-                    timer.pulsed
-                };
+                let active = if timer.level() { state.status >> i & 1 != 0 } else { timer.pulsed };
                 timer.interrupts() && active
             })
             .filter_map(|i| state.line(i))
@@ -241,18 +217,13 @@ impl Hpet {
             .filter(|&i| {
                 let timer = &state.timers[i];
                 let unseen = !timer.level() || state.status >> i & 1 == 0;
-                state.config & ENABLE != 0
-                    && timer.interrupts()
-                    && unseen
-                    && state.line(i).is_some()
+                state.config & ENABLE != 0 && timer.interrupts() && unseen && state.line(i).is_some()
             })
             .map(|i| {
                 let timer = &state.timers[i];
                 match timer.distance(state.seen) {
                     0 => timer.mask().saturating_add(1),
-                    distance if timer.config & PERIODIC != 0 && timer.period < SHORTEST => {
-                        distance.max(SHORTEST)
-                    }
+                    distance if timer.config & PERIODIC != 0 && timer.period < SHORTEST => distance.max(SHORTEST),
                     distance => distance,
                 }
             })

@@ -43,26 +43,14 @@ fn one_shot_on_the_legacy_line() {
 #[test]
 fn periodic_as_operating_systems_set_it() {
     let (mut rig, mut hpet) = enabled(ENABLE | LEGACY);
-    rig.write(
-        &mut hpet,
-        0,
-        0x100,
-        4,
-        INTERRUPT | PERIODIC | VALUE_SET | MODE_32,
-    );
+    rig.write(&mut hpet, 0, 0x100, 4, INTERRUPT | PERIODIC | VALUE_SET | MODE_32);
     rig.write(&mut hpet, 0, 0x108, 4, 1_000_500);
     rig.write(&mut hpet, 0, 0x108, 4, 1_000_000);
     rig.run_to(&mut hpet, Time(10_005_000));
     assert_eq!(rig.take_line(LEGACY_IRQ0), [true]);
     assert_eq!(rig.read(&mut hpet, 0, 0x108, 4), 2_000_500);
     rig.run_to(&mut hpet, Time(100_000_000));
-    assert_eq!(
-        rig.take_line(LEGACY_IRQ0)
-            .iter()
-            .filter(|&&level| level)
-            .count(),
-        8
-    );
+    assert_eq!(rig.take_line(LEGACY_IRQ0).iter().filter(|&&level| level).count(), 8);
 }
 
 #[test]
@@ -71,10 +59,7 @@ fn level_triggered_until_the_status_is_cleared() {
     rig.write(&mut hpet, 0, 0x140, 4, 20 << 9 | INTERRUPT | LEVEL);
     // A route outside the capability leaves the old one.
     rig.write(&mut hpet, 0, 0x140, 4, 3 << 9 | INTERRUPT | LEVEL);
-    assert_eq!(
-        rig.read(&mut hpet, 0, 0x140, 8),
-        TIMER_CAPABILITIES | 20 << 9 | INTERRUPT | LEVEL
-    );
+    assert_eq!(rig.read(&mut hpet, 0, 0x140, 8), TIMER_CAPABILITIES | 20 << 9 | INTERRUPT | LEVEL);
     rig.write(&mut hpet, 0, 0x148, 8, 40);
     rig.run(&mut hpet, 5000);
     assert_eq!(rig.take_line(20), [true]);
@@ -89,11 +74,7 @@ fn a_tiny_period_does_not_flood() {
     rig.write(&mut hpet, 0, 0x100, 4, INTERRUPT | PERIODIC | VALUE_SET);
     rig.write(&mut hpet, 0, 0x108, 8, 1);
     rig.run(&mut hpet, 1_000_000);
-    let rises = rig
-        .take_line(LEGACY_IRQ0)
-        .iter()
-        .filter(|&&level| level)
-        .count();
+    let rises = rig.take_line(LEGACY_IRQ0).iter().filter(|&&level| level).count();
     assert!((900..=1001).contains(&rises), "{rises}");
 }
 

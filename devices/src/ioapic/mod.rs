@@ -46,21 +46,14 @@ pub struct IoApic {
 
 impl State {
     fn new(id: u8) -> Self {
-        Self {
-            id: id & 0x0f,
-            select: 0,
-            entries: [MASKED; IOAPIC_PINS as usize],
-            lines: 0,
-        }
+        Self { id: id & 0x0f, select: 0, entries: [MASKED; IOAPIC_PINS as usize], lines: 0 }
     }
 
     fn register(&self, index: u8) -> u32 {
         match index {
             0 | 2 => u32::from(self.id) << 24,
             1 => VERSION,
-            0x10..=0x3f => {
-                (self.entries[usize::from(index - 0x10) / 2] >> (32 * u32::from(index & 1))) as u32
-            }
+            0x10..=0x3f => (self.entries[usize::from(index - 0x10) / 2] >> (32 * u32::from(index & 1))) as u32,
             _ => u32::MAX,
         }
     }
@@ -70,10 +63,7 @@ impl IoApic {
     /// An I/O APIC with all pins masked and APIC ID `id` (4 bits).
     #[must_use]
     pub fn new(id: u8) -> Self {
-        Self {
-            id,
-            state: State::new(id),
-        }
+        Self { id, state: State::new(id) }
     }
 
     /// A local APIC has ended the level-triggered interrupt `vector`: its pins may interrupt again, and do so at once if
@@ -126,15 +116,8 @@ fn send(ctx: &mut Ctx, entry: u64) {
     let mode = entry >> 8 & 7;
     let hint = u64::from(mode == LOWEST_PRIORITY) << 3;
     let logical = u64::from(entry & LOGICAL != 0) << 2;
-    let level = if entry & LEVEL != 0 {
-        1 << 15 | 1 << 14
-    } else {
-        0
-    };
-    ctx.msi(
-        MSI_BASE | destination << 12 | hint | logical,
-        level | (entry & 0x7ff) as u32,
-    );
+    let level = if entry & LEVEL != 0 { 1 << 15 | 1 << 14 } else { 0 };
+    ctx.msi(MSI_BASE | destination << 12 | hint | logical, level | (entry & 0x7ff) as u32);
 }
 
 impl Device for IoApic {
@@ -167,11 +150,7 @@ impl Device for IoApic {
         }
         let (pin, bit) = (usize::from(line), 1 << line);
         let was = self.state.lines & bit != 0;
-        self.state.lines = if level {
-            self.state.lines | bit
-        } else {
-            self.state.lines & !bit
-        };
+        self.state.lines = if level { self.state.lines | bit } else { self.state.lines & !bit };
         let entry = self.state.entries[pin];
         if entry & LEVEL != 0 {
             self.service_level(ctx, pin);
@@ -182,10 +161,7 @@ impl Device for IoApic {
     }
 
     fn reset(&mut self, _ctx: &mut Ctx) {
-        self.state = State {
-            lines: self.state.lines,
-            ..State::new(self.id)
-        };
+        self.state = State { lines: self.state.lines, ..State::new(self.id) };
     }
 
     device_state!(state, 1);

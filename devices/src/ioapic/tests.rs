@@ -44,10 +44,7 @@ fn a_level_is_sent_again_after_each_end_of_interrupt() {
     rig.line_in(&mut apic, 11, true);
     program(&mut rig, &mut apic, 11, 1 << 56 | LEVEL | 0x55);
     assert_eq!(rig.take_msis(), [(0xfee0_1000, 0xc055)]);
-    assert_eq!(
-        load(&mut rig, &mut apic, 0x10 + 22),
-        REMOTE_IRR | LEVEL | 0x55
-    );
+    assert_eq!(load(&mut rig, &mut apic, 0x10 + 22), REMOTE_IRR | LEVEL | 0x55);
     // Remote IRR is not for software to write, and holds further interrupts back.
     program(&mut rig, &mut apic, 11, 1 << 56 | LEVEL | 0x55);
     apic.end_of_interrupt(&mut rig.ctx(), 0x54);

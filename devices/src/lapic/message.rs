@@ -53,12 +53,7 @@ impl Message {
     /// The edge-triggered interrupt `vector`.
     #[must_use]
     pub fn fixed(vector: u8) -> Self {
-        Self {
-            vector,
-            mode: DeliveryMode::Fixed,
-            level_triggered: false,
-            assert: true,
-        }
+        Self { vector, mode: DeliveryMode::Fixed, level_triggered: false, assert: true }
     }
 
     /// The message in the low half of an ICR, or in the data of an MSI, which have the same layout. `None` for the
@@ -67,12 +62,7 @@ impl Message {
     pub fn from_bits(bits: u32) -> Option<Self> {
         let mode = DeliveryMode::from_bits(bits >> 8)?;
         let level_triggered = bits & 1 << 15 != 0;
-        Some(Self {
-            vector: bits as u8,
-            mode,
-            level_triggered,
-            assert: bits & 1 << 14 != 0 || !level_triggered,
-        })
+        Some(Self { vector: bits as u8, mode, level_triggered, assert: bits & 1 << 14 != 0 || !level_triggered })
     }
 }
 
@@ -93,12 +83,7 @@ impl Shorthand {
     /// The group that bits 1:0 name (ICR bits 19:18).
     #[must_use]
     pub fn from_bits(bits: u32) -> Self {
-        [
-            Self::None,
-            Self::Itself,
-            Self::AllIncludingSelf,
-            Self::AllExcludingSelf,
-        ][bits as usize & 3]
+        [Self::None, Self::Itself, Self::AllIncludingSelf, Self::AllExcludingSelf][bits as usize & 3]
     }
 }
 

@@ -143,11 +143,7 @@ impl State {
     /// Processor priority.
     fn ppr(&self) -> u8 {
         let serving = self.isr.highest().unwrap_or(0);
-        if self.tpr >> 4 >= serving >> 4 {
-            self.tpr
-        } else {
-            serving & 0xf0
-        }
+        if self.tpr >> 4 >= serving >> 4 { self.tpr } else { serving & 0xf0 }
     }
 
     /// The vector that can interrupt now.
@@ -172,12 +168,7 @@ impl Lapic {
     pub fn new(apic_id: u32) -> Self {
         let bsp = if apic_id == 0 { BASE_BSP } else { 0 };
         let state = State::new(DEFAULT_BASE | BASE_ENABLE | bsp, 0);
-        Self {
-            id: apic_id,
-            ipis: Vec::new(),
-            eois: Vec::new(),
-            state,
-        }
+        Self { id: apic_id, ipis: Vec::new(), eois: Vec::new(), state }
     }
 
     /// The APIC ID.
@@ -213,8 +204,7 @@ impl Lapic {
     #[must_use]
     pub fn accepts_extint(&self) -> bool {
         let lint0 = self.state.lvt[LINT0];
-        let extint = lint0 & LVT_MASKED == 0
-            && DeliveryMode::from_bits(lint0 >> 8) == Some(DeliveryMode::ExtInt);
+        let extint = lint0 & LVT_MASKED == 0 && DeliveryMode::from_bits(lint0 >> 8) == Some(DeliveryMode::ExtInt);
         !self.state.enabled() || extint || self.state.extint
     }
 
@@ -248,11 +238,7 @@ impl Lapic {
 
     /// The logical destination register.
     fn logical_id(&self) -> u32 {
-        if self.state.x2apic() {
-            self.id >> 4 << 16 | 1 << (self.id & 0xf)
-        } else {
-            self.state.ldr
-        }
+        if self.state.x2apic() { self.id >> 4 << 16 | 1 << (self.id & 0xf) } else { self.state.ldr }
     }
 
     /// A message for this APIC, from another one, the I/O APIC, or an MSI.
@@ -313,19 +299,9 @@ impl Lapic {
             *lvt |= LVT_REMOTE_IRR;
         }
         // ExtINT is answered by `accepts_extint`.
-        if let Some(mode) =
-            DeliveryMode::from_bits(entry >> 8).filter(|&mode| mode != DeliveryMode::ExtInt)
-        {
+        if let Some(mode) = DeliveryMode::from_bits(entry >> 8).filter(|&mode| mode != DeliveryMode::ExtInt) {
             let level_triggered = self.lint_is_level(pin);
-            self.deliver(
-                ctx,
-                Message {
-                    vector: entry as u8,
-                    mode,
-                    level_triggered,
-                    assert: true,
-                },
-            );
+            self.deliver(ctx, Message { vector: entry as u8, mode, level_triggered, assert: true });
         }
     }
 
@@ -381,12 +357,7 @@ impl Lapic {
     fn init(&mut self, ctx: &mut Ctx) {
         let old = &self.state;
         let (intr, lint) = (old.intr, old.lint);
-        self.state = State {
-            intr,
-            lint,
-            init: true,
-            ..State::new(old.base, old.timer.tsc_offset)
-        };
+        self.state = State { intr, lint, init: true, ..State::new(old.base, old.timer.tsc_offset) };
         ctx.cancel(0);
         self.update(ctx);
     }
@@ -394,11 +365,7 @@ impl Lapic {
     /// Sends what the interrupt command register says.
     fn send_ipi(&mut self, ctx: &mut Ctx) {
         let icr = self.state.icr;
-        let dest = if self.state.x2apic() {
-            (icr >> 32) as u32
-        } else {
-            (icr >> 56) as u32
-        };
+        let dest = if self.state.x2apic() { (icr >> 32) as u32 } else { (icr >> 56) as u32 };
         let logical = icr & 1 << 11 != 0;
         let shorthand = Shorthand::from_bits((icr >> 18) as u32);
         let Some(message) = Message::from_bits(icr as u32) else {
@@ -410,40 +377,23 @@ impl Lapic {
             return;
         }
         // The trigger mode bit of the ICR has no other meaning either.
-        let message = Message {
-            level_triggered: false,
-            assert: true,
-            ..message
-        };
-        if matches!(
-            message.mode,
-            DeliveryMode::Fixed | DeliveryMode::LowestPriority
-        ) && message.vector < 16
-        {
+        let message = Message { level_triggered: false, assert: true, ..message };
+        if matches!(message.mode, DeliveryMode::Fixed | DeliveryMode::LowestPriority) && message.vector < 16 {
             self.error(ctx, SEND_ILLEGAL_VECTOR);
             return;
         }
         let own = !logical && dest == self.id;
-        if matches!(shorthand, Shorthand::Itself | Shorthand::AllIncludingSelf)
-            || shorthand == Shorthand::None && own
-        {
+        if matches!(shorthand, Shorthand::Itself | Shorthand::AllIncludingSelf) || shorthand == Shorthand::None && own {
             self.deliver(ctx, message);
         }
         let shorthand = match shorthand {
             Shorthand::Itself => return,
             Shorthand::None if own => return,
             Shorthand::None => Shorthand::None,
-            Shorthand::AllIncludingSelf | Shorthand::AllExcludingSelf => {
-                Shorthand::AllExcludingSelf
-            }
+            Shorthand::AllIncludingSelf | Shorthand::AllExcludingSelf => Shorthand::AllExcludingSelf,
         };
         if self.ipis.len() < QUEUE {
-            self.ipis.push(Ipi {
-                dest,
-                shorthand,
-                logical,
-                message,
-            });
+            self.ipis.push(Ipi { dest, shorthand, logical, message });
         }
     }
 
@@ -523,10 +473,7 @@ impl Device for Lapic {
 
     fn write(&mut self, ctx: &mut Ctx, region: u8, offset: u64, _width: usize, value: u64) {
         if region != 0 || self.window().is_none() || offset & 0xf != 0 {
-            log::debug!(
-                "lapic {}: write {value:#x} to offset {offset:#x} ignored",
-                self.id
-            );
+            log::debug!("lapic {}: write {value:#x} to offset {offset:#x} ignored", self.id);
             return;
         }
         if !self.store_register(ctx, (offset >> 4) as u32, value as u32) {

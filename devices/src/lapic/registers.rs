@@ -2,10 +2,7 @@
 
 use softmetal_bus::{Ctx, Time};
 
-use super::{
-    BASE_BSP, BASE_ENABLE, BASE_X2APIC, LVT_LEVEL, LVT_MASKED, LVT_REMOTE_IRR, Lapic, Message,
-    SVR_ENABLE, State, TIMER,
-};
+use super::{BASE_BSP, BASE_ENABLE, BASE_X2APIC, LVT_LEVEL, LVT_MASKED, LVT_REMOTE_IRR, Lapic, Message, SVR_ENABLE, State, TIMER};
 
 mod reg {
     pub const ID: u32 = 0x02;
@@ -105,16 +102,13 @@ impl Lapic {
                     }
                 }
             }
-            reg::ESR if !refused(!0) => {
-                self.state.esr = std::mem::take(&mut self.state.esr_pending)
-            }
+            reg::ESR if !refused(!0) => self.state.esr = std::mem::take(&mut self.state.esr_pending),
             reg::ICR if !x2apic => {
                 self.state.icr = self.state.icr & !0xffff_ffff | u64::from(value & ICR_WRITABLE);
                 self.send_ipi(ctx);
             }
             reg::ICR_HIGH if !x2apic => {
-                self.state.icr =
-                    self.state.icr & 0xffff_ffff | u64::from(value & 0xff00_0000) << 32;
+                self.state.icr = self.state.icr & 0xffff_ffff | u64::from(value & 0xff00_0000) << 32;
             }
             reg::LVT..=reg::LVT_LAST => {
                 let index = (register - reg::LVT) as usize;
@@ -180,17 +174,15 @@ impl Lapic {
                 self.set_timer_deadline(ctx, value);
                 true
             }
-            X2APIC_FIRST..=X2APIC_LAST if self.state.x2apic() => {
-                match (msr - X2APIC_FIRST, u32::try_from(value)) {
-                    (reg::ICR, _) if value as u32 & ICR_RESERVED == 0 => {
-                        self.state.icr = value & (!0 << 32 | u64::from(ICR_WRITABLE));
-                        self.send_ipi(ctx);
-                        true
-                    }
-                    (register, Ok(value)) => self.store_register(ctx, register, value),
-                    _ => false,
+            X2APIC_FIRST..=X2APIC_LAST if self.state.x2apic() => match (msr - X2APIC_FIRST, u32::try_from(value)) {
+                (reg::ICR, _) if value as u32 & ICR_RESERVED == 0 => {
+                    self.state.icr = value & (!0 << 32 | u64::from(ICR_WRITABLE));
+                    self.send_ipi(ctx);
+                    true
                 }
-            }
+                (register, Ok(value)) => self.store_register(ctx, register, value),
+                _ => false,
+            },
             _ => false,
         }
     }
@@ -212,12 +204,7 @@ impl Lapic {
             let (intr, lint) = (self.state.intr, self.state.lint);
             let waits_for_sipi = self.state.waits_for_sipi;
             let tsc_offset = self.state.timer.tsc_offset();
-            self.state = State {
-                intr,
-                lint,
-                waits_for_sipi,
-                ..State::new(base, tsc_offset)
-            };
+            self.state = State { intr, lint, waits_for_sipi, ..State::new(base, tsc_offset) };
             ctx.cancel(0);
             self.update(ctx);
         }

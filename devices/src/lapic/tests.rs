@@ -123,11 +123,7 @@ fn timer_by_deadline() {
     let (mut rig, mut apic) = enabled(0);
     apic.set_tsc_offset(5000);
     assert!(apic.msr_write(&mut rig.ctx(), 0x6e0, 9000));
-    assert_eq!(
-        apic.msr_read(&mut rig.ctx(), 0x6e0),
-        Some(0),
-        "ignored outside its mode"
-    );
+    assert_eq!(apic.msr_read(&mut rig.ctx(), 0x6e0), Some(0), "ignored outside its mode");
     rig.write(&mut apic, 0, 0x320, 4, 0x4_0042);
     apic.msr_write(&mut rig.ctx(), 0x6e0, 9000);
     rig.run_to(&mut apic, Time(3999));
@@ -165,11 +161,7 @@ fn destinations() {
     assert!(apic.matches(0x2c, true) && !apic.matches(0x1c, true) && !apic.matches(0x2b, true));
     let (mut rig, apic) = x2apic(0x25);
     assert!(apic.matches(0x25, false) && apic.matches(u32::MAX, true));
-    assert!(
-        apic.matches(0x2_0020, true)
-            && !apic.matches(0x1_0020, true)
-            && !apic.matches(0x2_ffdf, true)
-    );
+    assert!(apic.matches(0x2_0020, true) && !apic.matches(0x1_0020, true) && !apic.matches(0x2_ffdf, true));
     let mut apic = apic;
     assert_eq!(apic.msr_read(&mut rig.ctx(), 0x80d), Some(0x2_0020));
 }
@@ -179,18 +171,8 @@ fn sending_ipis() {
     let (mut rig, mut apic) = enabled(1);
     rig.write(&mut apic, 0, 0x310, 4, 0x0300_0000);
     rig.write(&mut apic, 0, 0x300, 4, 0x4608);
-    let startup = Message {
-        vector: 8,
-        mode: DeliveryMode::Startup,
-        level_triggered: false,
-        assert: true,
-    };
-    let to_three = Ipi {
-        dest: 3,
-        shorthand: Shorthand::None,
-        logical: false,
-        message: startup,
-    };
+    let startup = Message { vector: 8, mode: DeliveryMode::Startup, level_triggered: false, assert: true };
+    let to_three = Ipi { dest: 3, shorthand: Shorthand::None, logical: false, message: startup };
     assert_eq!(apic.take_ipis(), [to_three]);
     // INIT level de-assert is nothing; to self and to all stay (partly) here.
     rig.write(&mut apic, 0, 0x300, 4, 0x8500);
@@ -210,12 +192,7 @@ fn sending_ipis() {
 fn init_and_startup() {
     let (mut rig, mut apic) = enabled(1);
     assert!(apic.waits_for_sipi());
-    let message = |mode, vector| Message {
-        vector,
-        mode,
-        level_triggered: false,
-        assert: true,
-    };
+    let message = |mode, vector| Message { vector, mode, level_triggered: false, assert: true };
     apic.deliver(&mut rig.ctx(), message(DeliveryMode::Startup, 9));
     apic.deliver(&mut rig.ctx(), message(DeliveryMode::Startup, 10));
     assert_eq!(apic.take_sipi(), Some(9));
@@ -251,15 +228,7 @@ fn modes_and_their_refusals() {
     let (mut rig, mut apic) = x2apic(2);
     assert_eq!(rig.read(&mut apic, 0, 0x20, 4), 0xffff_ffff);
     assert_eq!(apic.msr_read(&mut rig.ctx(), 0x802), Some(2));
-    for (msr, value) in [
-        (0x80b, 1),
-        (0x802, 0),
-        (0x80e, 0),
-        (0x831, 0),
-        (0x808, 0x100),
-        (0x832, 1 << 20),
-        (0x828, 1),
-    ] {
+    for (msr, value) in [(0x80b, 1), (0x802, 0), (0x80e, 0), (0x831, 0), (0x808, 0x100), (0x832, 1 << 20), (0x828, 1)] {
         assert!(!apic.msr_write(&mut rig.ctx(), msr, value), "{msr:#x}");
     }
     assert_eq!(apic.msr_read(&mut rig.ctx(), 0x83f), None);
@@ -269,10 +238,7 @@ fn modes_and_their_refusals() {
     assert!(apic.msr_write(&mut rig.ctx(), 0x80b, 0));
     assert!(apic.msr_write(&mut rig.ctx(), 0x830, 0x1234_5678_0000_0855));
     let ipi = apic.take_ipis()[0];
-    assert_eq!(
-        (ipi.dest, ipi.logical, ipi.message.vector),
-        (0x1234_5678, true, 0x55)
-    );
+    assert_eq!((ipi.dest, ipi.logical, ipi.message.vector), (0x1234_5678, true, 0x55));
 }
 
 #[test]
@@ -305,10 +271,7 @@ fn errors_and_the_software_switch() {
     assert_eq!(rig.read(&mut apic, 0, 0x280, 4), 0);
     rig.read(&mut apic, 0, 0x3f0, 4);
     rig.write(&mut apic, 0, 0x280, 4, 0);
-    assert_eq!(
-        rig.read(&mut apic, 0, 0x280, 4),
-        u64::from(SEND_ILLEGAL_VECTOR | ILLEGAL_REGISTER)
-    );
+    assert_eq!(rig.read(&mut apic, 0, 0x280, 4), u64::from(SEND_ILLEGAL_VECTOR | ILLEGAL_REGISTER));
     // An illegal error vector does not recurse.
     rig.write(&mut apic, 0, 0x370, 4, 0);
     fixed(&mut rig, &mut apic, 1);
@@ -332,13 +295,7 @@ fn hostile_registers_do_not_panic() {
                 apic.msr_read(&mut rig.ctx(), 0x800 + register);
                 apic.msr_write(&mut rig.ctx(), 0x6e0, u64::from(seed));
             } else {
-                rig.write(
-                    &mut apic,
-                    0,
-                    u64::from(register) << 4,
-                    4,
-                    value << (seed & 31),
-                );
+                rig.write(&mut apic, 0, u64::from(register) << 4, 4, value << (seed & 31));
                 rig.read(&mut apic, 0, u64::from(register) << 4, 4);
             }
             apic.acknowledge(&mut rig.ctx());

@@ -49,14 +49,7 @@ pub(super) struct Timer {
 
 impl Timer {
     pub fn new(tsc_offset: u64) -> Self {
-        Self {
-            initial: 0,
-            divide: 0,
-            start: 0,
-            deadline: 0,
-            tsc_offset,
-            expires: None,
-        }
+        Self { initial: 0, divide: 0, start: 0, deadline: 0, tsc_offset, expires: None }
     }
 
     pub fn initial(&self) -> u32 {
@@ -127,9 +120,7 @@ impl Lapic {
     /// The count goes on from where it is, at the new rate.
     pub(super) fn set_timer_divide(&mut self, ctx: &mut Ctx, divide: u32) {
         self.timer_sync(ctx);
-        let done = u64::from(
-            self.state.timer.initial - self.timer_count(ctx.now).min(self.state.timer.initial),
-        );
+        let done = u64::from(self.state.timer.initial - self.timer_count(ctx.now).min(self.state.timer.initial));
         self.state.timer.divide = divide;
         self.state.timer.start = ctx.now.0.wrapping_sub(done << self.state.timer.shift());
         self.timer_arm(ctx);
@@ -193,9 +184,7 @@ impl Lapic {
                 left => now.plus(left),
             }),
             // Runs although masked: the deadline must read as 0 when it is over.
-            Mode::Deadline if timer.deadline != 0 => {
-                Some(now.plus(timer.deadline.saturating_sub(timer.tsc(now))))
-            }
+            Mode::Deadline if timer.deadline != 0 => Some(now.plus(timer.deadline.saturating_sub(timer.tsc(now)))),
             Mode::Deadline => None,
         };
         self.state.timer.expires = expires;

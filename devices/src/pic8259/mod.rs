@@ -74,9 +74,7 @@ impl Chip {
 
     /// The input of highest priority among `inputs`, and its rank (0 is the highest).
     fn highest(&self, inputs: u8) -> Option<(u8, u8)> {
-        (0..8)
-            .map(|rank| (self.lowest.wrapping_add(1 + rank) & 7, rank))
-            .find(|&(input, _)| inputs & 1 << input != 0)
+        (0..8).map(|rank| (self.lowest.wrapping_add(1 + rank) & 7, rank)).find(|&(input, _)| inputs & 1 << input != 0)
     }
 
     /// The input whose request is strong enough to interrupt.
@@ -93,9 +91,7 @@ impl Chip {
             // A slave may interrupt its own service routine.
             in_service &= !(1 << CASCADE);
         }
-        let blocked = self
-            .highest(in_service)
-            .is_some_and(|(_, serving)| serving <= rank);
+        let blocked = self.highest(in_service).is_some_and(|(_, serving)| serving <= rank);
         (!blocked).then_some(input)
     }
 
@@ -135,11 +131,7 @@ impl Chip {
     }
 
     fn end_of_interrupt(&mut self, input: Option<u8>, rotate: bool) {
-        let candidates = if self.special_mask {
-            self.isr & !self.imr
-        } else {
-            self.isr
-        };
+        let candidates = if self.special_mask { self.isr & !self.imr } else { self.isr };
         let Some(input) = input.or_else(|| Some(self.highest(candidates)?.0)) else {
             return;
         };
@@ -181,11 +173,7 @@ impl Chip {
             (_, Expect::Icw2) => {
                 self.base = value & 0xf8;
                 let single = self.icw1 & 0x02 != 0;
-                self.expect = if single {
-                    self.after_icw3()
-                } else {
-                    Expect::Icw3
-                };
+                self.expect = if single { self.after_icw3() } else { Expect::Icw3 };
             }
             // The wiring of the cascade is fixed.
             (_, Expect::Icw3) => self.expect = self.after_icw3(),
@@ -199,11 +187,7 @@ impl Chip {
     }
 
     fn after_icw3(&self) -> Expect {
-        if self.icw1 & 0x01 != 0 {
-            Expect::Icw4
-        } else {
-            Expect::Ocw1
-        }
+        if self.icw1 & 0x01 != 0 { Expect::Icw4 } else { Expect::Ocw1 }
     }
 
     fn register(&self, port: u64) -> u8 {
@@ -291,11 +275,7 @@ impl Device for Pic8259 {
             (2, chip @ 0..2) => self.state.chips[chip as usize].elcr,
             (chip @ 0..2, port @ 0..2) => {
                 let chip = usize::from(chip);
-                if self.state.chips[chip].poll {
-                    self.poll(chip)
-                } else {
-                    self.state.chips[chip].register(port)
-                }
+                if self.state.chips[chip].poll { self.poll(chip) } else { self.state.chips[chip].register(port) }
             }
             _ => 0xff,
         });
@@ -312,9 +292,7 @@ impl Device for Pic8259 {
                 c.irr = c.irr & !c.elcr | c.lines & c.elcr;
             }
             (chip @ 0..2, port @ 0..2) => self.state.chips[usize::from(chip)].write(port, byte),
-            (region, offset) => log::debug!(
-                "pic8259: write {byte:#x} to region {region} offset {offset:#x} ignored"
-            ),
+            (region, offset) => log::debug!("pic8259: write {byte:#x} to region {region} offset {offset:#x} ignored"),
         });
         self.update(ctx);
     }

@@ -91,11 +91,7 @@ impl Counter {
             // No control word yet.
             _ => return,
         };
-        let count = match if self.bcd {
-            from_bcd(raw)
-        } else {
-            u32::from(raw)
-        } {
+        let count = match if self.bcd { from_bcd(raw) } else { u32::from(raw) } {
             0 => self.modulus(),
             // A count of 1 is not allowed in the periodic modes (8254 datasheet, figure 22).
             1 if self.periodic() => 2,
@@ -120,10 +116,7 @@ impl Counter {
 
     fn start(&mut self, count: u32, tick: u64) {
         self.next = None;
-        self.run = Some(Run {
-            start: tick + 1,
-            count,
-        });
+        self.run = Some(Run { start: tick + 1, count });
     }
 
     pub fn set_gate(&mut self, gate: bool, tick: u64) {
@@ -157,10 +150,7 @@ impl Counter {
     pub fn settle(&mut self, tick: u64) {
         if let Some(next) = self.next.filter(|n| n.at <= tick) {
             self.next = None;
-            self.run = Some(Run {
-                start: next.at,
-                count: next.count,
-            });
+            self.run = Some(Run { start: next.at, count: next.count });
         }
     }
 
@@ -222,11 +212,7 @@ impl Counter {
 
     fn shown(&self, value: u32) -> u16 {
         let value = value % self.modulus();
-        if self.bcd {
-            to_bcd(value)
-        } else {
-            value as u16
-        }
+        if self.bcd { to_bcd(value) } else { value as u16 }
     }
 
     pub fn latch_count(&mut self, tick: u64) {
@@ -238,12 +224,7 @@ impl Counter {
     pub fn latch_status(&mut self, tick: u64) {
         if self.latched_status.is_none() {
             let null = self.next.is_some() || self.run.is_none_or(|run| tick < run.start);
-            let bits = [
-                self.bcd as u8,
-                self.mode << 1,
-                self.access << 4,
-                u8::from(null) << 6,
-            ];
+            let bits = [self.bcd as u8, self.mode << 1, self.access << 4, u8::from(null) << 6];
             self.latched_status = Some(bits.iter().sum::<u8>() | u8::from(self.out(tick)) << 7);
         }
     }
@@ -252,10 +233,7 @@ impl Counter {
         if let Some(status) = self.latched_status.take() {
             return status;
         }
-        let [low, high] = self
-            .latched_count
-            .unwrap_or_else(|| self.value(tick))
-            .to_le_bytes();
+        let [low, high] = self.latched_count.unwrap_or_else(|| self.value(tick)).to_le_bytes();
         let (byte, last) = match (self.access, self.read_high) {
             (1, _) => (low, true),
             (2, _) => (high, true),
@@ -272,13 +250,9 @@ impl Counter {
 }
 
 fn from_bcd(raw: u16) -> u32 {
-    (0..4).rev().fold(0, |value, digit| {
-        value * 10 + u32::from(raw >> (4 * digit) & 0xf)
-    }) % 10_000
+    (0..4).rev().fold(0, |value, digit| value * 10 + u32::from(raw >> (4 * digit) & 0xf)) % 10_000
 }
 
 fn to_bcd(value: u32) -> u16 {
-    [1000, 100, 10, 1]
-        .iter()
-        .fold(0, |raw, weight| raw << 4 | (value / weight % 10) as u16)
+    [1000, 100, 10, 1].iter().fold(0, |raw, weight| raw << 4 | (value / weight % 10) as u16)
 }

@@ -58,17 +58,13 @@ impl Pit8254 {
     /// A timer whose counters are not programmed yet.
     #[must_use]
     pub fn new() -> Self {
-        Self {
-            state: State::new(),
-        }
+        Self { state: State::new() }
     }
 
     /// The tone that the speaker plays: the reload value of counter 2 in input clocks ([`PIT_HZ`]), while it is heard.
     #[must_use]
     pub fn speaker(&self) -> Option<u32> {
-        (self.state.port61 & 3 == 3)
-            .then(|| self.state.counters[2].period())
-            .flatten()
+        (self.state.port61 & 3 == 3).then(|| self.state.counters[2].period()).flatten()
     }
 
     fn control(&mut self, value: u8, tick: u64) {
@@ -146,13 +142,7 @@ impl Device for Pit8254 {
                 channel @ 0..3 => self.state.counters[channel as usize].read(tick),
                 _ => 0xff,
             }),
-            1 => read_bytes(width, |i| {
-                if offset + i == 0 {
-                    self.read_port61(tick)
-                } else {
-                    0xff
-                }
-            }),
+            1 => read_bytes(width, |i| if offset + i == 0 { self.read_port61(tick) } else { 0xff }),
             _ => ones(width),
         }
     }
@@ -167,9 +157,7 @@ impl Device for Pit8254 {
                 self.state.port61 = byte & 0x0f;
                 self.state.counters[2].set_gate(byte & 1 != 0, tick);
             }
-            (region, offset) => log::debug!(
-                "pit8254: write {byte:#x} to region {region} offset {offset:#x} ignored"
-            ),
+            (region, offset) => log::debug!("pit8254: write {byte:#x} to region {region} offset {offset:#x} ignored"),
         });
         self.update(ctx);
     }

@@ -134,12 +134,7 @@ fn square_wave_and_bcd() {
             out2(&mut rig, &mut pit)
         })
         .collect();
-    assert_eq!(
-        levels,
-        [
-            true, true, true, false, false, true, true, true, false, false
-        ]
-    );
+    assert_eq!(levels, [true, true, true, false, false, true, true, true, false, false]);
     rig.write(&mut pit, 0, 3, 1, 0xb1);
     rig.write(&mut pit, 0, 2, 1, 0x00);
     rig.write(&mut pit, 0, 2, 1, 0x10);

@@ -32,10 +32,7 @@ impl DateTime {
         // The leap day is the last of its (March to February) year, century and era.
         let year_of_era = (of_era - of_era / 1460 + of_era / 36_524 - of_era / 146_096) / 365;
         let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-        let index = BEFORE_MONTH
-            .iter()
-            .rposition(|&before| before <= of_year)
-            .unwrap_or(0);
+        let index = BEFORE_MONTH.iter().rposition(|&before| before <= of_year).unwrap_or(0);
         let year = since.div_euclid(DAYS_400_YEARS) * 400 + year_of_era + i64::from(index >= 10);
         Self {
             year: year.rem_euclid(10_000) as u16,
@@ -52,17 +49,10 @@ impl DateTime {
     pub fn to_unix(self) -> i64 {
         let month = i64::from(self.month.max(1)) - 1;
         let (year, month) = (i64::from(self.year) + month / 12, month % 12);
-        let (year, index) = if month < 2 {
-            (year - 1, month + 10)
-        } else {
-            (year, month - 2)
-        };
+        let (year, index) = if month < 2 { (year - 1, month + 10) } else { (year, month - 2) };
         let before = 365 * year + year.div_euclid(4) - year.div_euclid(100) + year.div_euclid(400);
         let days = before + BEFORE_MONTH[index as usize] + i64::from(self.day) - 1 - UNIX_EPOCH;
-        days * 86_400
-            + i64::from(self.hour) * 3600
-            + i64::from(self.minute) * 60
-            + i64::from(self.second)
+        days * 86_400 + i64::from(self.hour) * 3600 + i64::from(self.minute) * 60 + i64::from(self.second)
     }
 }
 
@@ -81,11 +71,7 @@ mod tests {
             (1_735_689_599, 2024, 12, 31, 2),
         ] {
             let t = DateTime::from_unix(unix);
-            assert_eq!(
-                (t.year, t.month, t.day, t.weekday),
-                (year, month, day, weekday),
-                "{unix}"
-            );
+            assert_eq!((t.year, t.month, t.day, t.weekday), (year, month, day, weekday), "{unix}");
             assert_eq!(t.to_unix(), unix);
         }
     }
@@ -93,10 +79,7 @@ mod tests {
     #[test]
     fn every_day_of_eight_centuries_round_trips() {
         for day in -40_000..253_000 {
-            assert_eq!(
-                DateTime::from_unix(day * 86_400 + 4711).to_unix(),
-                day * 86_400 + 4711
-            );
+            assert_eq!(DateTime::from_unix(day * 86_400 + 4711).to_unix(), day * 86_400 + 4711);
         }
     }
 }

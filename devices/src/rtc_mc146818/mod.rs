@@ -148,19 +148,11 @@ impl State {
     }
 
     fn encode(&self, value: u8) -> u8 {
-        if self.get(reg::B) & BINARY != 0 {
-            value
-        } else {
-            (value / 10) << 4 | (value % 10)
-        }
+        if self.get(reg::B) & BINARY != 0 { value } else { (value / 10) << 4 | (value % 10) }
     }
 
     fn decode(&self, value: u8) -> u8 {
-        if self.get(reg::B) & BINARY != 0 {
-            value
-        } else {
-            (value >> 4) * 10 + (value & 0x0f)
-        }
+        if self.get(reg::B) & BINARY != 0 { value } else { (value >> 4) * 10 + (value & 0x0f) }
     }
 
     fn encode_hour(&self, hour: u8) -> u8 {
@@ -199,8 +191,7 @@ impl State {
 
     /// Lets the clock run on from the time registers.
     fn thaw(&mut self, now: Time) {
-        let year = u16::from(self.decode(self.get(reg::CENTURY))) * 100
-            + u16::from(self.decode(self.get(reg::YEAR)));
+        let year = u16::from(self.decode(self.get(reg::CENTURY))) * 100 + u16::from(self.decode(self.get(reg::YEAR)));
         let unix = DateTime {
             year,
             month: self.decode(self.get(reg::MONTH)),
@@ -251,9 +242,7 @@ impl State {
         let (before, after) = (self.seconds(seen), self.seconds(now));
         if self.clock_runs() && before != after {
             self.flags |= UPDATE;
-            if self.flags & ALARM == 0
-                && self.next_alarm(before).is_some_and(|alarm| alarm <= after)
-            {
+            if self.flags & ALARM == 0 && self.next_alarm(before).is_some_and(|alarm| alarm <= after) {
                 self.flags |= ALARM;
             }
         }
@@ -270,11 +259,7 @@ impl State {
             .filter(|_| waiting & PERIODIC != 0 && self.divider_runs())
             .map(|hz| self.at_chain(Time::of_ticks(self.chain(now).ticks(hz) + 1, hz)));
         let update = clock(UPDATE).then(|| at_second(second + 1));
-        let alarm = if clock(ALARM) {
-            self.next_alarm(second).map(at_second)
-        } else {
-            None
-        };
+        let alarm = if clock(ALARM) { self.next_alarm(second).map(at_second) } else { None };
         [periodic, update, alarm].into_iter().flatten().min()
     }
 
@@ -286,11 +271,7 @@ impl State {
                 self.get(reg::A) | if updating { UIP } else { 0 }
             }
             reg::C => {
-                let irqf = if self.flags & self.get(reg::B) != 0 {
-                    IRQF
-                } else {
-                    0
-                };
+                let irqf = if self.flags & self.get(reg::B) != 0 { IRQF } else { 0 };
                 std::mem::take(&mut self.flags) | irqf
             }
             reg::D => VRT,
@@ -332,10 +313,8 @@ impl State {
             }
             _ => *self.byte(index) = value,
         }
-        let sets_time = matches!(
-            index,
-            reg::A | reg::B | reg::WEEKDAY..=reg::YEAR | reg::CENTURY
-        ) || matches!(index, reg::SECONDS | reg::MINUTES | reg::HOURS);
+        let sets_time = matches!(index, reg::A | reg::B | reg::WEEKDAY..=reg::YEAR | reg::CENTURY)
+            || matches!(index, reg::SECONDS | reg::MINUTES | reg::HOURS);
         if sets_time && self.clock_runs() {
             self.thaw(now);
         }
@@ -357,11 +336,7 @@ impl Rtc {
     }
 
     fn selected(&self, port: u64) -> u8 {
-        if port == 1 {
-            self.state.index[0] & 0x7f
-        } else {
-            self.state.index[1] | 0x80
-        }
+        if port == 1 { self.state.index[0] & 0x7f } else { self.state.index[1] | 0x80 }
     }
 }
 

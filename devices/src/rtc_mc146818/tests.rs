@@ -22,19 +22,13 @@ fn time(rig: &mut Rig, rtc: &mut Rtc) -> [u8; 8] {
 #[test]
 fn the_clock_runs_and_changes_format() {
     let (mut rig, mut rtc) = (Rig::new(), Rtc::new(NEW_YEARS_EVE));
-    assert_eq!(
-        time(&mut rig, &mut rtc),
-        [0x20, 0x24, 0x12, 0x31, 3, 0x23, 0x59, 0x58]
-    );
+    assert_eq!(time(&mut rig, &mut rtc), [0x20, 0x24, 0x12, 0x31, 3, 0x23, 0x59, 0x58]);
     rig.run(&mut rtc, 1_999_999_999);
     assert_eq!(get(&mut rig, &mut rtc, 0), 0x59);
     assert_eq!(get(&mut rig, &mut rtc, 0x0a), 0xa6);
     rig.run(&mut rtc, 1);
     assert_eq!(get(&mut rig, &mut rtc, 0x0a), 0x26);
-    assert_eq!(
-        time(&mut rig, &mut rtc),
-        [0x20, 0x25, 0x01, 0x01, 4, 0x00, 0x00, 0x00]
-    );
+    assert_eq!(time(&mut rig, &mut rtc), [0x20, 0x25, 0x01, 0x01, 4, 0x00, 0x00, 0x00]);
     set(&mut rig, &mut rtc, 0x0b, BINARY);
     assert_eq!(time(&mut rig, &mut rtc), [20, 25, 1, 1, 4, 12, 0, 0]);
     rig.run(&mut rtc, 13 * 3600 * Time::SECOND);
@@ -46,16 +40,7 @@ fn setting_the_time() {
     let (mut rig, mut rtc) = (Rig::new(), Rtc::new(0));
     rig.run(&mut rtc, 700_000_000);
     set(&mut rig, &mut rtc, 0x0b, SET | HOURS_24);
-    for (index, value) in [
-        (0, 0x30),
-        (2, 0x15),
-        (4, 0x12),
-        (6, 1),
-        (7, 0x29),
-        (8, 0x02),
-        (9, 0x96),
-        (0x32, 0x20),
-    ] {
+    for (index, value) in [(0, 0x30), (2, 0x15), (4, 0x12), (6, 1), (7, 0x29), (8, 0x02), (9, 0x96), (0x32, 0x20)] {
         set(&mut rig, &mut rtc, index, value);
     }
     rig.run(&mut rtc, 10 * Time::SECOND);
@@ -66,16 +51,9 @@ fn setting_the_time() {
     rig.run(&mut rtc, 499_999_999);
     assert_eq!(get(&mut rig, &mut rtc, 0), 0x30);
     rig.run(&mut rtc, 1);
-    assert_eq!(
-        get(&mut rig, &mut rtc, 0),
-        0x31,
-        "the first update comes after half a second"
-    );
+    assert_eq!(get(&mut rig, &mut rtc, 0), 0x31, "the first update comes after half a second");
     rig.run(&mut rtc, 12 * 3600 * Time::SECOND);
-    assert_eq!(
-        time(&mut rig, &mut rtc),
-        [0x20, 0x96, 0x03, 0x01, 2, 0x00, 0x15, 0x31]
-    );
+    assert_eq!(time(&mut rig, &mut rtc), [0x20, 0x96, 0x03, 0x01, 2, 0x00, 0x15, 0x31]);
 }
 
 #[test]
@@ -108,10 +86,7 @@ fn alarm_and_update_interrupts() {
     assert_eq!(rig.timers.next(), Some(Time(7 * Time::SECOND)));
     rig.run(&mut rtc, 7 * Time::SECOND);
     assert_eq!(rig.take_line(0), [true]);
-    assert_eq!(
-        get(&mut rig, &mut rtc, 0x0c),
-        IRQF | ALARM | UPDATE | PERIODIC
-    );
+    assert_eq!(get(&mut rig, &mut rtc, 0x0c), IRQF | ALARM | UPDATE | PERIODIC);
     assert_eq!(rig.timers.next(), Some(Time(3607 * Time::SECOND)));
     set(&mut rig, &mut rtc, 0x0b, UPDATE | HOURS_24);
     assert_eq!(rig.timers.next(), Some(Time(8 * Time::SECOND)));
