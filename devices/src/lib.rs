@@ -1,1 +1,19 @@
-//! Softmetal.
+//! The chips of the Softmetal board.
+#![forbid(unsafe_code)]
+
+pub mod acpi_pm;
+pub mod dma8237;
+pub mod hpet;
+pub mod i8042;
+pub mod ioapic;
+mod lanes;
+pub mod lapic;
+pub mod pci;
+pub mod pic8259;
+pub mod pit8254;
+pub mod ports;
+pub mod rtc_mc146818;
+#[cfg(test)]
+mod testing;
+pub mod uart16550;
+pub mod virtio;

@@ -1,0 +1,119 @@
+//! Scan code sets 1 and 2, the controller's translation between them, and the codes of a US keyboard.
+
+use serde::{Deserialize, Serialize};
+
+/// What the controller makes of a set 2 make code below 0x80: the set 1 code.
+#[rustfmt::skip]
+const SET1: [u8; 128] = [
+    0xff, 0x43, 0x41, 0x3f, 0x3d, 0x3b, 0x3c, 0x58, 0x64, 0x44, 0x42, 0x40, 0x3e, 0x0f, 0x29, 0x59,
+    0x65, 0x38, 0x2a, 0x70, 0x1d, 0x10, 0x02, 0x5a, 0x66, 0x71, 0x2c, 0x1f, 0x1e, 0x11, 0x03, 0x5b,
+    0x67, 0x2e, 0x2d, 0x20, 0x12, 0x05, 0x04, 0x5c, 0x68, 0x39, 0x2f, 0x21, 0x14, 0x13, 0x06, 0x5d,
+    0x69, 0x31, 0x30, 0x23, 0x22, 0x15, 0x07, 0x5e, 0x6a, 0x72, 0x32, 0x24, 0x16, 0x08, 0x09, 0x5f,
+    0x6b, 0x33, 0x25, 0x17, 0x18, 0x0b, 0x0a, 0x60, 0x6c, 0x34, 0x35, 0x26, 0x27, 0x19, 0x0c, 0x61,
+    0x6d, 0x73, 0x28, 0x74, 0x1a, 0x0d, 0x62, 0x6e, 0x3a, 0x36, 0x1c, 0x1b, 0x75, 0x2b, 0x63, 0x76,
+    0x55, 0x56, 0x77, 0x78, 0x79, 0x7a, 0x0e, 0x7b, 0x7c, 0x4f, 0x7d, 0x4b, 0x47, 0x7e, 0x7f, 0x6f,
+    0x52, 0x53, 0x50, 0x4c, 0x4d, 0x48, 0x01, 0x45, 0x57, 0x4e, 0x51, 0x4a, 0x37, 0x49, 0x46, 0x54,
+];
+const BREAK: u8 = 0xf0;
+
+/// The set 1 code of a set 2 byte. Above 0x7F only F7 and SysRq are codes; the rest (answers, prefixes) stays.
+fn set1_of(code: u8) -> u8 {
+    match code {
+        0x83 => 0x41,
+        0x84 => 0x54,
+        0x80.. => code,
+        _ => SET1[usize::from(code)],
+    }
+}
+
+/// The set 2 make code of a set 1 make code (below 0x80).
+pub(super) fn set2_of(code: u8) -> u8 {
+    match code {
+        0x41 => 0x83,
+        0x54 => 0x84,
+        _ => SET1.iter().position(|&c| c == code).unwrap_or(0) as u8,
+    }
+}
+
+/// The controller's translator: turns the break prefix into bit 7.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(super) struct Translator {
+    breaking: bool,
+}
+
+impl Translator {
+    /// What the guest sees of `byte`, if anything.
+    pub fn translate(&mut self, byte: u8) -> Option<u8> {
+        if byte == BREAK {
+            self.breaking = true;
+            return None;
+        }
+        let bit = if std::mem::take(&mut self.breaking) { 0x80 } else { 0 };
+        Some(set1_of(byte) | bit)
+    }
+}
+
+const SHIFT: u8 = 0x2a;
+const CONTROL: u8 = 0x1d;
+/// The keys of each row from the set 1 code on: without and with Shift.
+const ROWS: [(u8, &str, &str); 5] = [
+    (0x02, "1234567890-=", "!@#$%^&*()_+"),
+    (0x10, "qwertyuiop[]", "QWERTYUIOP{}"),
+    (0x1e, "asdfghjkl;'`", "ASDFGHJKL:\"~"),
+    (0x2b, "\\zxcvbnm,./", "|ZXCVBNM<>?"),
+    (0x39, " ", ""),
+];
+
+/// The set 1 codes (make and break, with Shift or Control where needed) that type `ch` on a US keyboard. Line feed and
+/// carriage return are Enter; other control characters are Control with a letter. `None` if no key types it.
+#[must_use]
+pub fn scancodes_for(ch: char) -> Option<Vec<u8>> {
+    let press = |code: u8| vec![code, code | 0x80];
+    let with = |modifier: u8, code: u8| vec![modifier, code, code | 0x80, modifier | 0x80];
+    match ch {
+        '\n' | '\r' => return Some(press(0x1c)),
+        '\t' => return Some(press(0x0f)),
+        '\x08' | '\x7f' => return Some(press(0x0e)),
+        '\x1b' => return Some(press(0x01)),
+        '\x01'..='\x1a' => {
+            let letter = char::from(ch as u8 + b'a' - 1);
+            return Some(with(CONTROL, scancodes_for(letter)?[0]));
+        }
+        _ => {}
+    }
+    ROWS.iter().find_map(|&(first, plain, shifted)| {
+        let find = |keys: &str| keys.find(ch).map(|i| first + i as u8);
+        find(plain).map(press).or_else(|| find(shifted).map(|code| with(SHIFT, code)))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_code_translates_back() {
+        for code in 1..0x80 {
+            assert_eq!(set1_of(set2_of(code)), code);
+        }
+        let mut t = Translator::default();
+        assert_eq!(t.translate(0xf0), None);
+        assert_eq!(t.translate(0x1c), Some(0x9e));
+        assert_eq!(t.translate(0xfa), Some(0xfa));
+    }
+
+    #[test]
+    fn us_layout() {
+        let shifted = |code: u8| Some(vec![0x2a, code, code | 0x80, 0xaa]);
+        assert_eq!(scancodes_for('a'), Some(vec![0x1e, 0x9e]));
+        assert_eq!(scancodes_for('A'), shifted(0x1e));
+        assert_eq!(scancodes_for('"'), shifted(0x28));
+        assert_eq!(scancodes_for('`'), Some(vec![0x29, 0xa9]));
+        assert_eq!(scancodes_for('|'), shifted(0x2b));
+        assert_eq!(scancodes_for('/'), Some(vec![0x35, 0xb5]));
+        assert_eq!(scancodes_for('0'), Some(vec![0x0b, 0x8b]));
+        assert_eq!(scancodes_for('\u{3}'), Some(vec![0x1d, 0x2e, 0xae, 0x9d]));
+        assert!((' '..='~').all(|c| scancodes_for(c).is_some()));
+        assert_eq!(scancodes_for('é'), None);
+    }
+}

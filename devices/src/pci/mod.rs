@@ -1,0 +1,39 @@
+//! The PCI bus: configuration spaces, MSI-X, the host's window into them, and the chipset's own functions.
+//!
+//! The board keeps the [`PciDevice`]s by slot; [`PciHost`] tells it whom an access to the data port means.
+
+mod chipset;
+mod config;
+mod host;
+mod msix;
+
+use softmetal_bus::{Ctx, Device, Request};
+
+pub use chipset::{I440fx, Piix3Isa, Piix4Pm};
+pub use config::{BarKind, BarMapping, ConfigSpace, Identity, MappingKind, Registers, command};
+pub use host::{Access, PciHost};
+pub use msix::{MSIX_BAR_LEN, Msix, MsixState};
+
+/// A PCI function. The region number of its [`Device::read`] and [`Device::write`] is the index of the BAR; its output
+/// line 0 is the INTx# pin that its configuration space names.
+pub trait PciDevice: Device {
+    /// Its configuration space.
+    fn config(&self) -> &ConfigSpace;
+    /// Its configuration space.
+    fn config_mut(&mut self) -> &mut ConfigSpace;
+    /// A configuration load at `offset` (0 to 0xFF), 1, 2 or 4 bytes wide.
+    fn config_read(&mut self, ctx: &mut Ctx, offset: u16, width: usize) -> u32 {
+        let _ = ctx;
+        self.config().read(offset, width)
+    }
+    /// A configuration store; asks for [`Request::Remap`] when the function's ranges may have changed.
+    fn config_write(&mut self, ctx: &mut Ctx, offset: u16, width: usize, value: u32) {
+        if self.config_mut().write(offset, width, value) {
+            ctx.request(Request::Remap);
+        }
+    }
+    /// Where its BARs answer now (only those that do).
+    fn bars(&self) -> Vec<BarMapping> {
+        self.config().bars()
+    }
+}

@@ -1,0 +1,350 @@
+//! The virtio block device (virtio 1.2, 5.2).
+
+use serde::{Deserialize, Serialize};
+use softmetal_bus::{BlockBackend, BlockError, Ctx};
+
+use super::VirtioDevice;
+use super::queue::{Broken, Chain, Fault, Queue};
+
+const SECTOR: u64 = 512;
+const QUEUE_SIZE: u16 = 256;
+/// Buffers of data in one request; header and status need one descriptor each.
+const SEG_MAX: u32 = QUEUE_SIZE as u32 - 2;
+/// Bytes moved between backend and guest at a time.
+const BUFFER: usize = 256 << 10;
+/// Most data in one request. Drivers stay far below; it bounds the time that one request takes.
+const MAX_REQUEST: u64 = 32 << 20;
+/// Length of the ID string.
+const ID_LEN: usize = 20;
+
+const F_SEG_MAX: u64 = 1 << 2;
+const F_RO: u64 = 1 << 5;
+const F_BLK_SIZE: u64 = 1 << 6;
+const F_FLUSH: u64 = 1 << 9;
+
+mod request {
+    pub const IN: u32 = 0;
+    pub const OUT: u32 = 1;
+    pub const FLUSH: u32 = 4;
+    pub const GET_ID: u32 = 8;
+}
+
+/// How a request failed, as its status byte says it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Failure {
+    Io = 1,
+    Unsupported = 2,
+}
+
+impl From<Fault> for Failure {
+    fn from(_: Fault) -> Self {
+        Self::Io
+    }
+}
+
+impl From<BlockError> for Failure {
+    fn from(error: BlockError) -> Self {
+        log::warn!("virtio-blk: {error}");
+        Self::Io
+    }
+}
+
+/// A disk over a [`BlockBackend`].
+pub struct VirtioBlk {
+    id: [u8; ID_LEN],
+    read_only: bool,
+    backend: Box<dyn BlockBackend>,
+    /// Reused from request to request.
+    buffer: Vec<u8>,
+    chain: Chain,
+    state: State,
+}
+
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct State {
+    /// The driver has not accepted flush commands: each write must be durable when it completes.
+    write_through: bool,
+}
+
+impl VirtioBlk {
+    /// The disk `backend`; of `serial` the first 20 bytes count. Read-only if `read_only` or the backend says so.
+    #[must_use]
+    pub fn new(backend: Box<dyn BlockBackend>, serial: String, read_only: bool) -> Self {
+        let mut id = [0; ID_LEN];
+        for (byte, &c) in id.iter_mut().zip(serial.as_bytes()) {
+            *byte = c;
+        }
+        Self {
+            id,
+            read_only: read_only || backend.read_only(),
+            backend,
+            buffer: vec![0; BUFFER],
+            chain: Chain::default(),
+            state: State::default(),
+        }
+    }
+
+    /// The backend, for the host's own needs (flush at exit).
+    pub fn backend_mut(&mut self) -> &mut dyn BlockBackend {
+        &mut *self.backend
+    }
+
+    fn sectors(&self) -> u64 {
+        self.backend.size() / SECTOR
+    }
+
+    /// The byte offset of a transfer of `len` bytes at `sector`, if it lies on the disk and is of whole sectors.
+    fn place(&self, sector: u64, len: u64) -> Result<u64, Failure> {
+        let end = sector.checked_add(len / SECTOR);
+        if len % SECTOR != 0 || len > MAX_REQUEST || end.is_none_or(|end| end > self.sectors()) {
+            log::warn!("virtio-blk: {len} bytes at sector {sector:#x} refused");
+            return Err(Failure::Io);
+        }
+        Ok(sector * SECTOR)
+    }
+
+    /// Carries out the request of `chain` and returns how many bytes were written to its buffers.
+    fn request(&mut self, ctx: &Ctx, chain: &mut Chain) -> u32 {
+        let Some(status) = chain.writable.take_last_byte() else {
+            log::warn!("virtio-blk: a request without room for its status");
+            return 0;
+        };
+        let room = chain.writable.left();
+        let result = self.execute(ctx, chain);
+        // Of what was asked for only the part that was written counts; a request over 4 GiB has failed anyway.
+        let written = (room - chain.writable.left()) as u32;
+        let code = result.map_or_else(|failure| failure as u8, |()| 0);
+        if ctx.dma_write(status, &[code]) { written.saturating_add(1) } else { written }
+    }
+
+    fn execute(&mut self, ctx: &Ctx, chain: &mut Chain) -> Result<(), Failure> {
+        let mut header = [0; 16];
+        if chain.readable.read(ctx, &mut header)? < header.len() {
+            log::warn!("virtio-blk: a request with a short header");
+            return Err(Failure::Io);
+        }
+        let header = u128::from_le_bytes(header);
+        let (kind, sector) = (header as u32, (header >> 64) as u64);
+        match kind {
+            request::IN => {
+                let mut at = self.place(sector, chain.writable.left())?;
+                while chain.writable.left() > 0 {
+                    let n = chain.writable.left().min(BUFFER as u64) as usize;
+                    let buffer = &mut self.buffer[..n];
+                    self.backend.read_at(at, buffer)?;
+                    chain.writable.write(ctx, buffer)?;
+                    at += n as u64;
+                }
+            }
+            request::OUT => {
+                if self.read_only {
+                    return Err(BlockError::ReadOnly.into());
+                }
+                let mut at = self.place(sector, chain.readable.left())?;
+                while chain.readable.left() > 0 {
+                    let n = chain.readable.left().min(BUFFER as u64) as usize;
+                    let buffer = &mut self.buffer[..n];
+                    chain.readable.read(ctx, buffer)?;
+                    self.backend.write_at(at, buffer)?;
+                    at += n as u64;
+                }
+                if self.state.write_through {
+                    self.backend.flush()?;
+                }
+            }
+            request::FLUSH => self.backend.flush()?,
+            request::GET_ID => {
+                chain.writable.write(ctx, &self.id)?;
+            }
+            _ => {
+                log::debug!("virtio-blk: request type {kind} is not supported");
+                return Err(Failure::Unsupported);
+            }
+        }
+        Ok(())
+    }
+}
+
+impl VirtioDevice for VirtioBlk {
+    type State = State;
+    const NAME: &'static str = "virtio-blk";
+    const TYPE: u16 = 2;
+    const CLASS: u32 = 0x01_0000;
+    const QUEUES: &'static [u16] = &[QUEUE_SIZE];
+
+    fn features(&self) -> u64 {
+        F_SEG_MAX | F_BLK_SIZE | F_FLUSH | if self.read_only { F_RO } else { 0 }
+    }
+
+    fn config(&self) -> Vec<u8> {
+        // Up to and including num_queues (offset 34).
+        let mut config = vec![0; 36];
+        config[..8].copy_from_slice(&self.sectors().to_le_bytes());
+        config[12..16].copy_from_slice(&SEG_MAX.to_le_bytes());
+        config[20..24].copy_from_slice(&(SECTOR as u32).to_le_bytes());
+        config[34] = Self::QUEUES.len() as u8;
+        config
+    }
+
+    fn activate(&mut self, features: u64) {
+        self.state.write_through = features & F_FLUSH == 0;
+    }
+
+    fn process(&mut self, ctx: &mut Ctx, index: usize, queues: &mut [Queue]) -> Result<(), Broken> {
+        let queue = &mut queues[index];
+        let mut chain = std::mem::take(&mut self.chain);
+        let result = loop {
+            match queue.pop(ctx, &mut chain) {
+                Ok(true) => {}
+                Ok(false) => break Ok(()),
+                Err(broken) => break Err(broken),
+            }
+            let written = self.request(ctx, &mut chain);
+            if let Err(broken) = queue.push(ctx, &chain, written) {
+                break Err(broken);
+            }
+        };
+        self.chain = chain;
+        result
+    }
+
+    fn reset(&mut self, _power: bool) {
+        self.state = State::default();
+    }
+    fn state(&self) -> &State {
+        &self.state
+    }
+    fn set_state(&mut self, state: State) {
+        self.state = state;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use softmetal_bus::Device;
+
+    use super::*;
+    use crate::virtio::VirtioPci;
+    use crate::virtio::testing::{Driver, READ, WRITE};
+
+    const SECTORS: usize = 2048;
+    const HEADER: u64 = 0x8000;
+    const STATUS: u64 = 0x8100;
+    const DATA: u64 = 0x2_0000;
+
+    /// A disk that the test can look into; counts flushes.
+    #[derive(Clone, Default)]
+    struct Disk(Arc<Mutex<(Vec<u8>, usize)>>);
+
+    impl BlockBackend for Disk {
+        fn size(&self) -> u64 {
+            self.0.lock().unwrap().0.size()
+        }
+        fn read_only(&self) -> bool {
+            false
+        }
+        fn read_at(&mut self, offset: u64, buf: &mut [u8]) -> Result<(), BlockError> {
+            self.0.lock().unwrap().0.read_at(offset, buf)
+        }
+        fn write_at(&mut self, offset: u64, buf: &[u8]) -> Result<(), BlockError> {
+            self.0.lock().unwrap().0.write_at(offset, buf)
+        }
+        fn flush(&mut self) -> Result<(), BlockError> {
+            self.0.lock().unwrap().1 += 1;
+            Ok(())
+        }
+    }
+
+    fn driver(features: u64, read_only: bool) -> (Driver<VirtioBlk>, Disk) {
+        let disk = Disk::default();
+        let bytes = (0..SECTORS * 512).map(|i| (i * 7 + i / 512) as u8);
+        disk.0.lock().unwrap().0 = bytes.collect();
+        let blk = VirtioBlk::new(Box::new(disk.clone()), "a serial number".into(), read_only);
+        (Driver::new(VirtioPci::new(blk), features), disk)
+    }
+
+    /// One request with a header of its own; returns the status byte and the length in the used ring.
+    fn request(d: &mut Driver<VirtioBlk>, kind: u32, sector: u64, data: &[(u64, u32, u16)]) -> (u8, u32) {
+        d.put(HEADER, &kind.to_le_bytes());
+        d.put(HEADER + 8, &sector.to_le_bytes());
+        d.put(STATUS, &[0xee]);
+        let mut chain = vec![(HEADER, 16, READ)];
+        chain.extend(data);
+        chain.push((STATUS, 1, WRITE));
+        d.chain(0, &chain);
+        d.notify(0);
+        assert_eq!(d.reg(0x14, 1), 0xf, "the device works on");
+        (d.get(STATUS, 1)[0], d.used(0).pop().unwrap().1)
+    }
+
+    #[test]
+    fn reads_and_writes() {
+        let (mut d, disk) = driver(F_FLUSH, false);
+        assert_eq!(d.reg(0x2000, 8), SECTORS as u64);
+        assert_eq!(d.reg(0x2014, 4), 512);
+        // More than the buffer holds, scattered without regard to sectors.
+        let len = BUFFER + 1024;
+        let parts = [(DATA, 100, WRITE), (DATA + 100, len as u32 - 100, WRITE)];
+        let result = request(&mut d, request::IN, 3, &parts);
+        assert_eq!(result, (0, len as u32 + 1));
+        assert!(d.get(DATA, len) == disk.0.lock().unwrap().0[3 * 512..][..len]);
+
+        d.put(DATA, &[0x55; 1024]);
+        let parts = [(DATA, 1, READ), (DATA + 1, 1023, READ)];
+        assert_eq!(request(&mut d, request::OUT, 2046, &parts), (0, 1));
+        assert_eq!(disk.0.lock().unwrap().0[2046 * 512..], [0x55; 1024]);
+        assert_eq!(disk.0.lock().unwrap().1, 0);
+        assert_eq!(request(&mut d, request::FLUSH, 0, &[]), (0, 1));
+        assert_eq!(disk.0.lock().unwrap().1, 1);
+        let id = [(DATA, 20, WRITE)];
+        assert_eq!(request(&mut d, request::GET_ID, 0, &id), (0, 21));
+        assert_eq!(d.get(DATA, 20), b"a serial number\0\0\0\0\0");
+    }
+
+    #[test]
+    fn writes_through_without_flush() {
+        let (mut d, disk) = driver(0, false);
+        let result = request(&mut d, request::OUT, 0, &[(DATA, 512, READ)]);
+        assert_eq!(result.0, 0);
+        assert_eq!(disk.0.lock().unwrap().1, 1);
+    }
+
+    #[test]
+    fn refuses() {
+        let (mut d, _) = driver(0, false);
+        let io = Failure::Io as u8;
+        let sector = [(DATA, 512, WRITE)];
+        for (kind, at, data, status) in [
+            (request::IN, SECTORS as u64, &sector[..], io),
+            (request::IN, u64::MAX, &sector, io),
+            (request::IN, u64::MAX / 512 + 1, &sector, io),
+            (request::IN, 0, &[(DATA, 511, WRITE)], io),
+            (request::IN, 0, &[(1 << 40, 512, WRITE)], io),
+            (request::IN, 0, &[(DATA, !511, WRITE), (DATA, !511, WRITE)], io),
+            (request::OUT, 0, &[(1 << 40, 512, READ)], io),
+            (77, 0, &sector, Failure::Unsupported as u8),
+        ] {
+            assert_eq!(request(&mut d, kind, at, data), (status, 1), "{kind} {at:#x}");
+        }
+        // No room for the status, a short header, a status in the middle of nowhere: given back all the same.
+        d.chain(0, &[(HEADER, 16, READ)]);
+        d.chain(0, &[(HEADER, 8, READ), (STATUS, 1, WRITE)]);
+        d.chain(0, &[(HEADER, 16, READ), (1 << 40, 1, WRITE)]);
+        d.notify(0);
+        let lengths: Vec<_> = d.used(0).into_iter().map(|u| u.1).collect();
+        assert_eq!(lengths, [0, 1, 0]);
+        assert_eq!(d.get(STATUS, 1), [io]);
+        assert_eq!(d.device.input_room(), 0);
+    }
+
+    #[test]
+    fn read_only() {
+        let (mut d, disk) = driver(F_RO, true);
+        let before = disk.0.lock().unwrap().0.clone();
+        let result = request(&mut d, request::OUT, 0, &[(DATA, 512, READ)]);
+        assert_eq!(result, (Failure::Io as u8, 1));
+        assert!(before == disk.0.lock().unwrap().0);
+    }
+}
