@@ -7,6 +7,7 @@
 mod arithmetic;
 mod convert;
 mod round;
+pub mod wide;
 
 #[cfg(test)]
 mod tests;
@@ -136,9 +137,22 @@ impl Env {
     }
 
     /// The exceptions that were raised and are not masked.
+    #[inline]
     #[must_use]
     pub fn unmasked(&self) -> Exceptions {
         self.raised & !self.masked
+    }
+
+    /// What the status register shows: an unmasked exception of the operands keeps those of the result from arising.
+    #[inline]
+    #[must_use]
+    pub fn reported(&self) -> Exceptions {
+        let before = Exceptions::INVALID | Exceptions::DENORMAL | Exceptions::ZERO_DIVIDE;
+        if self.unmasked().intersects(before) {
+            self.raised & before
+        } else {
+            self.raised
+        }
     }
 
     #[inline]
@@ -435,7 +449,7 @@ fn operand<F: Format>(bits: F::Bits, env: &Env) -> Unpacked {
 
 /// The result of an operation of which at least one operand is a NaN (or unsupported).
 #[cold]
-fn propagate_nan<F: Format>(operands: &[Unpacked], env: &mut Env) -> F::Bits {
+pub(crate) fn propagate_nan<F: Format>(operands: &[Unpacked], env: &mut Env) -> F::Bits {
     let any = |class| operands.iter().any(|o| o.class == class);
     if any(Class::SignalingNan) || any(Class::Unsupported) {
         env.raise(Exceptions::INVALID);
