@@ -2,10 +2,8 @@
 #![cfg(target_arch = "x86_64")]
 
 use core::arch::asm;
+use softmetal_cpu::semantics::softfloat::{self as soft, Env, F32, F64, F80, Format, Precision, Rounding};
 use softmetal_cpu::semantics::x87::{Arith, Constant, Fpu};
-use softmetal_cpu::semantics::softfloat::{
-    self as soft, Env, F32, F64, F80, Format, Precision, Rounding,
-};
 
 /// A small generator whose values cluster at the edges of a format.
 struct Operands(u64);
@@ -54,10 +52,7 @@ impl Operands {
         let (exponent, mantissa) = self.parts(0x7fff, 63);
         // One value in sixteen is a pseudo-denormal or has no meaning.
         let integer = (exponent != 0) != (self.word() >> 60 == 0);
-        F80 {
-            mantissa: mantissa | u64::from(integer) << 63,
-            sign_exponent: exponent as u16 | (self.word() as u16 & 0x8000),
-        }
+        F80 { mantissa: mantissa | u64::from(integer) << 63, sign_exponent: exponent as u16 | (self.word() as u16 & 0x8000) }
     }
 }
 
@@ -87,122 +82,38 @@ type SseOurs = fn(u64, u64, u64, &mut Env) -> u64;
 #[test]
 fn sse_results_and_flags() {
     let table: &[(&str, bool, SseHost, SseOurs)] = &[
-        (
-            "addss",
-            true,
-            sse_binary!("addss xmm0, xmm1"),
-            |a, b, _, e| soft::add::<F32>(a as u32, b as u32, e).into(),
-        ),
-        (
-            "subss",
-            true,
-            sse_binary!("subss xmm0, xmm1"),
-            |a, b, _, e| soft::sub::<F32>(a as u32, b as u32, e).into(),
-        ),
-        (
-            "mulss",
-            true,
-            sse_binary!("mulss xmm0, xmm1"),
-            |a, b, _, e| soft::mul::<F32>(a as u32, b as u32, e).into(),
-        ),
-        (
-            "divss",
-            true,
-            sse_binary!("divss xmm0, xmm1"),
-            |a, b, _, e| soft::div::<F32>(a as u32, b as u32, e).into(),
-        ),
-        (
-            "sqrtss",
-            true,
-            sse_binary!("sqrtss xmm0, xmm1"),
-            |_, b, _, e| soft::sqrt::<F32>(b as u32, e).into(),
-        ),
-        (
-            "addsd",
-            false,
-            sse_binary!("addsd xmm0, xmm1"),
-            |a, b, _, e| soft::add::<F64>(a, b, e),
-        ),
-        (
-            "subsd",
-            false,
-            sse_binary!("subsd xmm0, xmm1"),
-            |a, b, _, e| soft::sub::<F64>(a, b, e),
-        ),
-        (
-            "mulsd",
-            false,
-            sse_binary!("mulsd xmm0, xmm1"),
-            |a, b, _, e| soft::mul::<F64>(a, b, e),
-        ),
-        (
-            "divsd",
-            false,
-            sse_binary!("divsd xmm0, xmm1"),
-            |a, b, _, e| soft::div::<F64>(a, b, e),
-        ),
-        (
-            "sqrtsd",
-            false,
-            sse_binary!("sqrtsd xmm0, xmm1"),
-            |_, b, _, e| soft::sqrt::<F64>(b, e),
-        ),
-        (
-            "cvtsd2ss",
-            false,
-            sse_binary!("cvtsd2ss xmm1, xmm1; xorps xmm0, xmm0; movss xmm0, xmm1"),
-            |_, b, _, e| soft::convert::<F64, F32>(b, e).into(),
-        ),
-        (
-            "cvtss2sd",
-            true,
-            sse_binary!("cvtss2sd xmm0, xmm1"),
-            |_, b, _, e| soft::convert::<F32, F64>(b as u32, e),
-        ),
-        (
-            "roundsd",
-            false,
-            sse_binary!("roundsd xmm0, xmm1, 4"),
-            |_, b, _, e| soft::round_to_int::<F64>(b, e.rounding, false, e),
-        ),
-        (
-            "roundss",
-            true,
-            sse_binary!("roundss xmm0, xmm1, 9"),
-            |_, b, _, e| soft::round_to_int::<F32>(b as u32, Rounding::Down, true, e).into(),
-        ),
-        (
-            "fma213sd",
-            false,
-            sse_binary!("vfmadd213sd xmm0, xmm1, xmm2"),
-            |a, b, c, e| soft::mul_add::<F64>(b, a, c, e),
-        ),
-        (
-            "fma213ss",
-            true,
-            sse_binary!("vfmadd213ss xmm0, xmm1, xmm2"),
-            |a, b, c, e| soft::mul_add::<F32>(b as u32, a as u32, c as u32, e).into(),
-        ),
+        ("addss", true, sse_binary!("addss xmm0, xmm1"), |a, b, _, e| soft::add::<F32>(a as u32, b as u32, e).into()),
+        ("subss", true, sse_binary!("subss xmm0, xmm1"), |a, b, _, e| soft::sub::<F32>(a as u32, b as u32, e).into()),
+        ("mulss", true, sse_binary!("mulss xmm0, xmm1"), |a, b, _, e| soft::mul::<F32>(a as u32, b as u32, e).into()),
+        ("divss", true, sse_binary!("divss xmm0, xmm1"), |a, b, _, e| soft::div::<F32>(a as u32, b as u32, e).into()),
+        ("sqrtss", true, sse_binary!("sqrtss xmm0, xmm1"), |_, b, _, e| soft::sqrt::<F32>(b as u32, e).into()),
+        ("addsd", false, sse_binary!("addsd xmm0, xmm1"), |a, b, _, e| soft::add::<F64>(a, b, e)),
+        ("subsd", false, sse_binary!("subsd xmm0, xmm1"), |a, b, _, e| soft::sub::<F64>(a, b, e)),
+        ("mulsd", false, sse_binary!("mulsd xmm0, xmm1"), |a, b, _, e| soft::mul::<F64>(a, b, e)),
+        ("divsd", false, sse_binary!("divsd xmm0, xmm1"), |a, b, _, e| soft::div::<F64>(a, b, e)),
+        ("sqrtsd", false, sse_binary!("sqrtsd xmm0, xmm1"), |_, b, _, e| soft::sqrt::<F64>(b, e)),
+        ("cvtsd2ss", false, sse_binary!("cvtsd2ss xmm1, xmm1; xorps xmm0, xmm0; movss xmm0, xmm1"), |_, b, _, e| {
+            soft::convert::<F64, F32>(b, e).into()
+        }),
+        ("cvtss2sd", true, sse_binary!("cvtss2sd xmm0, xmm1"), |_, b, _, e| soft::convert::<F32, F64>(b as u32, e)),
+        ("roundsd", false, sse_binary!("roundsd xmm0, xmm1, 4"), |_, b, _, e| soft::round_to_int::<F64>(b, e.rounding, false, e)),
+        ("roundss", true, sse_binary!("roundss xmm0, xmm1, 9"), |_, b, _, e| {
+            soft::round_to_int::<F32>(b as u32, Rounding::Down, true, e).into()
+        }),
+        ("fma213sd", false, sse_binary!("vfmadd213sd xmm0, xmm1, xmm2"), |a, b, c, e| soft::mul_add::<F64>(b, a, c, e)),
+        ("fma213ss", true, sse_binary!("vfmadd213ss xmm0, xmm1, xmm2"), |a, b, c, e| {
+            soft::mul_add::<F32>(b as u32, a as u32, c as u32, e).into()
+        }),
     ];
     let mut source = Operands(0x1234_5678_9abc);
     for round in 0..ROUNDS {
-        let mxcsr = 0x1f80
-            | (round as u32 & 3) << 13
-            | (round as u32 >> 2 & 1) << 15
-            | (round as u32 >> 3 & 1) << 6;
-        let (singles, doubles) = (
-            [source.f32(), source.f32(), source.f32()],
-            [source.f64(), source.f64(), source.f64()],
-        );
+        let mxcsr = 0x1f80 | (round as u32 & 3) << 13 | (round as u32 >> 2 & 1) << 15 | (round as u32 >> 3 & 1) << 6;
+        let (singles, doubles) = ([source.f32(), source.f32(), source.f32()], [source.f64(), source.f64(), source.f64()]);
         for (name, narrow, host, ours) in table {
             if name.starts_with("fma") && !std::is_x86_feature_detected!("fma") {
                 continue;
             }
-            let [a, b, c] = if *narrow {
-                singles.map(u64::from)
-            } else {
-                doubles
-            };
+            let [a, b, c] = if *narrow { singles.map(u64::from) } else { doubles };
             let mut env = Env::from_mxcsr(mxcsr);
             let result = ours(a, b, c, &mut env);
             let (expected, flags) = host(a, b, c, mxcsr);
@@ -247,46 +158,23 @@ fn x87_results_and_flags() {
         ("fmul", x87!("fmul st(0), st(1)"), soft::mul::<F80>),
         ("fdiv", x87!("fdiv st(0), st(1)"), soft::div::<F80>),
         ("fsqrt", x87!("fsqrt"), |a, _, e| soft::sqrt::<F80>(a, e)),
-        ("frndint", x87!("frndint"), |a, _, e| {
-            soft::round_to_int::<F80>(a, e.rounding, false, e)
-        }),
+        ("frndint", x87!("frndint"), |a, _, e| soft::round_to_int::<F80>(a, e.rounding, false, e)),
     ];
     let mut source = Operands(0xfeed_beef);
     for round in 0..ROUNDS {
-        let (rounding, precision) = [
-            (0, 3),
-            (1, 3),
-            (2, 3),
-            (3, 3),
-            (0, 2),
-            (1, 2),
-            (2, 0),
-            (0, 0),
-        ][round & 7];
+        let (rounding, precision) = [(0, 3), (1, 3), (2, 3), (3, 3), (0, 2), (1, 2), (2, 0), (0, 0)][round & 7];
         let control = 0x3f | precision << 8 | rounding << 10;
         let (a, b) = (source.f80(), source.f80());
         for (name, host, ours) in table {
             let mut env = Env {
                 rounding: Rounding::from_bits(rounding.into()),
-                precision: [
-                    Precision::Single,
-                    Precision::Single,
-                    Precision::Double,
-                    Precision::Extended,
-                ][usize::from(precision)],
+                precision: [Precision::Single, Precision::Single, Precision::Double, Precision::Extended][usize::from(precision)],
                 ..Env::default()
             };
             let result = ours(a, b, &mut env);
             let (expected, status) = host(a, b, control);
-            let ours = (
-                result,
-                u16::from(env.raised.bits()) | u16::from(env.rounded_up) << 9,
-            );
-            assert_eq!(
-                ours,
-                (expected, status & 0x23f),
-                "{name} {a:x?} {b:x?} control {control:x}: {result:x?}, the host {expected:x?}"
-            );
+            let ours = (result, u16::from(env.raised.bits()) | u16::from(env.rounded_up) << 9);
+            assert_eq!(ours, (expected, status & 0x23f), "{name} {a:x?} {b:x?} control {control:x}: {result:x?}, the host {expected:x?}");
         }
     }
 }
@@ -321,7 +209,10 @@ fn x87_instructions_leave_what_the_host_leaves() {
         ("fxch", x87!("fxch st(1)"), |f| f.exchange(1)),
         ("fscale", x87!("fscale"), Fpu::scale),
         ("fxtract", x87!("fxtract"), Fpu::extract),
-        ("fxtract exponent", x87!("fxtract", "fstp st(0)"), |f| { f.extract(); f.store_register(0, true); }),
+        ("fxtract exponent", x87!("fxtract", "fstp st(0)"), |f| {
+            f.extract();
+            f.store_register(0, true);
+        }),
         ("fprem", x87!("fprem"), |f| f.partial_remainder(false)),
         ("fprem1", x87!("fprem1"), |f| f.partial_remainder(true)),
         ("fsubrp", x87!("fsubrp st(1), st(0)"), |f| f.arith(Arith::SubReverse, 1, 0, true)),
@@ -365,7 +256,12 @@ fn x87_transcendentals_are_near_the_host() {
         ("fsin", x87!("fsin"), |f| f.sine(false)),
         ("fcos", x87!("fcos"), |f| f.sine(true)),
         ("fsincos", x87!("fsincos"), Fpu::sine_and_cosine),
-        ("fptan", x87!("fptan", "fstp st(0)"), |f| { f.tangent(); if f.status() & 0x400 == 0 { f.store_register(0, true); } }),
+        ("fptan", x87!("fptan", "fstp st(0)"), |f| {
+            f.tangent();
+            if f.status() & 0x400 == 0 {
+                f.store_register(0, true);
+            }
+        }),
         ("fpatan", x87!("fpatan"), Fpu::arc_tangent),
         ("f2xm1", x87!("f2xm1"), Fpu::exponential),
         ("fyl2x", x87!("fyl2x"), Fpu::logarithm),

@@ -3,6 +3,7 @@
 pub mod cpuid;
 pub mod interrupt;
 pub mod msr;
+pub mod x87;
 
 use iced_x86::{Instruction, Mnemonic};
 
@@ -13,7 +14,7 @@ use crate::table::Row;
 /// The rows of all families.
 #[must_use]
 pub fn families() -> Vec<&'static [Row]> {
-    vec![]
+    vec![x87::ROWS]
 }
 
 /// An encoding that is no instruction: #UD.

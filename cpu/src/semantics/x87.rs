@@ -12,9 +12,7 @@ mod transcendental;
 #[cfg(test)]
 mod tests;
 
-use super::softfloat::{
-    self as soft, Class, Env, Exceptions, F32, F64, F80, Format, Precision, Rounding, Unpacked,
-};
+use super::softfloat::{self as soft, Class, Env, Exceptions, F32, F64, F80, Format, Precision, Rounding, Unpacked};
 use serde::{Deserialize, Serialize};
 
 /// Bits of the status word.
@@ -132,10 +130,7 @@ impl Operand {
     #[must_use]
     pub fn single(bits: u32) -> Self {
         let value = F32::unpack(bits);
-        Self {
-            value: Self::widened(&value),
-            denormal: value.class == Class::Denormal,
-        }
+        Self { value: Self::widened(&value), denormal: value.class == Class::Denormal }
     }
 
     /// An m64fp operand.
@@ -143,39 +138,26 @@ impl Operand {
     #[must_use]
     pub fn double(bits: u64) -> Self {
         let value = F64::unpack(bits);
-        Self {
-            value: Self::widened(&value),
-            denormal: value.class == Class::Denormal,
-        }
+        Self { value: Self::widened(&value), denormal: value.class == Class::Denormal }
     }
 
     /// An integer operand, sign-extended.
     #[inline]
     #[must_use]
     pub fn integer(value: i64) -> Self {
-        Self {
-            value: soft::from_i64::<F80>(value, &mut Env::default()),
-            denormal: false,
-        }
+        Self { value: soft::from_i64::<F80>(value, &mut Env::default()), denormal: false }
     }
 
     /// A register, as it is.
     #[inline]
     const fn register(value: F80) -> Self {
-        Self {
-            value,
-            denormal: false,
-        }
+        Self { value, denormal: false }
     }
 
     /// Adds the denormal exception, after the operation with `other` has found those that come before it.
     #[inline]
     fn note_denormal(self, other: F80, env: &mut Env) {
-        if self.denormal
-            && !env
-                .raised
-                .intersects(Exceptions::INVALID | Exceptions::ZERO_DIVIDE)
-            && !soft::classify::<F80>(other).is_nan()
+        if self.denormal && !env.raised.intersects(Exceptions::INVALID | Exceptions::ZERO_DIVIDE) && !soft::classify::<F80>(other).is_nan()
         {
             env.raised |= Exceptions::DENORMAL;
         }
@@ -211,31 +193,17 @@ impl Fpu {
     /// The unit as FNINIT leaves it, with zeros in its registers.
     #[must_use]
     pub fn new() -> Self {
-        Self {
-            registers: [F80::default(); 8],
-            top: 0,
-            valid: 0,
-            control: CONTROL_INIT,
-            status: 0,
-            last: LastInstruction::default(),
-        }
+        Self { registers: [F80::default(); 8], top: 0, valid: 0, control: CONTROL_INIT, status: 0, last: LastInstruction::default() }
     }
 
     /// The unit after power-up or RESET (SDM 3A, table 9-1); INIT leaves it alone.
     pub fn reset(&mut self) {
-        *self = Self {
-            control: 0x40,
-            valid: 0xff,
-            ..Self::new()
-        };
+        *self = Self { control: 0x40, valid: 0xff, ..Self::new() };
     }
 
     /// FNINIT
     pub fn init(&mut self) {
-        *self = Self {
-            registers: self.registers,
-            ..Self::new()
-        };
+        *self = Self { registers: self.registers, ..Self::new() };
     }
 
     /// FNCLEX
@@ -460,9 +428,7 @@ impl Fpu {
             env.raised |= Exceptions::DENORMAL;
         }
         let mut value = operand.value;
-        if value.sign_exponent & 0x7fff == 0x7fff
-            && soft::classify::<F80>(value) == Class::SignalingNan
-        {
+        if value.sign_exponent & 0x7fff == 0x7fff && soft::classify::<F80>(value) == Class::SignalingNan {
             env.raised |= Exceptions::INVALID;
             value.mantissa |= 1 << 62;
         }
@@ -488,10 +454,7 @@ impl Fpu {
             Rounding::Up => exponent != 0 && constant != Constant::One,
             Rounding::Down | Rounding::Zero => false,
         };
-        self.push_checked(F80 {
-            mantissa: mantissa + u64::from(next),
-            sign_exponent: exponent,
-        });
+        self.push_checked(F80 { mantissa: mantissa + u64::from(next), sign_exponent: exponent });
     }
 
     /// FST ST(i), FSTP ST(i)
@@ -508,20 +471,14 @@ impl Fpu {
     /// What a store of ST(0) that `convert` computes puts into memory; `None`: an unmasked exception keeps it away.
     ///
     /// The caller writes it, then pops. Where the write faults, it puts [`Fpu::flags`] back first.
-    fn store_with<T>(
-        &mut self,
-        indefinite: T,
-        convert: impl FnOnce(F80, &mut Env) -> T,
-    ) -> Option<T> {
+    fn store_with<T>(&mut self, indefinite: T, convert: impl FnOnce(F80, &mut Env) -> T) -> Option<T> {
         if self.is_empty(0) {
             return self.stack_fault(false).then_some(indefinite);
         }
         let mut env = self.env();
         let result = convert(self.st(0), &mut env);
         let written = self.commit(&env);
-        let in_range = !env
-            .unmasked()
-            .intersects(Exceptions::OVERFLOW | Exceptions::UNDERFLOW);
+        let in_range = !env.unmasked().intersects(Exceptions::OVERFLOW | Exceptions::UNDERFLOW);
         (written && in_range).then_some(result)
     }
 
@@ -576,9 +533,7 @@ impl Fpu {
 
     /// FBLD; a digit above 9 counts as its value.
     pub fn load_bcd(&mut self, bytes: [u8; 10]) {
-        let digits = bytes[..9].iter().rev().fold(0i64, |sum, byte| {
-            sum * 100 + i64::from(byte >> 4) * 10 + i64::from(byte & 15)
-        });
+        let digits = bytes[..9].iter().rev().fold(0i64, |sum, byte| sum * 100 + i64::from(byte >> 4) * 10 + i64::from(byte & 15));
         let mut value = Operand::integer(digits).value;
         value.sign_exponent |= u16::from(bytes[9] & 0x80) << 8;
         self.load_extended(value);
@@ -644,11 +599,7 @@ impl Fpu {
         }
         self.status &= !C1;
         let sign_exponent = &mut self.registers[usize::from(self.top)].sign_exponent;
-        *sign_exponent = if negate {
-            *sign_exponent ^ 0x8000
-        } else {
-            *sign_exponent & 0x7fff
-        };
+        *sign_exponent = if negate { *sign_exponent ^ 0x8000 } else { *sign_exponent & 0x7fff };
     }
 
     /// ST(0) = `operation`(ST(0))
@@ -685,10 +636,7 @@ impl Fpu {
     /// Writes the MMX register `i`; its exponent becomes all ones.
     #[inline]
     pub const fn mmx_set(&mut self, i: usize, value: u64) {
-        self.registers[i & 7] = F80 {
-            mantissa: value,
-            sign_exponent: 0xffff,
-        };
+        self.registers[i & 7] = F80 { mantissa: value, sign_exponent: 0xffff };
     }
 
     /// What every MMX instruction but EMMS does: TOP becomes 0, every register valid.

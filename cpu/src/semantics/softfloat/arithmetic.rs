@@ -1,8 +1,6 @@
 //! Addition, multiplication, division, square root and the fused multiply-add.
 
-use super::{
-    Class, Env, Exceptions, Format, Rounding, Unpacked, invalid, operand, propagate_nan, round_pack,
-};
+use super::{Class, Env, Exceptions, Format, Rounding, Unpacked, invalid, operand, propagate_nan, round_pack};
 
 #[inline]
 fn note_denormals(operands: &[&Unpacked], env: &mut Env) {
@@ -43,11 +41,7 @@ fn add_signed<F: Format>(a: F::Bits, b: F::Bits, negate: bool, env: &mut Env) ->
         let precision = F::arithmetic_precision(env);
         match (a.class, b.class) {
             (Class::Zero, Class::Zero) => {
-                let sign = if a.sign == b.sign {
-                    a.sign
-                } else {
-                    env.rounding == Rounding::Down
-                };
+                let sign = if a.sign == b.sign { a.sign } else { env.rounding == Rounding::Down };
                 return F::zero(sign);
             }
             (Class::Zero, _) => {
@@ -62,14 +56,9 @@ fn add_signed<F: Format>(a: F::Bits, b: F::Bits, negate: bool, env: &mut Env) ->
         b.sign ^= negate;
     }
     let precision = F::arithmetic_precision(env);
-    let sum = sum_wide(
-        (a.sign, a.exponent, u128::from(a.significand) << 63),
-        (b.sign, b.exponent, u128::from(b.significand) << 63),
-    );
+    let sum = sum_wide((a.sign, a.exponent, u128::from(a.significand) << 63), (b.sign, b.exponent, u128::from(b.significand) << 63));
     match sum {
-        Some((sign, exponent, s)) => {
-            round_pack::<F>(sign, exponent, (s >> 64) as u64, s as u64, precision, env)
-        }
+        Some((sign, exponent, s)) => round_pack::<F>(sign, exponent, (s >> 64) as u64, s as u64, precision, env),
         None => F::zero(env.rounding == Rounding::Down),
     }
 }
@@ -158,11 +147,7 @@ pub fn div<F: Format>(a: F::Bits, b: F::Bits, env: &mut Env) -> F::Bits {
         }
     }
     let (x, y) = (u128::from(a.significand), u128::from(b.significand));
-    let (shift, exponent) = if x < y {
-        (64, a.exponent - b.exponent - 1)
-    } else {
-        (63, a.exponent - b.exponent)
-    };
+    let (shift, exponent) = if x < y { (64, a.exponent - b.exponent - 1) } else { (63, a.exponent - b.exponent) };
     let dividend = x << shift;
     let quotient = dividend / y;
     let remainder = dividend - quotient * y;
@@ -226,37 +211,19 @@ pub fn mul_add<F: Format>(a: F::Bits, b: F::Bits, c: F::Bits, env: &mut Env) -> 
         if c.class != Class::Zero {
             return round_pack::<F>(c.sign, c.exponent, c.significand, 0, F::PRECISION, env);
         }
-        let exact = if sign == c.sign {
-            sign
-        } else {
-            env.rounding == Rounding::Down
-        };
+        let exact = if sign == c.sign { sign } else { env.rounding == Rounding::Down };
         return F::zero(exact);
     }
     let product = u128::from(a.significand) * u128::from(b.significand);
     let shift = product.leading_zeros();
-    let product = (
-        sign,
-        a.exponent + b.exponent + 1 - shift as i32,
-        (product << shift) >> 1,
-    );
+    let product = (sign, a.exponent + b.exponent + 1 - shift as i32, (product << shift) >> 1);
     let sum = if c.class == Class::Zero {
         Some((product.0, product.1, product.2 << 1))
     } else {
-        sum_wide(
-            product,
-            (c.sign, c.exponent, u128::from(c.significand) << 63),
-        )
+        sum_wide(product, (c.sign, c.exponent, u128::from(c.significand) << 63))
     };
     match sum {
-        Some((sign, exponent, s)) => round_pack::<F>(
-            sign,
-            exponent,
-            (s >> 64) as u64,
-            s as u64,
-            F::PRECISION,
-            env,
-        ),
+        Some((sign, exponent, s)) => round_pack::<F>(sign, exponent, (s >> 64) as u64, s as u64, F::PRECISION, env),
         None => F::zero(env.rounding == Rounding::Down),
     }
 }

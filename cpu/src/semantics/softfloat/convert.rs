@@ -1,10 +1,7 @@
 //! Comparison, conversion between formats, and integers.
 
 use super::round::rounds_up;
-use super::{
-    Class, Env, Exceptions, Format, Ordering4, Rounding, Unpacked, operand, propagate_nan,
-    round_pack,
-};
+use super::{Class, Env, Exceptions, Format, Ordering4, Rounding, Unpacked, operand, propagate_nan, round_pack};
 use core::cmp::Ordering;
 
 /// Compares `a` with `b`. A quiet NaN raises INVALID unless `quiet` (UCOMISS, FUCOM) is set.
@@ -52,12 +49,7 @@ pub fn convert<From: Format, To: Format>(a: From::Bits, env: &mut Env) -> To::Bi
 }
 
 /// `a` rounded to an integral value. `suppress_precision`: an inexact result raises nothing (ROUNDPS immediate bit 3).
-pub fn round_to_int<F: Format>(
-    a: F::Bits,
-    rounding: Rounding,
-    suppress_precision: bool,
-    env: &mut Env,
-) -> F::Bits {
+pub fn round_to_int<F: Format>(a: F::Bits, rounding: Rounding, suppress_precision: bool, env: &mut Env) -> F::Bits {
     let bits = a;
     let a = operand::<F>(a, env);
     match a.class {
@@ -83,10 +75,7 @@ pub fn round_to_int<F: Format>(
 fn integer_part(a: &Unpacked) -> (u64, u64) {
     match a.exponent {
         63 => (a.significand, 0),
-        0..63 => (
-            a.significand >> (63 - a.exponent),
-            a.significand << (a.exponent + 1),
-        ),
+        0..63 => (a.significand >> (63 - a.exponent), a.significand << (a.exponent + 1)),
         -1 => (0, a.significand),
         _ => (0, 1),
     }
@@ -113,11 +102,7 @@ fn to_int<F: Format>(a: F::Bits, bits: u32, truncate: bool, env: &mut Env) -> i6
         return indefinite;
     }
     let (integer, rest) = integer_part(&a);
-    let rounding = if truncate {
-        Rounding::Zero
-    } else {
-        env.rounding
-    };
+    let rounding = if truncate { Rounding::Zero } else { env.rounding };
     let up = rounds_up(rounding, a.sign, integer & 1 != 0, rest);
     // Only an integer part below 2^63 has a fraction to round.
     let magnitude = integer + u64::from(up);
@@ -129,11 +114,7 @@ fn to_int<F: Format>(a: F::Bits, bits: u32, truncate: bool, env: &mut Env) -> i6
         env.raise(Exceptions::PRECISION);
         env.rounded_up = up;
     }
-    if a.sign {
-        (magnitude as i64).wrapping_neg()
-    } else {
-        magnitude as i64
-    }
+    if a.sign { (magnitude as i64).wrapping_neg() } else { magnitude as i64 }
 }
 
 /// `a` as a 16-bit integer; 0x8000 and INVALID where it does not fit.
@@ -171,12 +152,5 @@ fn from_magnitude<F: Format>(sign: bool, magnitude: u64, env: &mut Env) -> F::Bi
         return F::zero(false);
     }
     let shift = magnitude.leading_zeros();
-    round_pack::<F>(
-        sign,
-        63 - shift as i32,
-        magnitude << shift,
-        0,
-        F::PRECISION,
-        env,
-    )
+    round_pack::<F>(sign, 63 - shift as i32, magnitude << shift, 0, F::PRECISION, env)
 }

@@ -13,9 +13,7 @@ pub mod wide;
 mod tests;
 
 pub use arithmetic::{add, div, mul, mul_add, sqrt, sub};
-pub use convert::{
-    compare, convert, from_i32, from_i64, from_u64, round_to_int, to_i16, to_i32, to_i64,
-};
+pub use convert::{compare, convert, from_i32, from_i64, from_u64, round_to_int, to_i16, to_i32, to_i64};
 pub(crate) use round::round_pack;
 
 use serde::{Deserialize, Serialize};
@@ -148,11 +146,7 @@ impl Env {
     #[must_use]
     pub fn reported(&self) -> Exceptions {
         let before = Exceptions::INVALID | Exceptions::DENORMAL | Exceptions::ZERO_DIVIDE;
-        if self.unmasked().intersects(before) {
-            self.raised & before
-        } else {
-            self.raised
-        }
+        if self.unmasked().intersects(before) { self.raised & before } else { self.raised }
     }
 
     #[inline]
@@ -265,11 +259,7 @@ pub trait Format: Copy + 'static {
     #[inline]
     #[must_use]
     fn quieted(nan: &Unpacked) -> Self::Bits {
-        Self::assemble(
-            nan.sign,
-            2 * Self::BIAS as u32 + 1,
-            nan.significand | (3 << 62),
-        )
+        Self::assemble(nan.sign, 2 * Self::BIAS as u32 + 1, nan.significand | (3 << 62))
     }
 }
 
@@ -282,9 +272,7 @@ pub struct F32;
 pub struct F64;
 
 /// The x87's double extended precision.
-#[derive(
-    Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize,
-)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize)]
 pub struct F80 {
     /// The significand; bit 63 is the explicit integer bit.
     pub mantissa: u64,
@@ -297,10 +285,7 @@ impl F80 {
     #[must_use]
     pub fn from_le_bytes(bytes: [u8; 10]) -> Self {
         let [m @ .., e0, e1] = bytes;
-        Self {
-            mantissa: u64::from_le_bytes(m),
-            sign_exponent: u16::from_le_bytes([e0, e1]),
-        }
+        Self { mantissa: u64::from_le_bytes(m), sign_exponent: u16::from_le_bytes([e0, e1]) }
     }
 
     /// The ten bytes that FSTP m80 writes.
@@ -315,12 +300,7 @@ impl F80 {
 
 #[inline]
 const fn finite(sign: bool, exponent: i32, significand: u64, class: Class) -> Unpacked {
-    Unpacked {
-        class,
-        sign,
-        exponent,
-        significand,
-    }
+    Unpacked { class, sign, exponent, significand }
 }
 
 /// Takes apart a format with an implicit integer bit: `fraction` is left-aligned below bit 63.
@@ -341,12 +321,7 @@ fn unpack_implicit<F: Format>(sign: bool, biased: i32, fraction: u64) -> Unpacke
         return finite(sign, F::EMIN, 0, Class::Zero);
     }
     let shift = fraction.leading_zeros();
-    finite(
-        sign,
-        F::EMIN - shift as i32,
-        fraction << shift,
-        Class::Denormal,
-    )
+    finite(sign, F::EMIN - shift as i32, fraction << shift, Class::Denormal)
 }
 
 impl Format for F32 {
@@ -417,10 +392,7 @@ impl Format for F80 {
 
     #[inline]
     fn assemble(sign: bool, biased: u32, significand: u64) -> Self {
-        Self {
-            mantissa: significand,
-            sign_exponent: u16::from(sign) << 15 | biased as u16,
-        }
+        Self { mantissa: significand, sign_exponent: u16::from(sign) << 15 | biased as u16 }
     }
 
     #[inline]

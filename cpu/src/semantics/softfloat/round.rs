@@ -36,20 +36,10 @@ fn shift_right_sticky(value: u64, tail: u64, count: u32) -> (u64, u64) {
 
 /// The significand rounded to `precision` bits (left-aligned): the kept bits, the carry out, and the discarded part.
 #[inline]
-fn split(
-    significand: u64,
-    tail: u64,
-    precision: u32,
-    sign: bool,
-    rounding: Rounding,
-) -> (u64, bool, u64, bool) {
+fn split(significand: u64, tail: u64, precision: u32, sign: bool, rounding: Rounding) -> (u64, bool, u64, bool) {
     let step = 1u64 << (64 - precision);
     let kept = significand & !(step - 1);
-    let rest = if precision == 64 {
-        tail
-    } else {
-        significand << precision | u64::from(tail != 0)
-    };
+    let rest = if precision == 64 { tail } else { significand << precision | u64::from(tail != 0) };
     let up = rounds_up(rounding, sign, kept & step != 0, rest);
     let (kept, carry) = kept.overflowing_add(if up { step } else { 0 });
     (kept, carry, rest, up)
@@ -59,24 +49,13 @@ fn split(
 ///
 /// `significand` has bit 63 set; `tail` may be any stand-in that is in the same relation to 0 and to one half.
 #[inline]
-pub(crate) fn round_pack<F: Format>(
-    sign: bool,
-    exponent: i32,
-    significand: u64,
-    tail: u64,
-    precision: u32,
-    env: &mut Env,
-) -> F::Bits {
+pub(crate) fn round_pack<F: Format>(sign: bool, exponent: i32, significand: u64, tail: u64, precision: u32, env: &mut Env) -> F::Bits {
     debug_assert!(significand >> 63 == 1);
     if exponent < F::EMIN {
         return round_tiny::<F>(sign, exponent, significand, tail, precision, env);
     }
     let (kept, carry, rest, up) = split(significand, tail, precision, sign, env.rounding);
-    let (kept, exponent) = if carry {
-        (1 << 63, exponent + 1)
-    } else {
-        (kept, exponent)
-    };
+    let (kept, exponent) = if carry { (1 << 63, exponent + 1) } else { (kept, exponent) };
     if exponent > F::BIAS {
         return overflow::<F>(sign, exponent, kept, rest, up, precision, env);
     }
@@ -88,15 +67,7 @@ pub(crate) fn round_pack<F: Format>(
 }
 
 #[cold]
-fn overflow<F: Format>(
-    sign: bool,
-    exponent: i32,
-    kept: u64,
-    rest: u64,
-    up: bool,
-    precision: u32,
-    env: &mut Env,
-) -> F::Bits {
+fn overflow<F: Format>(sign: bool, exponent: i32, kept: u64, rest: u64, up: bool, precision: u32, env: &mut Env) -> F::Bits {
     env.raise(Exceptions::OVERFLOW);
     if !env.masked.contains(Exceptions::OVERFLOW) {
         if rest != 0 {
@@ -125,14 +96,7 @@ fn overflow<F: Format>(
 }
 
 #[cold]
-fn round_tiny<F: Format>(
-    sign: bool,
-    exponent: i32,
-    significand: u64,
-    tail: u64,
-    precision: u32,
-    env: &mut Env,
-) -> F::Bits {
+fn round_tiny<F: Format>(sign: bool, exponent: i32, significand: u64, tail: u64, precision: u32, env: &mut Env) -> F::Bits {
     // Tininess is detected after rounding as though the exponent had no bounds.
     let (unbounded, carry, rest, up) = split(significand, tail, precision, sign, env.rounding);
     let tiny = exponent < F::EMIN - 1 || !carry;
@@ -143,11 +107,7 @@ fn round_tiny<F: Format>(
             env.raise(Exceptions::PRECISION);
             env.rounded_up = up;
         }
-        let (kept, wrapped) = if carry {
-            (1 << 63, exponent + 1 + WRAP)
-        } else {
-            (unbounded, exponent + WRAP)
-        };
+        let (kept, wrapped) = if carry { (1 << 63, exponent + 1 + WRAP) } else { (unbounded, exponent + WRAP) };
         if wrapped >= F::EMIN {
             return F::assemble(sign, (wrapped + F::BIAS) as u32, kept);
         }

@@ -56,11 +56,7 @@ macro_rules! against_host {
             let mut source = Operands(0x9e37_79b9_7f4a_7c15);
             for _ in 0..ROUNDS {
                 let (a, b, c) = (source.$operand(), source.$operand(), source.$operand());
-                let (x, y, z) = (
-                    $host::from_bits(a),
-                    $host::from_bits(b),
-                    $host::from_bits(c),
-                );
+                let (x, y, z) = ($host::from_bits(a), $host::from_bits(b), $host::from_bits(c));
                 let env = &mut Env::default();
                 let cases = [
                     ("add", add::<$format>(a, b, env), x + y),
@@ -69,35 +65,14 @@ macro_rules! against_host {
                     ("div", div::<$format>(a, b, env), x / y),
                     ("sqrt", sqrt::<$format>(a, env), x.sqrt()),
                     ("mul_add", mul_add::<$format>(a, b, c, env), x.mul_add(y, z)),
-                    (
-                        "round",
-                        round_to_int::<$format>(a, Rounding::Nearest, false, env),
-                        x.round_ties_even(),
-                    ),
-                    (
-                        "floor",
-                        round_to_int::<$format>(a, Rounding::Down, false, env),
-                        x.floor(),
-                    ),
-                    (
-                        "ceil",
-                        round_to_int::<$format>(a, Rounding::Up, false, env),
-                        x.ceil(),
-                    ),
-                    (
-                        "trunc",
-                        round_to_int::<$format>(a, Rounding::Zero, false, env),
-                        x.trunc(),
-                    ),
+                    ("round", round_to_int::<$format>(a, Rounding::Nearest, false, env), x.round_ties_even()),
+                    ("floor", round_to_int::<$format>(a, Rounding::Down, false, env), x.floor()),
+                    ("ceil", round_to_int::<$format>(a, Rounding::Up, false, env), x.ceil()),
+                    ("trunc", round_to_int::<$format>(a, Rounding::Zero, false, env), x.trunc()),
                 ];
                 for (name, ours, host) in cases {
-                    let same = ours == host.to_bits()
-                        || (classify::<$format>(ours).is_nan() && host.is_nan());
-                    assert!(
-                        same,
-                        "{name} {a:x} {b:x} {c:x}: {ours:x}, the host: {:x}",
-                        host.to_bits()
-                    );
+                    let same = ours == host.to_bits() || (classify::<$format>(ours).is_nan() && host.is_nan());
+                    assert!(same, "{name} {a:x} {b:x} {c:x}: {ours:x}, the host: {:x}", host.to_bits());
                 }
                 let order = match x.partial_cmp(&y) {
                     None => Ordering4::Unordered,
@@ -107,17 +82,10 @@ macro_rules! against_host {
                 };
                 assert_eq!(compare::<$format>(a, b, true, env), order, "{a:x} {b:x}");
                 let integer = a as i64;
-                assert_eq!(
-                    from_i64::<$format>(integer, env),
-                    (integer as $host).to_bits()
-                );
+                assert_eq!(from_i64::<$format>(integer, env), (integer as $host).to_bits());
                 if x.is_finite() && x.abs() < 9e18 {
                     assert_eq!(to_i64::<$format>(a, true, env), x as i64, "{a:x}");
-                    assert_eq!(
-                        to_i64::<$format>(a, false, env),
-                        x.round_ties_even() as i64,
-                        "{a:x}"
-                    );
+                    assert_eq!(to_i64::<$format>(a, false, env), x.round_ties_even() as i64, "{a:x}");
                 }
             }
         }
@@ -151,20 +119,14 @@ fn conversions_agree_with_the_host() {
 #[test]
 fn precision_control_rounds_like_the_narrower_format() {
     let mut source = Operands(3);
-    let mut env = Env {
-        precision: Precision::Double,
-        ..Env::default()
-    };
+    let mut env = Env { precision: Precision::Double, ..Env::default() };
     for _ in 0..ROUNDS {
         let (a, b) = (source.f64(), source.f64());
         let middle = |bits: u64| (700..1300).contains(&(bits >> 52 & 0x7ff));
         if !middle(a) || !middle(b) {
             continue;
         }
-        let (x, y) = (
-            convert::<F64, F80>(a, &mut env),
-            convert::<F64, F80>(b, &mut env),
-        );
+        let (x, y) = (convert::<F64, F80>(a, &mut env), convert::<F64, F80>(b, &mut env));
         for (wide, narrow) in [
             (add::<F80>(x, y, &mut env), add::<F64>(a, b, &mut env)),
             (mul::<F80>(x, y, &mut env), mul::<F64>(a, b, &mut env)),
@@ -200,18 +162,8 @@ fn operations_raise_what_they_should() {
         (Exceptions::ZERO_DIVIDE, div::<F32>, f(1.0), 0),
         (invalid, div::<F32>, 0, 0),
         (invalid, mul::<F32>, f(f32::INFINITY), 0),
-        (
-            Exceptions::OVERFLOW | precision,
-            mul::<F32>,
-            f(f32::MAX),
-            f(2.0),
-        ),
-        (
-            Exceptions::UNDERFLOW | precision,
-            mul::<F32>,
-            f(1.2e-38),
-            f(0.3),
-        ),
+        (Exceptions::OVERFLOW | precision, mul::<F32>, f(f32::MAX), f(2.0)),
+        (Exceptions::UNDERFLOW | precision, mul::<F32>, f(1.2e-38), f(0.3)),
         // Half the least normal number is a denormal, but exact.
         (none, mul::<F32>, f(f32::MIN_POSITIVE), f(0.5)),
     ];
@@ -228,10 +180,7 @@ fn the_first_nan_wins_for_sse_and_the_larger_for_x87() {
     let env = &mut Env::default();
     assert_eq!(add::<F32>(0x7f80_0001, 0x7fff_ffff, env), 0x7fc0_0001);
     assert_eq!(add::<F32>(0x3f80_0000, 0xff80_0001, env), 0xffc0_0001);
-    let nan = |mantissa| F80 {
-        mantissa,
-        sign_exponent: 0x7fff,
-    };
+    let nan = |mantissa| F80 { mantissa, sign_exponent: 0x7fff };
     let (quiet, larger, signaling) = (nan(0xc << 60 | 1), nan(0xc << 60 | 2), nan(0xb << 60));
     assert_eq!(add::<F80>(quiet, larger, env), larger);
     assert_eq!(add::<F80>(signaling, quiet, env), quiet);
@@ -242,21 +191,14 @@ fn the_first_nan_wins_for_sse_and_the_larger_for_x87() {
 #[test]
 fn directed_rounding_and_the_flush_modes() {
     let one_third = |rounding| {
-        let mut env = Env {
-            rounding,
-            ..Env::default()
-        };
+        let mut env = Env { rounding, ..Env::default() };
         div::<F64>(1f64.to_bits(), 3f64.to_bits(), &mut env)
     };
     assert_eq!(one_third(Rounding::Down), 0x3fd5_5555_5555_5555);
     assert_eq!(one_third(Rounding::Zero), 0x3fd5_5555_5555_5555);
     assert_eq!(one_third(Rounding::Up), 0x3fd5_5555_5555_5556);
 
-    let mut env = Env {
-        ftz: true,
-        daz: true,
-        ..Env::default()
-    };
+    let mut env = Env { ftz: true, daz: true, ..Env::default() };
     let tiny = f64::MIN_POSITIVE.to_bits();
     assert_eq!(mul::<F64>(tiny, (-0.5f64).to_bits(), &mut env), 1 << 63);
     assert_eq!(env.raised, Exceptions::UNDERFLOW | Exceptions::PRECISION);
@@ -281,14 +223,8 @@ fn integers_that_do_not_fit_are_indefinite() {
 
 #[test]
 fn unmasked_x87_overflow_wraps_the_exponent() {
-    let large = F80 {
-        mantissa: 1 << 63,
-        sign_exponent: 0x7ffe,
-    };
-    let mut env = Env {
-        masked: Exceptions::empty(),
-        ..Env::default()
-    };
+    let large = F80 { mantissa: 1 << 63, sign_exponent: 0x7ffe };
+    let mut env = Env { masked: Exceptions::empty(), ..Env::default() };
     let product = mul::<F80>(large, large, &mut env);
     assert_eq!(env.raised, Exceptions::OVERFLOW);
     assert_eq!(i32::from(product.sign_exponent), 0x7ffe + 16383 - 24576);

@@ -46,22 +46,14 @@ fn quotient_digit(remainder: u128, divisor: u128) -> (u64, u128) {
 
 impl Wide {
     /// Zero.
-    pub const ZERO: Self = Self {
-        sign: false,
-        exponent: 0,
-        significand: 0,
-    };
+    pub const ZERO: Self = Self { sign: false, exponent: 0, significand: 0 };
     /// One.
     pub const ONE: Self = Self::positive(0, 1 << 127);
 
     /// The number with this exponent and normalised significand.
     #[must_use]
     pub const fn positive(exponent: i32, significand: u128) -> Self {
-        Self {
-            sign: false,
-            exponent,
-            significand,
-        }
+        Self { sign: false, exponent, significand }
     }
 
     /// `significand` / 2^127 x 2^exponent, whatever its leading bit.
@@ -71,11 +63,7 @@ impl Wide {
             return Self::ZERO;
         }
         let shift = significand.leading_zeros();
-        Self {
-            sign,
-            exponent: exponent - shift as i32,
-            significand: significand << shift,
-        }
+        Self { sign, exponent: exponent - shift as i32, significand: significand << shift }
     }
 
     /// An integer.
@@ -87,11 +75,7 @@ impl Wide {
     /// A finite value of a format, exactly.
     #[must_use]
     pub fn exactly(value: &Unpacked) -> Self {
-        Self::normalised(
-            value.sign,
-            value.exponent,
-            u128::from(value.significand) << 64,
-        )
+        Self::normalised(value.sign, value.exponent, u128::from(value.significand) << 64)
     }
 
     /// Zero.
@@ -103,10 +87,7 @@ impl Wide {
     /// The value with the other sign.
     #[must_use]
     pub const fn negated(self) -> Self {
-        Self {
-            sign: !self.sign,
-            ..self
-        }
+        Self { sign: !self.sign, ..self }
     }
 
     /// The value, negated if `sign`.
@@ -118,10 +99,7 @@ impl Wide {
     /// The value times 2^count.
     #[must_use]
     pub const fn scaled(self, count: i32) -> Self {
-        Self {
-            exponent: self.exponent + count,
-            ..self
-        }
+        Self { exponent: self.exponent + count, ..self }
     }
 
     /// `self + other`.
@@ -133,26 +111,15 @@ impl Wide {
         if other.is_zero() {
             return self;
         }
-        let (a, b) = if self.exponent >= other.exponent {
-            (self, other)
-        } else {
-            (other, self)
-        };
+        let (a, b) = if self.exponent >= other.exponent { (self, other) } else { (other, self) };
         let distance = (a.exponent - b.exponent) as u32;
         let aligned = b.significand.checked_shr(distance).unwrap_or(0);
         if a.sign == b.sign {
             let (sum, carry) = a.significand.overflowing_add(aligned);
             return if carry {
-                Self {
-                    exponent: a.exponent + 1,
-                    significand: sum >> 1 | 1 << 127,
-                    ..a
-                }
+                Self { exponent: a.exponent + 1, significand: sum >> 1 | 1 << 127, ..a }
             } else {
-                Self {
-                    significand: sum,
-                    ..a
-                }
+                Self { significand: sum, ..a }
             };
         }
         if a.significand >= aligned {
@@ -171,11 +138,7 @@ impl Wide {
     /// `self * other`.
     #[must_use]
     pub fn times(self, other: Self) -> Self {
-        Self::normalised(
-            self.sign ^ other.sign,
-            self.exponent + other.exponent + 1,
-            mul_high(self.significand, other.significand),
-        )
+        Self::normalised(self.sign ^ other.sign, self.exponent + other.exponent + 1, mul_high(self.significand, other.significand))
     }
 
     /// `self / other`; `other` is not zero.
@@ -188,20 +151,14 @@ impl Wide {
         };
         let (high, rest) = quotient_digit(remainder, other.significand);
         let (low, _) = quotient_digit(rest, other.significand);
-        Self::normalised(
-            self.sign ^ other.sign,
-            exponent,
-            u128::from(high) << 64 | u128::from(low),
-        )
+        Self::normalised(self.sign ^ other.sign, exponent, u128::from(high) << 64 | u128::from(low))
     }
 
     /// The magnitude of a number below 1 in units of 2^-128.
     #[must_use]
     pub fn fraction(self) -> u128 {
         debug_assert!(self.is_zero() || self.exponent < 0);
-        self.significand
-            .checked_shr((-1 - self.exponent) as u32)
-            .unwrap_or(0)
+        self.significand.checked_shr((-1 - self.exponent) as u32).unwrap_or(0)
     }
 
     /// The value in the 80-bit format, rounded to all its 64 bits. An inexact number (the usual case) never looks exact.
@@ -220,10 +177,6 @@ impl Wide {
 pub fn polynomial(coefficients: &[u128], t: u128, alternating: bool) -> u128 {
     coefficients.iter().rev().fold(0, |sum, &coefficient| {
         let term = mul_high(sum, t);
-        if alternating {
-            coefficient - term
-        } else {
-            coefficient + term
-        }
+        if alternating { coefficient - term } else { coefficient + term }
     })
 }

@@ -75,9 +75,7 @@ impl Fpu {
     }
 
     fn set_tag_word(&mut self, tags: u16) {
-        self.valid = (0..8).fold(0, |valid, i| {
-            valid | u8::from(tags >> (2 * i) & 3 != 3) << i
-        });
+        self.valid = (0..8).fold(0, |valid, i| valid | u8::from(tags >> (2 * i) & 3 != 3) << i);
     }
 
     /// FNSTENV into the first [`Layout::environment_size`] bytes. The caller then calls [`Fpu::mask_all`].
@@ -103,15 +101,8 @@ impl Fpu {
             code |= opcode << 16;
             data |= filler;
         }
-        let fields = [
-            u32::from(self.control) | filler,
-            u32::from(self.status()) | filler,
-            u32::from(self.tag_word()) | filler,
-            ip,
-            code,
-            dp,
-            data,
-        ];
+        let fields =
+            [u32::from(self.control) | filler, u32::from(self.status()) | filler, u32::from(self.tag_word()) | filler, ip, code, dp, data];
         layout.put_fields(fields, bytes);
     }
 
@@ -133,13 +124,7 @@ impl Fpu {
                 ..LastInstruction::default()
             }
         } else {
-            LastInstruction {
-                opcode: (code >> 16 & 0x7ff) as u16,
-                ip: ip.into(),
-                cs: code as u16,
-                dp: dp.into(),
-                ds: data as u16,
-            }
+            LastInstruction { opcode: (code >> 16 & 0x7ff) as u16, ip: ip.into(), cs: code as u16, dp: dp.into(), ds: data as u16 }
         };
         self.set_tag_word(tags as u16);
         self.set_status(status as u16);
@@ -200,20 +185,10 @@ impl Fpu {
             u64::from_le_bytes(value)
         };
         let offset = |at| {
-            if long {
-                quad(at)
-            } else {
-                quad(at) & 0xffff_ffff
-            }
+            if long { quad(at) } else { quad(at) & 0xffff_ffff }
         };
         let selector = |at| if long { 0 } else { word(bytes, at) };
-        self.last = LastInstruction {
-            opcode: word(bytes, 6) & 0x7ff,
-            ip: offset(8),
-            cs: selector(12),
-            dp: offset(16),
-            ds: selector(20),
-        };
+        self.last = LastInstruction { opcode: word(bytes, 6) & 0x7ff, ip: offset(8), cs: selector(12), dp: offset(16), ds: selector(20) };
         self.set_status(word(bytes, 2));
         self.set_control(word(bytes, 0));
         self.valid = bytes[4];

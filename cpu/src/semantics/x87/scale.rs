@@ -2,15 +2,11 @@
 
 use super::Fpu;
 use super::status::{C0, C1, C2, C3};
-use crate::semantics::softfloat::{
-    self as soft, Class, Env, Exceptions, F80, Format, Unpacked, propagate_nan, round_pack,
-};
+use crate::semantics::softfloat::{self as soft, Class, Env, Exceptions, F80, Format, Unpacked, propagate_nan, round_pack};
 
 /// The three low bits of the quotient where FPREM reports them.
 const fn quotient_conditions(quotient: u64) -> u16 {
-    (if quotient & 4 != 0 { C0 } else { 0 })
-        | (if quotient & 2 != 0 { C3 } else { 0 })
-        | (if quotient & 1 != 0 { C1 } else { 0 })
+    (if quotient & 4 != 0 { C0 } else { 0 }) | (if quotient & 2 != 0 { C3 } else { 0 }) | (if quotient & 1 != 0 { C1 } else { 0 })
 }
 
 pub(super) fn note_denormals(operands: &[Unpacked], env: &mut Env) {
@@ -31,11 +27,7 @@ fn scaled(value: F80, by: F80, env: &mut Env) -> F80 {
             return F80::indefinite();
         }
         note_denormals(&[a, b], env);
-        return if b.sign {
-            F80::zero(a.sign)
-        } else {
-            F80::infinity(a.sign)
-        };
+        return if b.sign { F80::zero(a.sign) } else { F80::infinity(a.sign) };
     }
     note_denormals(&[a, b], env);
     if a.class == Class::Infinity || a.class == Class::Zero {
@@ -49,14 +41,7 @@ fn scaled(value: F80, by: F80, env: &mut Env) -> F80 {
         _ => 1 << 17,
     };
     let count = if b.sign { -count } else { count };
-    round_pack::<F80>(
-        a.sign,
-        a.exponent + count,
-        a.significand,
-        0,
-        F80::PRECISION,
-        env,
-    )
+    round_pack::<F80>(a.sign, a.exponent + count, a.significand, 0, F80::PRECISION, env)
 }
 
 /// A remainder, and what goes to the condition codes (`None`: the reduction is not complete).
@@ -70,9 +55,7 @@ fn remainder(x: F80, y: F80, nearest: bool, env: &mut Env) -> (F80, Option<u64>)
         return (F80::indefinite(), Some(0));
     }
     note_denormals(&[a, b], env);
-    let unchanged = |env: &mut Env| {
-        round_pack::<F80>(a.sign, a.exponent, a.significand, 0, F80::PRECISION, env)
-    };
+    let unchanged = |env: &mut Env| round_pack::<F80>(a.sign, a.exponent, a.significand, 0, F80::PRECISION, env);
     if a.class == Class::Zero {
         return (x, Some(0));
     }
@@ -85,17 +68,9 @@ fn remainder(x: F80, y: F80, nearest: bool, env: &mut Env) -> (F80, Option<u64>)
     }
     let complete = distance < 64;
     // An incomplete step takes 32 to 63 off the difference of the exponents.
-    let step = if complete {
-        distance
-    } else {
-        distance & 31 | 32
-    };
+    let step = if complete { distance } else { distance & 31 | 32 };
     // In units of the divisor's last place (halved where the dividend is the smaller one).
-    let (divisor, shift) = if step < 0 {
-        (u128::from(b.significand) << 1, 0)
-    } else {
-        (u128::from(b.significand), step)
-    };
+    let (divisor, shift) = if step < 0 { (u128::from(b.significand) << 1, 0) } else { (u128::from(b.significand), step) };
     let dividend = u128::from(a.significand) << shift;
     let (mut quotient, mut rest) = ((dividend / divisor) as u64, dividend % divisor);
     let mut sign = a.sign;
@@ -112,11 +87,7 @@ fn remainder(x: F80, y: F80, nearest: bool, env: &mut Env) -> (F80, Option<u64>)
         return (F80::zero(a.sign), conditions);
     }
     let lead = 127 - rest.leading_zeros() as i32;
-    let significand = if lead > 63 {
-        (rest >> (lead - 63)) as u64
-    } else {
-        (rest as u64) << (63 - lead)
-    };
+    let significand = if lead > 63 { (rest >> (lead - 63)) as u64 } else { (rest as u64) << (63 - lead) };
     let exponent = a.exponent - shift + lead - 63;
     let result = round_pack::<F80>(sign, exponent, significand, 0, F80::PRECISION, env);
     (result, conditions)

@@ -154,8 +154,7 @@ fn logarithm(x: Wide) -> Wide {
 
 /// The arc tangent of y / x for finite y, x > 0.
 fn arc_tangent(y: Wide, x: Wide) -> Wide {
-    let swap =
-        y.exponent > x.exponent || (y.exponent == x.exponent && y.significand > x.significand);
+    let swap = y.exponent > x.exponent || (y.exponent == x.exponent && y.significand > x.significand);
     let (n, d) = if swap { (x, y) } else { (y, x) };
     // The nearest eighth.
     let eighths = match n.exponent - d.exponent {
@@ -172,11 +171,7 @@ fn arc_tangent(y: Wide, x: Wide) -> Wide {
         let ratio = n.minus(c.times(d)).over(d.plus(c.times(n)));
         odd_series_below(ratio).plus(ARC_TANGENTS[eighths as usize - 1])
     };
-    if swap {
-        PI.scaled(-1).minus(angle)
-    } else {
-        angle
-    }
+    if swap { PI.scaled(-1).minus(angle) } else { angle }
 }
 
 fn odd_series_below(ratio: Wide) -> Wide {
@@ -200,10 +195,7 @@ fn fpatan(y: F80, x: F80, env: &mut Env) -> F80 {
         (Class::Zero, _) | (_, Class::Infinity) => PI,
         (_, Class::Zero) => PI.scaled(-1),
         _ => {
-            let angle = arc_tangent(
-                Wide::exactly(&b).with_sign(false),
-                Wide::exactly(&a).with_sign(false),
-            );
+            let angle = arc_tangent(Wide::exactly(&b).with_sign(false), Wide::exactly(&a).with_sign(false));
             if a.sign { PI.minus(angle) } else { angle }
         }
     };
@@ -221,11 +213,7 @@ fn f2xm1(bits: F80, env: &mut Env) -> F80 {
     }
     let Some(result) = exponential(&x) else {
         let minus_one = x.sign && x.exponent == 0 && x.significand == 1 << 63;
-        return if minus_one {
-            F80::assemble(true, F80::BIAS as u32 - 1, 1 << 63)
-        } else {
-            bits
-        };
+        return if minus_one { F80::assemble(true, F80::BIAS as u32 - 1, 1 << 63) } else { bits };
     };
     result.round(false, env)
 }
@@ -237,11 +225,7 @@ fn logarithm_special(y: &Unpacked, zero: bool, infinite: bool, sign: bool, env: 
         env.raised |= Exceptions::INVALID;
         return F80::indefinite();
     }
-    if infinite || y.class == Class::Infinity {
-        F80::infinity(y.sign ^ sign)
-    } else {
-        F80::zero(y.sign ^ sign)
-    }
+    if infinite || y.class == Class::Infinity { F80::infinity(y.sign ^ sign) } else { F80::zero(y.sign ^ sign) }
 }
 
 fn fyl2x(y: F80, x: F80, env: &mut Env) -> F80 {
@@ -262,8 +246,7 @@ fn fyl2x(y: F80, x: F80, env: &mut Env) -> F80 {
     note_denormals(&[a, b], env);
     let power_of_two = a.significand == 1 << 63;
     let is_one = power_of_two && a.exponent == 0 && a.class == Class::Normal;
-    if is_one || a.class == Class::Infinity || b.class == Class::Zero || b.class == Class::Infinity
-    {
+    if is_one || a.class == Class::Infinity || b.class == Class::Zero || b.class == Class::Infinity {
         return logarithm_special(&b, is_one, a.class == Class::Infinity, a.exponent < 0, env);
     }
     if power_of_two {
@@ -291,11 +274,7 @@ fn fyl2xp1(y: F80, x: F80, env: &mut Env) -> F80 {
         return logarithm_special(&b, zero, infinite, a.sign, env);
     }
     let x = Wide::exactly(&a);
-    let logarithm = if a.exponent < -2 {
-        logarithm_from_ratio(x.over(x.plus(Wide::integer(2))))
-    } else {
-        logarithm(x.plus(Wide::ONE))
-    };
+    let logarithm = if a.exponent < -2 { logarithm_from_ratio(x.over(x.plus(Wide::integer(2)))) } else { logarithm(x.plus(Wide::ONE)) };
     logarithm.times(Wide::exactly(&b)).round(false, env)
 }
 
