@@ -4,6 +4,8 @@
 //! unmasked one keeps the destination unchanged where the architecture says so, and makes [`Fpu::pending`] true, which the
 //! next waiting instruction turns into #MF or FERR#.
 
+#![forbid(unsafe_code)]
+
 mod compare;
 pub mod image;
 mod scale;
@@ -523,7 +525,7 @@ impl Fpu {
             }
             let mut bytes = [0; 10];
             for byte in &mut bytes[..9] {
-                *byte = (digits % 10 | (digits / 10 % 10) << 4) as u8;
+                *byte = (digits % 10 + (digits / 10 % 10) * 16) as u8;
                 digits /= 100;
             }
             bytes[9] = (value.sign_exponent >> 8) as u8 & 0x80;
@@ -654,6 +656,6 @@ impl Fpu {
 
     /// Sets C3, C2 and C0, leaving the others.
     const fn set_conditions(&mut self, conditions: u16) {
-        self.status = self.status & !(C3 | C2 | C0) | conditions;
+        self.status = (self.status & !(C3 | C2 | C0)) | conditions;
     }
 }

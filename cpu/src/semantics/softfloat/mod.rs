@@ -4,6 +4,8 @@
 //! A function returns its *masked* result and adds what happened to [`Env::raised`]. Whether an unmasked exception keeps
 //! the result from being written is the caller's matter: `env.raised & !env.masked`. (SDM 1, 4.8, 4.9, 8.5 and 11.5.)
 
+#![forbid(unsafe_code)]
+
 mod arithmetic;
 mod convert;
 mod round;

@@ -152,7 +152,8 @@ fn operations_raise_what_they_should() {
     let signaling = 0x7f80_0001u32;
     let (invalid, precision) = (Exceptions::INVALID, Exceptions::PRECISION);
     let none = Exceptions::empty();
-    let cases: [(Exceptions, fn(u32, u32, &mut Env) -> u32, u32, u32); 12] = [
+    type Binary = fn(u32, u32, &mut Env) -> u32;
+    let cases: [(Exceptions, Binary, u32, u32); 12] = [
         (none, add::<F32>, f(1.0), f(2.0)),
         (precision, add::<F32>, f(1.0), f(1e-10)),
         (invalid, sub::<F32>, f(f32::INFINITY), f(f32::INFINITY)),
