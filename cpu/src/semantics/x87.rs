@@ -192,15 +192,11 @@ impl Default for Fpu {
 }
 
 impl Fpu {
-    /// The unit as FNINIT leaves it, with zeros in its registers.
+    /// The unit as FNINIT leaves it, with zeros in its registers. It also starts like this after RESET, as though a BIOS's
+    /// power-on test had run.
     #[must_use]
     pub fn new() -> Self {
         Self { registers: [F80::default(); 8], top: 0, valid: 0, control: CONTROL_INIT, status: 0, last: LastInstruction::default() }
-    }
-
-    /// The unit after power-up or RESET (SDM 3A, table 9-1); INIT leaves it alone.
-    pub fn reset(&mut self) {
-        *self = Self { control: 0x40, valid: 0xff, ..Self::new() };
     }
 
     /// FNINIT
