@@ -31,6 +31,23 @@ macro_rules! value {
 }
 value!(u8, u16, u32, u64, u128);
 
+/// An 80-bit x87 operand.
+impl Value for [u8; 10] {
+    const BYTES: usize = 10;
+    #[inline(always)]
+    fn from_le(bytes: &[u8]) -> Self {
+        let mut b = [0; 10];
+        b.copy_from_slice(&bytes[..10]);
+        b
+    }
+    #[inline(always)]
+    fn to_le(self) -> [u8; 16] {
+        let mut b = [0; 16];
+        b[..10].copy_from_slice(&self);
+        b
+    }
+}
+
 /// The register numbers of AH, CH, DH and BH as 8-bit operands: `HIGH_BYTE | n` is bits 15:8 of register `n`.
 pub const HIGH_BYTE: u8 = 0x20;
 

@@ -10,6 +10,7 @@ pub mod msr;
 pub mod segment;
 pub mod shift;
 pub mod string;
+pub mod x87;
 
 use iced_x86::{Instruction, Mnemonic};
 
@@ -20,7 +21,7 @@ use crate::table::Row;
 /// The rows of all families.
 #[must_use]
 pub fn families() -> Vec<&'static [Row]> {
-    vec![alu::ROWS, control::ROWS, data::ROWS, shift::ROWS, string::ROWS]
+    vec![alu::ROWS, control::ROWS, data::ROWS, shift::ROWS, string::ROWS, x87::ROWS]
 }
 
 /// An encoding that is no instruction: #UD.

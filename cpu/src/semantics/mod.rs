@@ -1,4 +1,5 @@
 //! Pure functions over values, named by mnemonic; they know no registers and no memory.
 
 pub mod integer;
+pub mod softfloat;
 pub mod x87;
