@@ -1,8 +1,14 @@
 //! Handlers, by instruction family. Each family has its `ROWS` of the instruction table.
 
+pub mod control_registers;
 pub mod cpuid;
+pub mod descriptor;
+pub mod far;
 pub mod interrupt;
+pub mod io;
 pub mod msr;
+pub mod segment;
+pub mod system;
 
 use iced_x86::{Instruction, Mnemonic};
 
@@ -13,7 +19,7 @@ use crate::table::Row;
 /// The rows of all families.
 #[must_use]
 pub fn families() -> Vec<&'static [Row]> {
-    vec![]
+    vec![control_registers::ROWS, cpuid::ROWS, far::ROWS, io::ROWS, msr::ROWS, segment::ROWS, system::ROWS]
 }
 
 /// An encoding that is no instruction: #UD.
