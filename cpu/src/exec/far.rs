@@ -14,16 +14,16 @@ use crate::state::{Cpu, Segment, bits, reg, seg};
 use crate::table::{Row, row};
 use crate::width::Width;
 
-/// Instruction rows. Far JMP and CALL come here through [`lower_far`].
+/// Instruction rows. Far JMP and CALL come here through [`lower_jmp`] and [`lower_call`].
 pub const ROWS: &[Row] = &[
     row(M::Retf, |l| by_width!(l, return_bits(l), wide retf)),
     row(M::Iret, |l| l.with(iret::<u16>)).modifies("oszapcid"),
     row(M::Iretd, |l| l.with(iret::<u32>)).modifies("oszapcid"),
     row(M::Iretq, |l| l.with(iret::<u64>)).modifies("oszapcid"),
-    row(M::Int, |l| l.with(int_n)).modifies("i"),
-    row(M::Int3, |l| l.with(int3)).modifies("i"),
-    row(M::Int1, |l| l.with(int1)).modifies("i"),
-    row(M::Into, |l| l.with(into)).modifies("i"),
+    row(M::Int, |l| l.with(int_n)),
+    row(M::Int3, |l| l.with(int3)),
+    row(M::Int1, |l| l.with(int1)),
+    row(M::Into, |l| l.with(into)),
     row(M::Syscall, |l| l.with(syscall)).modifies("oszapcid"),
     row(M::Sysret, |l| l.with(sysret::<u32>)).modifies("oszapcid"),
     row(M::Sysretq, |l| l.with(sysret::<u64>)).modifies("oszapcid"),
@@ -41,21 +41,26 @@ fn return_bits(l: &Lower) -> u32 {
     }
 }
 
-/// Far JMP and CALL; `None` for near ones.
+/// Far JMP.
 #[must_use]
-pub fn lower_far(l: &Lower) -> Option<Op> {
-    use iced_x86::Code;
-    match l.i.code() {
-        Code::Jmp_ptr1616 => l.with(direct::<u16, false>),
-        Code::Jmp_ptr1632 => l.with(direct::<u32, false>),
-        Code::Call_ptr1616 => l.with(direct::<u16, true>),
-        Code::Call_ptr1632 => l.with(direct::<u32, true>),
-        Code::Jmp_m1616 => l.with(indirect::<u16, false>),
-        Code::Jmp_m1632 => l.with(indirect::<u32, false>),
-        Code::Jmp_m1664 => l.with(indirect::<u64, false>),
-        Code::Call_m1616 => l.with(indirect::<u16, true>),
-        Code::Call_m1632 => l.with(indirect::<u32, true>),
-        Code::Call_m1664 => l.with(indirect::<u64, true>),
+pub fn lower_jmp(l: &Lower) -> Option<Op> {
+    lower_far::<false>(l)
+}
+
+/// Far CALL.
+#[must_use]
+pub fn lower_call(l: &Lower) -> Option<Op> {
+    lower_far::<true>(l)
+}
+
+fn lower_far<const CALL: bool>(l: &Lower) -> Option<Op> {
+    use iced_x86::OpKind;
+    match (l.i.op0_kind(), l.i.memory_size().size()) {
+        (OpKind::FarBranch16, _) => l.with(direct::<u16, CALL>),
+        (OpKind::FarBranch32, _) => l.with(direct::<u32, CALL>),
+        (OpKind::Memory, 4) => l.with(indirect::<u16, CALL>),
+        (OpKind::Memory, 6) => l.with(indirect::<u32, CALL>),
+        (OpKind::Memory, 10) => l.with(indirect::<u64, CALL>),
         _ => None,
     }
 }
