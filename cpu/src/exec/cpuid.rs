@@ -144,7 +144,7 @@ pub struct Model {
     words: [u32; WORDS],
     /// This processor's APIC ID.
     pub apic_id: u32,
-    /// Processors in the package.
+    /// Processors in the package, at least 1.
     pub processors: u32,
 }
 

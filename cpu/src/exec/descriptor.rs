@@ -150,7 +150,7 @@ impl Cpu {
     ///
     /// # Errors
     /// As for MOV SS, with `bad` for #GP.
-    pub fn stack_segment(&mut self, selector: u16, level: u8, bad: u8, ext: u32) -> Result<Segment, Fault> {
+    pub fn fetch_stack_segment(&mut self, selector: u16, level: u8, bad: u8, ext: u32) -> Result<Segment, Fault> {
         if null(selector) {
             return Err(self.raise_with(bad, ext));
         }
@@ -203,7 +203,7 @@ impl Cpu {
                 sp = self.tss_field(2 + 4 * n, 2, ext)?;
                 selector = self.tss_field(4 + 4 * n, 2, ext)?;
             }
-            segment = self.stack_segment(selector as u16, level, vector::TS, ext)?;
+            segment = self.fetch_stack_segment(selector as u16, level, vector::TS, ext)?;
             mask = if segment.big() { 0xffff_ffff } else { 0xffff };
         }
         Ok(Stack { segment, mask, sp, user: level == 3, error: code(segment.selector, ext) })

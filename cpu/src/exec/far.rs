@@ -227,7 +227,7 @@ fn return_stack(cpu: &mut Cpu, selector: u16, level: u8, cs: &Segment) -> Result
     if null(selector) && cpu.lma() && cs.long() && level != 3 && (selector & 3) as u8 == level {
         return Ok(Segment { selector, attributes: u16::from(level) << 5, limit: 0, base: 0 });
     }
-    cpu.stack_segment(selector, level, vector::GP, 0)
+    cpu.fetch_stack_segment(selector, level, vector::GP, 0)
 }
 
 fn retf<W: Width>(cpu: &mut Cpu, op: &Op, _: &[Op]) -> Exit {

@@ -33,8 +33,8 @@ pub const ROWS: &[Row] = &[
     row(M::Arpl, |l| if l.is_mem(0) { l.with(arpl::<Mem>) } else { l.with(arpl::<Dst>) }).modifies("z"),
     row(M::Sgdt, |l| if l.mode.long() { l.with(store_table::<u64, false>) } else { l.with(store_table::<u32, false>) }),
     row(M::Sidt, |l| if l.mode.long() { l.with(store_table::<u64, true>) } else { l.with(store_table::<u32, true>) }),
-    row(M::Lgdt, |l| lower_load_table::<false>(l)),
-    row(M::Lidt, |l| lower_load_table::<true>(l)),
+    row(M::Lgdt, lower_load_table::<false>),
+    row(M::Lidt, lower_load_table::<true>),
     row(M::Swapgs, |l| l.with(swapgs)),
     row(M::Rdfsbase, |l| by_width!(l, l.bits(0), wide read_base::<Fs>)),
     row(M::Rdgsbase, |l| by_width!(l, l.bits(0), wide read_base::<Gs>)),
@@ -105,7 +105,7 @@ impl Cpu {
             if null(selector) && self.state.mode.long() && cpl < 3 && selector as u8 & 3 == cpl {
                 Segment { selector, attributes: u16::from(cpl) << 5, limit: 0, base: 0 }
             } else {
-                self.stack_segment(selector, cpl, vector::GP, 0)?
+                self.fetch_stack_segment(selector, cpl, vector::GP, 0)?
             }
         } else {
             self.data_segment(selector)?
@@ -437,10 +437,11 @@ fn need_fsgsbase(cpu: &mut Cpu) -> Result<(), Fault> {
     if cpu.state.cr4 & bits::CR4_FSGSBASE == 0 { Err(cpu.ud()) } else { Ok(()) }
 }
 
-/// The flags that IRET and POPF may change at privilege `cpl` with I/O privilege `iopl`.
+/// The flags that IRET and POPF may change at privilege `cpl` with I/O privilege `iopl`. RF is not kept: it only holds off
+/// instruction breakpoints, and every instruction would clear it.
 #[must_use]
 pub fn changeable_flags(cpl: u8, iopl: u8) -> u64 {
-    let mut mask = flags::ARITHMETIC | flags::TF | flags::DF | flags::NT | flags::RF | flags::AC | flags::ID;
+    let mut mask = flags::ARITHMETIC | flags::TF | flags::DF | flags::NT | flags::AC | flags::ID;
     if cpl <= iopl {
         mask |= flags::IF;
     }

@@ -1,11 +1,11 @@
-//! HLT, interrupt flag, PUSHF and POPF, time stamps, random numbers, caches.
+//! HLT, interrupt flag, PUSHF and POPF, BOUND, time stamps, random numbers, caches.
 
 use iced_x86::Mnemonic as M;
 
 use super::descriptor::Stack;
 use super::segment::changeable_flags;
 use crate::by_width;
-use crate::fault::Fault;
+use crate::fault::{Fault, vector};
 use crate::flags;
 use crate::lower::Lower;
 use crate::op::{Exit, Op, last, step};
@@ -29,6 +29,7 @@ pub const ROWS: &[Row] = &[
     row(M::Rdpmc, |l| l.with(rdpmc)),
     row(M::Rdrand, lower_random).modifies("oszapc"),
     row(M::Rdseed, lower_random).modifies("oszapc"),
+    row(M::Bound, |l| by_width!(l, l.bits(0), wide bound)),
     row(M::Pause, |l| l.with(pause)),
     row(M::Invd, |l| l.with(write_back)),
     row(M::Wbinvd, |l| l.with(write_back)),
@@ -91,7 +92,7 @@ fn popf<W: Width>(cpu: &mut Cpu, op: &Op, _: &[Op]) -> Exit {
         stack.commit(cpu);
         let mask = changeable_flags(if cpu.pe() { cpu.state.cpl } else { 0 }, cpu.iopl());
         let mask = if W::BYTES == 2 { mask & 0xffff } else { mask };
-        let new = cpu.eflags() & !mask | popped & mask & !flags::RF;
+        let new = cpu.eflags() & !mask | popped & mask;
         cpu.set_eflags(new);
         Ok(())
     })
@@ -134,6 +135,16 @@ fn random<W: Width>(cpu: &mut Cpu, op: &Op, _: &[Op]) -> Exit {
         W::set(&mut cpu.state.regs, op.dst, W::of(v));
         cpu.state.lazy.set_bits(flags::CF);
         Ok(())
+    })
+}
+
+fn bound<W: Width>(cpu: &mut Cpu, op: &Op, rest: &[Op]) -> Exit {
+    step(cpu, op, rest, |cpu, op| {
+        let ea = cpu.effective(op);
+        let low = cpu.load_at::<W>(op, op.seg, ea)?.sx() as i64;
+        let high = cpu.load_at::<W>(op, op.seg, ea.wrapping_add(W::BYTES as u64))?.sx() as i64;
+        let index = W::get(&cpu.state.regs, op.dst).sx() as i64;
+        if (low..=high).contains(&index) { Ok(()) } else { Err(cpu.raise(vector::BR)) }
     })
 }
 
