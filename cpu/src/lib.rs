@@ -12,6 +12,7 @@
 //! | [`mmu`] | page walks, the software TLB, loads and stores |
 //! | [`exec`] | handlers, by instruction family |
 //! | [`semantics`] | pure functions over values |
+//! | [`testing`] | a processor on a bare board, for tests |
 //!
 //! **Invariant:** this crate knows no device; the board is a [`softmetal_bus::CpuBus`].
 
@@ -26,6 +27,7 @@ pub mod run;
 pub mod semantics;
 pub mod state;
 pub mod table;
+pub mod testing;
 pub mod width;
 
 pub use fault::{Exception, Fault};

@@ -139,6 +139,17 @@ impl Segment {
     pub const fn big(&self) -> bool {
         self.attributes & 0x4000 != 0
     }
+    /// The limit allows `bytes` bytes from offset `ea` on.
+    #[must_use]
+    pub const fn admits(&self, ea: u64, bytes: usize) -> bool {
+        let last = ea.wrapping_add(bytes as u64 - 1);
+        if self.code_or_data() && !self.code() && self.conforming() {
+            let top = if self.big() { 0xffff_ffff } else { 0xffff };
+            ea > self.limit as u64 && last <= top && last >= ea
+        } else {
+            last <= self.limit as u64 && last >= ea
+        }
+    }
     /// The low four type bits.
     #[must_use]
     pub const fn kind(&self) -> u8 {

@@ -33,7 +33,8 @@ pub const ROWS: &[Row] = &[
     row(M::Imul, lower_imul).modifies("oszapc"),
     row(M::Div, |l| unary!(l, div)).modifies("oszapc"),
     row(M::Idiv, |l| unary!(l, idiv)).modifies("oszapc"),
-    row(M::Xadd, |l| if l.is_mem(0) { by_width!(l, l.bits(0), xadd::<Mem>) } else { by_width!(l, l.bits(0), xadd::<Dst>) }).modifies("oszapc"),
+    row(M::Xadd, |l| if l.is_mem(0) { by_width!(l, l.bits(0), xadd::<Mem>) } else { by_width!(l, l.bits(0), xadd::<Dst>) })
+        .modifies("oszapc"),
     row(M::Cmpxchg, |l| if l.is_mem(0) { by_width!(l, l.bits(0), cmpxchg::<Mem>) } else { by_width!(l, l.bits(0), cmpxchg::<Dst>) })
         .modifies("oszapc"),
     row(M::Cmpxchg8b, |l| l.with(cmpxchg8b)).modifies("z"),

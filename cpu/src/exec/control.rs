@@ -177,4 +177,3 @@ fn jump_counted<C: Width>(cpu: &mut Cpu, op: &Op, rest: &[Op]) -> Exit {
     cpu.exit_ordinal = op.ordinal;
     Exit::Branch
 }
-

@@ -1,5 +1,322 @@
-//! CPUID.
+//! CPUID: what the processor says of itself (SDM 2, CPUID).
+
+use iced_x86::{CpuidFeature as Cf, Mnemonic as M};
+
+use crate::mmu::PHYSICAL_BITS;
+use crate::op::{Exit, Op, step};
+use crate::state::{Cpu, bits, reg};
+use crate::table::{Row, row};
+use crate::width::Width;
+
+/// Instruction rows.
+pub const ROWS: &[Row] = &[row(M::Cpuid, |l| l.with(cpuid))];
+
+/// Frequency of the TSC, the crystal and the APIC bus in Hz, as leaves 0x15, 0x16 and 0x4000_0010 tell it.
+pub const TSC_HZ: u32 = 1_000_000_000;
+
+/// A register of a leaf that holds feature bits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Word {
+    Leaf1Ecx,
+    Leaf1Edx,
+    Leaf7Ebx,
+    Leaf7Ecx,
+    Leaf7Edx,
+    Extended1Ecx,
+    Extended1Edx,
+}
+const WORDS: usize = 7;
+
+/// The smallest model that has a feature.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Level {
+    V1,
+    V2,
+    Max,
+}
+
+/// What the table says of a feature.
+struct Entry {
+    feature: Feature,
+    name: &'static str,
+    word: Word,
+    bit: u32,
+    level: Level,
+    iced: Option<Cf>,
+}
+
+macro_rules! features {
+    ($($id:ident $name:literal $word:ident $bit:literal $level:ident $($iced:ident)?;)*) => {
+        /// A feature with a bit in CPUID.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        #[allow(missing_docs)]
+        pub enum Feature { $($id),* }
+
+        const FEATURES: &[Entry] = &[$(Entry {
+            feature: Feature::$id,
+            name: $name,
+            word: Word::$word,
+            bit: $bit,
+            level: Level::$level,
+            iced: features!(@iced $($iced)?),
+        }),*];
+    };
+    (@iced $iced:ident) => { Some(Cf::$iced) };
+    (@iced) => { None };
+}
+
+// Not here: VME (no virtual interrupt flag), SMAP (EFLAGS.AC is not part of TLB tags), MONITOR, anything with YMM.
+features! {
+    Fpu "fpu" Leaf1Edx 0 V1 FPU;
+    De "de" Leaf1Edx 2 V1;
+    Pse "pse" Leaf1Edx 3 V1;
+    Tsc "tsc" Leaf1Edx 4 V1 TSC;
+    Msr "msr" Leaf1Edx 5 V1 MSR;
+    Pae "pae" Leaf1Edx 6 V1;
+    Mce "mce" Leaf1Edx 7 V1;
+    Cx8 "cx8" Leaf1Edx 8 V1 CX8;
+    Apic "apic" Leaf1Edx 9 V1;
+    Sep "sep" Leaf1Edx 11 V1 SEP;
+    Mtrr "mtrr" Leaf1Edx 12 V1;
+    Pge "pge" Leaf1Edx 13 V1;
+    Mca "mca" Leaf1Edx 14 V1;
+    Cmov "cmov" Leaf1Edx 15 V1 CMOV;
+    Pat "pat" Leaf1Edx 16 V1;
+    Pse36 "pse36" Leaf1Edx 17 V1;
+    Clflush "clflush" Leaf1Edx 19 V1 CLFSH;
+    Mmx "mmx" Leaf1Edx 23 V1 MMX;
+    Fxsr "fxsr" Leaf1Edx 24 V1 FXSR;
+    Sse "sse" Leaf1Edx 25 V1 SSE;
+    Sse2 "sse2" Leaf1Edx 26 V1 SSE2;
+    Sse3 "sse3" Leaf1Ecx 0 V2 SSE3;
+    Ssse3 "ssse3" Leaf1Ecx 9 V2 SSSE3;
+    Cx16 "cx16" Leaf1Ecx 13 V2 CMPXCHG16B;
+    Pcid "pcid" Leaf1Ecx 17 V2;
+    Sse41 "sse4_1" Leaf1Ecx 19 V2 SSE4_1;
+    Sse42 "sse4_2" Leaf1Ecx 20 V2 SSE4_2;
+    X2apic "x2apic" Leaf1Ecx 21 V2;
+    Movbe "movbe" Leaf1Ecx 22 Max MOVBE;
+    Popcnt "popcnt" Leaf1Ecx 23 V2 POPCNT;
+    TscDeadline "tsc_deadline_timer" Leaf1Ecx 24 V1;
+    Xsave "xsave" Leaf1Ecx 26 V2 XSAVE;
+    Rdrand "rdrand" Leaf1Ecx 30 V2 RDRAND;
+    Hypervisor "hypervisor" Leaf1Ecx 31 V1;
+    Fsgsbase "fsgsbase" Leaf7Ebx 0 V2 FSGSBASE;
+    TscAdjust "tsc_adjust" Leaf7Ebx 1 V1;
+    Bmi1 "bmi1" Leaf7Ebx 3 Max BMI1;
+    Smep "smep" Leaf7Ebx 7 V2;
+    Bmi2 "bmi2" Leaf7Ebx 8 Max BMI2;
+    Erms "erms" Leaf7Ebx 9 V2;
+    Invpcid "invpcid" Leaf7Ebx 10 V2 INVPCID;
+    Rdseed "rdseed" Leaf7Ebx 18 V2 RDSEED;
+    Umip "umip" Leaf7Ecx 2 V2;
+    Fsrm "fsrm" Leaf7Edx 4 V2;
+    SpecCtrl "spec_ctrl" Leaf7Edx 26 V1;
+    ArchCapabilities "arch_capabilities" Leaf7Edx 29 V1;
+    LahfLm "lahf_lm" Extended1Ecx 0 V2;
+    Lzcnt "lzcnt" Extended1Ecx 5 Max LZCNT;
+    Prefetchw "3dnowprefetch" Extended1Ecx 8 V2 PREFETCHW;
+    Syscall "syscall" Extended1Edx 11 V1 SYSCALL;
+    Nx "nx" Extended1Edx 20 V1;
+    Pdpe1gb "pdpe1gb" Extended1Edx 26 V2;
+    Rdtscp "rdtscp" Extended1Edx 27 V2 RDTSCP;
+    Lm "lm" Extended1Edx 29 V1 X64;
+}
+
+/// Features that every processor with SSE2 has, without a bit of their own.
+const IMPLIED: &[Cf] = &[
+    Cf::INTEL8086,
+    Cf::INTEL186,
+    Cf::INTEL286,
+    Cf::INTEL386,
+    Cf::INTEL486,
+    Cf::CPUID,
+    Cf::FPU287,
+    Cf::FPU387,
+    Cf::MULTIBYTENOP,
+    Cf::PAUSE,
+    Cf::RDPMC,
+];
 
 /// What CPUID tells.
-#[derive(Clone, Debug, Default)]
-pub struct Model {}
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Model {
+    words: [u32; WORDS],
+    /// This processor's APIC ID.
+    pub apic_id: u32,
+    /// Processors in the package, at least 1.
+    pub processors: u32,
+}
+
+impl Default for Model {
+    /// Everything that is implemented.
+    fn default() -> Self {
+        Self::of_level(Level::Max)
+    }
+}
+
+impl Model {
+    fn of_level(level: Level) -> Self {
+        let mut model = Self { words: [0; WORDS], apic_id: 0, processors: 1 };
+        for e in FEATURES.iter().filter(|e| e.level <= level) {
+            model.words[e.word as usize] |= 1 << e.bit;
+        }
+        model
+    }
+
+    /// The names that [`Model::by_name`] knows.
+    pub const NAMES: [&'static str; 3] = ["x86-64", "x86-64-v2", "max"];
+
+    /// A model by its name.
+    #[must_use]
+    pub fn by_name(name: &str) -> Option<Self> {
+        let level = match name {
+            "x86-64" => Level::V1,
+            "x86-64-v2" => Level::V2,
+            "max" => Level::Max,
+            _ => return None,
+        };
+        Some(Self::of_level(level))
+    }
+
+    /// The names of all features, as Linux calls them.
+    pub fn feature_names() -> impl Iterator<Item = &'static str> {
+        FEATURES.iter().map(|e| e.name)
+    }
+
+    /// Adds or takes away a feature by name; false if there is none of that name.
+    pub fn set(&mut self, name: &str, on: bool) -> bool {
+        let Some(e) = FEATURES.iter().find(|e| e.name == name) else { return false };
+        let word = &mut self.words[e.word as usize];
+        *word = *word & !(1 << e.bit) | u32::from(on) << e.bit;
+        true
+    }
+
+    /// Whether the model has `feature`.
+    #[must_use]
+    pub fn has(&self, feature: Feature) -> bool {
+        let e = &FEATURES[feature as usize];
+        debug_assert!(e.feature == feature);
+        self.words[e.word as usize] >> e.bit & 1 != 0
+    }
+
+    /// Whether instructions of `feature` are there.
+    #[must_use]
+    pub fn supports(&self, feature: Cf) -> bool {
+        IMPLIED.contains(&feature) || FEATURES.iter().any(|e| e.iced == Some(feature) && self.has(e.feature))
+    }
+
+    fn word(&self, w: Word) -> u32 {
+        self.words[w as usize]
+    }
+
+    /// EAX, EBX, ECX, EDX of a leaf, for a processor with this CR4 and XCR0.
+    #[must_use]
+    pub fn leaf(&self, leaf: u32, sub: u32, cr4: u64) -> [u32; 4] {
+        const MAX_BASIC: u32 = 0x16;
+        const MAX_EXTENDED: u32 = 0x8000_0008;
+        const MAX_HYPERVISOR: u32 = 0x4000_0010;
+        let text = |s: &[u8; 12]| [0, 4, 8].map(|i| u32::from_le_bytes([s[i], s[i + 1], s[i + 2], s[i + 3]]));
+        match leaf {
+            0 => {
+                let [b, d, c] = text(b"GenuineIntel");
+                [MAX_BASIC, b, c, d]
+            }
+            1 => {
+                let osxsave = if cr4 & bits::CR4_OSXSAVE != 0 { 1 << 27 } else { 0 };
+                let htt = u32::from(self.processors > 1) << 28;
+                // Family 6, model 94, stepping 3; 64-byte cache lines.
+                let ebx = self.apic_id << 24 | (self.processors & 0xff) << 16 | 8 << 8;
+                [0x0005_06e3, ebx, self.word(Word::Leaf1Ecx) | osxsave, self.word(Word::Leaf1Edx) | htt]
+            }
+            // "See leaf 4"; 64-byte prefetching.
+            2 => [0x00fe_ff01, 0xf0, 0, 0],
+            4 => self.cache(sub),
+            // The APIC timer always runs.
+            6 => [4, 0, 0, 0],
+            7 if sub == 0 => [0, self.word(Word::Leaf7Ebx), self.word(Word::Leaf7Ecx), self.word(Word::Leaf7Edx)],
+            0xb => self.topology(sub),
+            0xd if self.has(Feature::Xsave) => match sub {
+                // x87 and SSE: the legacy area and the header.
+                0 => [3, 576, 576, 0],
+                _ => [0; 4],
+            },
+            0x15 => [1, 1, TSC_HZ, 0],
+            0x16 => [TSC_HZ / 1_000_000, TSC_HZ / 1_000_000, 100, 0],
+            0x4000_0000 if self.has(Feature::Hypervisor) => {
+                let [b, c, d] = text(b"Softmetal   ");
+                [MAX_HYPERVISOR, b, c, d]
+            }
+            MAX_HYPERVISOR if self.has(Feature::Hypervisor) => [TSC_HZ / 1000, TSC_HZ / 1000, 0, 0],
+            0x8000_0000 => [MAX_EXTENDED, 0, 0, 0],
+            0x8000_0001 => [0, 0, self.word(Word::Extended1Ecx), self.word(Word::Extended1Edx)],
+            0x8000_0002..=0x8000_0004 => {
+                let brand = b"Softmetal virtual CPU\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0";
+                let at = (leaf - 0x8000_0002) as usize * 16;
+                [0, 4, 8, 12].map(|i| u32::from_le_bytes([brand[at + i], brand[at + i + 1], brand[at + i + 2], brand[at + i + 3]]))
+            }
+            // L2: 256 KiB, 8-way, 64-byte lines.
+            0x8000_0006 => [0, 0, 0x0100_6040, 0],
+            // Invariant TSC.
+            0x8000_0007 => [0, 0, 0, 1 << 8],
+            0x8000_0008 => [48 << 8 | PHYSICAL_BITS, 0, 0, 0],
+            0..=MAX_BASIC | 0x4000_0000..=0x4fff_ffff | 0x8000_0000..=MAX_EXTENDED => [0; 4],
+            // Beyond the end: as the last basic leaf.
+            _ => self.leaf(MAX_BASIC, sub, cr4),
+        }
+    }
+
+    /// Leaf 4: L1 data and code 32 KiB, L2 256 KiB, L3 8 MiB.
+    fn cache(&self, sub: u32) -> [u32; 4] {
+        let (kind, level, ways, sets, shared) = match sub {
+            0 => (1, 1, 8, 64, 1),
+            1 => (2, 1, 8, 64, 1),
+            2 => (3, 2, 8, 512, 1),
+            3 => (3, 3, 16, 8192, self.processors),
+            _ => return [0; 4],
+        };
+        let eax = kind | level << 5 | 1 << 8 | (shared - 1) << 14 | (self.processors - 1) << 26;
+        [eax, (ways - 1) << 22 | 63, sets - 1, 0]
+    }
+
+    /// Leaf 0xB: one thread a core.
+    fn topology(&self, sub: u32) -> [u32; 4] {
+        let shift = self.processors.next_power_of_two().trailing_zeros();
+        match sub {
+            0 => [0, 1, 1 << 8, self.apic_id],
+            1 => [shift, self.processors, 2 << 8 | 1, self.apic_id],
+            _ => [0, 0, sub & 0xff, self.apic_id],
+        }
+    }
+}
+
+fn cpuid(cpu: &mut Cpu, op: &Op, rest: &[Op]) -> Exit {
+    step(cpu, op, rest, |cpu, _| {
+        let r = &mut cpu.state.regs;
+        let leaf = cpu.model.leaf(u32::get(r, reg::RAX), u32::get(r, reg::RCX), cpu.state.cr4);
+        for (n, v) in [reg::RAX, reg::RBX, reg::RCX, reg::RDX].into_iter().zip(leaf) {
+            u32::set(r, n, v);
+        }
+        Ok(())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn leaves() {
+        let m = Model::default();
+        let [max, b, c, d] = m.leaf(0, 0, 0);
+        assert_eq!([b, d, c].map(u32::to_le_bytes).concat(), b"GenuineIntel");
+        assert_eq!(m.leaf(max + 1, 0, 0), m.leaf(max, 0, 0));
+        assert_eq!(m.leaf(1, 0, 0)[2] >> 27 & 1, 0);
+        assert_eq!(m.leaf(1, 0, bits::CR4_OSXSAVE)[2] >> 27 & 1, 1);
+        assert!(m.has(Feature::Lm) && m.supports(Cf::SSE4_2) && !m.supports(Cf::AVX));
+        let v2 = Model::by_name("x86-64-v2").unwrap();
+        assert!(!v2.supports(Cf::BMI1) && v2.supports(Cf::POPCNT));
+        let mut v1 = Model::by_name("x86-64").unwrap();
+        assert!(!v1.supports(Cf::POPCNT) && v1.set("popcnt", true) && v1.supports(Cf::POPCNT) && !v1.set("nothing", true));
+    }
+}

@@ -98,7 +98,11 @@ fn lower_mov(l: &Lower) -> Option<Op> {
         return super::segment::lower_mov(l);
     }
     // The only forms with a 64-bit displacement: the address goes to the immediate.
-    if (l.is_mem(0) || l.is_mem(1)) && l.i.memory_displ_size() == 8 && l.i.memory_base() == Register::None && l.i.memory_index() == Register::None {
+    if (l.is_mem(0) || l.is_mem(1))
+        && l.i.memory_displ_size() == 8
+        && l.i.memory_base() == Register::None
+        && l.i.memory_index() == Register::None
+    {
         let op = Op { imm: l.i.memory_displacement64(), ..l.op };
         let l = Lower { i: l.i, mode: l.mode, op };
         if l.is_mem(0) {

@@ -2,14 +2,18 @@
 
 pub mod alu;
 pub mod control;
+pub mod control_registers;
 pub mod cpuid;
 pub mod data;
+pub mod descriptor;
 pub mod far;
 pub mod interrupt;
+pub mod io;
 pub mod msr;
 pub mod segment;
 pub mod shift;
 pub mod string;
+pub mod system;
 pub mod x87;
 
 use iced_x86::{Instruction, Mnemonic};
@@ -21,7 +25,21 @@ use crate::table::Row;
 /// The rows of all families.
 #[must_use]
 pub fn families() -> Vec<&'static [Row]> {
-    vec![alu::ROWS, control::ROWS, data::ROWS, shift::ROWS, string::ROWS, x87::ROWS]
+    vec![
+        alu::ROWS,
+        control::ROWS,
+        data::ROWS,
+        shift::ROWS,
+        string::ROWS,
+        x87::ROWS,
+        control_registers::ROWS,
+        cpuid::ROWS,
+        far::ROWS,
+        io::ROWS,
+        msr::ROWS,
+        segment::ROWS,
+        system::ROWS,
+    ]
 }
 
 /// An encoding that is no instruction: #UD.

@@ -5,8 +5,8 @@ use iced_x86::Mnemonic as M;
 use crate::lower::Lower;
 use crate::op::{Dst, Exit, Imm, Mem, Op, Place, Source, Src, step};
 use crate::semantics::integer::{
-    Andn, Bextr, Binary, Blsi, Blsmsk, Blsr, Bzhi, Lzcnt, Popcnt, Rcl, Rcr, Rol, Ror, Sar, Shift, Shl, Shr, Tzcnt, Unary, pdep,
-    pext, shld, shrd,
+    Andn, Bextr, Binary, Blsi, Blsmsk, Blsr, Bzhi, Lzcnt, Popcnt, Rcl, Rcr, Rol, Ror, Sar, Shift, Shl, Shr, Tzcnt, Unary, pdep, pext, shld,
+    shrd,
 };
 use crate::state::{Cpu, reg};
 use crate::table::{Row, row};
@@ -285,7 +285,11 @@ impl Flagless for SarX {
 }
 
 fn lower_flagless<X: Flagless>(l: &Lower) -> Option<Op> {
-    if l.is_mem(1) { by_width!(l, l.bits(0), wide flagless::<X, Mem, Src>) } else { by_width!(l, l.bits(0), wide flagless::<X, Src, Third>) }
+    if l.is_mem(1) {
+        by_width!(l, l.bits(0), wide flagless::<X, Mem, Src>)
+    } else {
+        by_width!(l, l.bits(0), wide flagless::<X, Src, Third>)
+    }
 }
 
 fn flagless<X: Flagless, A: Source, C: Source, W: Width>(cpu: &mut Cpu, op: &Op, rest: &[Op]) -> Exit {

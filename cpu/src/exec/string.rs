@@ -138,11 +138,7 @@ impl StringOp for Cmps {
 
 /// The repeat prefix goes to the immediate: 0 none, 1 REP or REPE, 2 REPNE.
 fn lower<X: StringOp, W: Width>(l: &Lower) -> Option<Op> {
-    let repeat = if l.i.has_repne_prefix() && X::COMPARES {
-        2
-    } else {
-        u64::from(l.i.has_rep_prefix() || l.i.has_repne_prefix())
-    };
+    let repeat = if l.i.has_repne_prefix() && X::COMPARES { 2 } else { u64::from(l.i.has_rep_prefix() || l.i.has_repne_prefix()) };
     let op = Op { imm: repeat, ..l.op };
     let l = Lower { i: l.i, mode: l.mode, op };
     match (repeat, l.address_bits()) {

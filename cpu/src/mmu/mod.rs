@@ -5,6 +5,7 @@ mod tlb;
 mod walk;
 
 pub use tlb::{Access, Mmu, Translation};
+pub use walk::PHYSICAL_BITS;
 
 use softmetal_bus::{PAGE_SIZE, PageKind};
 
@@ -42,17 +43,10 @@ impl Cpu {
     #[inline(never)]
     fn linear_checked(&mut self, segment: u8, ea: u64, bytes: usize, write: bool) -> Result<u64, Fault> {
         let s = self.state.segments[usize::from(segment) % 6];
-        let last = ea.wrapping_add(bytes as u64 - 1);
         let real = !self.state.mode.protected();
         let kind_ok =
             real || s.present() && if write { !s.code() && s.readable_or_writable() } else { !s.code() || s.readable_or_writable() };
-        let limit = u64::from(s.limit);
-        let limit_ok = if !s.code() && s.conforming() && s.code_or_data() {
-            let top = if s.big() { 0xffff_ffff } else { 0xffff };
-            ea > limit && last <= top && last >= ea
-        } else {
-            last <= limit && last >= ea
-        };
+        let limit_ok = s.admits(ea, bytes);
         if !kind_ok || !limit_ok {
             let v = if usize::from(segment) == seg::SS { vector::SS } else { vector::GP };
             return Err(self.raise_with(v, 0));
@@ -164,9 +158,7 @@ impl Cpu {
     /// # Errors
     /// #PF, or #GP(0) if not canonical.
     pub fn read_system<V: Value>(&mut self, lin: u64) -> Result<V, Fault> {
-        let mut b = [0; 16];
-        self.read_slow(lin, &mut b[..V::BYTES], false)?;
-        Ok(V::from_le(&b))
+        self.read_as(lin, false)
     }
 
     /// Stores as the processor itself does: supervisor, whatever the CPL.
@@ -174,7 +166,25 @@ impl Cpu {
     /// # Errors
     /// #PF, or #GP(0) if not canonical.
     pub fn write_system<V: Value>(&mut self, lin: u64, v: V) -> Result<(), Fault> {
-        self.write_slow(lin, &v.to_le()[..V::BYTES], false)
+        self.write_as(lin, v, false)
+    }
+
+    /// Loads with the rights of CPL 3 (`user`) or of the system.
+    ///
+    /// # Errors
+    /// #PF, or #GP(0) if not canonical.
+    pub fn read_as<V: Value>(&mut self, lin: u64, user: bool) -> Result<V, Fault> {
+        let mut b = [0; 16];
+        self.read_slow(lin, &mut b[..V::BYTES], user)?;
+        Ok(V::from_le(&b))
+    }
+
+    /// Stores with the rights of CPL 3 (`user`) or of the system.
+    ///
+    /// # Errors
+    /// #PF, or #GP(0) if not canonical.
+    pub fn write_as<V: Value>(&mut self, lin: u64, v: V, user: bool) -> Result<(), Fault> {
+        self.write_slow(lin, &v.to_le()[..V::BYTES], user)
     }
 
     /// Checks that `bytes` bytes at `lin` may be written now, so that a later store cannot fault.

@@ -256,7 +256,7 @@ impl Mmu {
     #[must_use]
     pub fn code_hit(&self, lin: u64, user: bool) -> Option<u64> {
         let e = &self.code[(lin >> 12) as usize & (CODE_ENTRIES - 1)];
-        (e.tag == self.tag(lin) && e.user == user).then(|| e.physical | (lin & OFFSET))
+        (e.tag == self.tag(lin) && e.user == user).then_some(e.physical | (lin & OFFSET))
     }
 
     /// Enters a code translation.

@@ -166,7 +166,7 @@ impl Cpu {
                 } else if !level.leaf {
                     reserved |= PS;
                 } else if last && level.shift != 12 {
-                    reserved |= (1 << level.shift) - 1 & !0x1fff;
+                    reserved |= ((1 << level.shift) - 1) & !0x1fff;
                 }
                 if e & reserved != 0 {
                     return Err(code::P | code::RSVD);

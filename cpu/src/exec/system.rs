@@ -1,0 +1,158 @@
+//! HLT, interrupt flag, PUSHF and POPF, BOUND, time stamps, random numbers, caches.
+
+use iced_x86::Mnemonic as M;
+
+use super::descriptor::Stack;
+use super::segment::changeable_flags;
+use crate::by_width;
+use crate::fault::{Fault, vector};
+use crate::flags;
+use crate::lower::Lower;
+use crate::op::{Exit, Op, last, step};
+use crate::state::{Cpu, bits, reg};
+use crate::table::{Row, row};
+use crate::width::Width;
+
+/// Instruction rows.
+pub const ROWS: &[Row] = &[
+    row(M::Hlt, |l| l.with(hlt)),
+    row(M::Cli, |l| l.with(cli)).modifies("i"),
+    row(M::Sti, |l| l.with(sti)).modifies("i"),
+    row(M::Pushf, |l| l.with(pushf::<u16>)),
+    row(M::Pushfd, |l| l.with(pushf::<u32>)),
+    row(M::Pushfq, |l| l.with(pushf::<u64>)),
+    row(M::Popf, |l| l.with(popf::<u16>)).modifies("oszapcid"),
+    row(M::Popfd, |l| l.with(popf::<u32>)).modifies("oszapcid"),
+    row(M::Popfq, |l| l.with(popf::<u64>)).modifies("oszapcid"),
+    row(M::Rdtsc, |l| l.with(rdtsc)),
+    row(M::Rdtscp, |l| l.with(rdtscp)),
+    row(M::Rdpmc, |l| l.with(rdpmc)),
+    row(M::Rdrand, lower_random).modifies("oszapc"),
+    row(M::Rdseed, lower_random).modifies("oszapc"),
+    row(M::Bound, |l| by_width!(l, l.bits(0), wide bound)),
+    row(M::Pause, |l| l.with(pause)),
+    row(M::Invd, |l| l.with(write_back)),
+    row(M::Wbinvd, |l| l.with(write_back)),
+];
+
+fn lower_random(l: &Lower) -> Option<Op> {
+    by_width!(l, l.bits(0), wide random)
+}
+
+fn hlt(cpu: &mut Cpu, op: &Op, _: &[Op]) -> Exit {
+    last(cpu, op, |cpu, _| {
+        cpu.need_cpl0()?;
+        cpu.state.halted = true;
+        Ok(())
+    })
+}
+
+/// CLI and STI need CPL <= IOPL (virtual-8086 mode: IOPL 3).
+fn need_iopl(cpu: &mut Cpu) -> Result<(), Fault> {
+    if cpu.pe() && cpu.state.cpl > cpu.iopl() { Err(cpu.gp(0)) } else { Ok(()) }
+}
+
+fn cli(cpu: &mut Cpu, op: &Op, _: &[Op]) -> Exit {
+    last(cpu, op, |cpu, _| {
+        need_iopl(cpu)?;
+        cpu.state.eflags &= !flags::IF;
+        Ok(())
+    })
+}
+
+fn sti(cpu: &mut Cpu, op: &Op, _: &[Op]) -> Exit {
+    last(cpu, op, |cpu, _| {
+        need_iopl(cpu)?;
+        cpu.state.shadow = cpu.state.eflags & flags::IF == 0;
+        cpu.state.eflags |= flags::IF;
+        Ok(())
+    })
+}
+
+fn pushf<W: Width>(cpu: &mut Cpu, op: &Op, rest: &[Op]) -> Exit {
+    step(cpu, op, rest, |cpu, _| {
+        if cpu.state.mode.v86() && cpu.iopl() < 3 {
+            return Err(cpu.gp(0));
+        }
+        let mut stack = Stack::current(cpu);
+        stack.push(cpu, W::BYTES, cpu.eflags() & !(flags::RF | flags::VM))?;
+        stack.commit(cpu);
+        Ok(())
+    })
+}
+
+fn popf<W: Width>(cpu: &mut Cpu, op: &Op, _: &[Op]) -> Exit {
+    last(cpu, op, |cpu, _| {
+        let v86 = cpu.state.mode.v86();
+        if v86 && cpu.iopl() < 3 {
+            return Err(cpu.gp(0));
+        }
+        let mut stack = Stack::current(cpu);
+        let popped = stack.pop(cpu, W::BYTES)?;
+        stack.commit(cpu);
+        let mask = changeable_flags(if cpu.pe() { cpu.state.cpl } else { 0 }, cpu.iopl());
+        let mask = if W::BYTES == 2 { mask & 0xffff } else { mask };
+        let new = cpu.eflags() & !mask | popped & mask;
+        cpu.set_eflags(new);
+        Ok(())
+    })
+}
+
+/// RDTSC: #GP(0) with CR4.TSD above CPL 0.
+fn time_stamp(cpu: &mut Cpu, op: &Op) -> Result<(), Fault> {
+    if cpu.state.cr4 & bits::CR4_TSD != 0 && cpu.state.cpl > 0 {
+        return Err(cpu.gp(0));
+    }
+    let at = cpu.now(op);
+    let v = cpu.time_stamp(at);
+    u32::set(&mut cpu.state.regs, reg::RAX, v as u32);
+    u32::set(&mut cpu.state.regs, reg::RDX, (v >> 32) as u32);
+    Ok(())
+}
+
+fn rdtsc(cpu: &mut Cpu, op: &Op, _: &[Op]) -> Exit {
+    last(cpu, op, time_stamp)
+}
+
+fn rdtscp(cpu: &mut Cpu, op: &Op, _: &[Op]) -> Exit {
+    last(cpu, op, |cpu, op| {
+        time_stamp(cpu, op)?;
+        let aux = cpu.state.msr.tsc_aux;
+        u32::set(&mut cpu.state.regs, reg::RCX, aux as u32);
+        Ok(())
+    })
+}
+
+fn rdpmc(cpu: &mut Cpu, op: &Op, rest: &[Op]) -> Exit {
+    // There are no counters, so every counter number is wrong.
+    step(cpu, op, rest, |cpu, _| Err(cpu.gp(0)))
+}
+
+fn random<W: Width>(cpu: &mut Cpu, op: &Op, _: &[Op]) -> Exit {
+    last(cpu, op, |cpu, op| {
+        let at = cpu.now(op);
+        let v = cpu.bus.random(at);
+        W::set(&mut cpu.state.regs, op.dst, W::of(v));
+        cpu.state.lazy.set_bits(flags::CF);
+        Ok(())
+    })
+}
+
+fn bound<W: Width>(cpu: &mut Cpu, op: &Op, rest: &[Op]) -> Exit {
+    step(cpu, op, rest, |cpu, op| {
+        let ea = cpu.effective(op);
+        let low = cpu.load_at::<W>(op, op.seg, ea)?.sx() as i64;
+        let high = cpu.load_at::<W>(op, op.seg, ea.wrapping_add(W::BYTES as u64))?.sx() as i64;
+        let index = W::get(&cpu.state.regs, op.dst).sx() as i64;
+        if (low..=high).contains(&index) { Ok(()) } else { Err(cpu.raise(vector::BR)) }
+    })
+}
+
+fn pause(cpu: &mut Cpu, op: &Op, _: &[Op]) -> Exit {
+    last(cpu, op, |_, _| Ok(()))
+}
+
+/// INVD and WBINVD: there are no caches.
+fn write_back(cpu: &mut Cpu, op: &Op, _: &[Op]) -> Exit {
+    last(cpu, op, |cpu, _| cpu.need_cpl0())
+}

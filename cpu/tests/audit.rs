@@ -1,0 +1,231 @@
+//! Every form of every instruction that CPUID advertises is in the instruction table, and the flags that a row declares
+//! are those that iced knows.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use iced_x86::{
+    Code, CpuidFeature, Decoder, DecoderOptions, Encoder, Instruction, MemoryOperand, Mnemonic, OpCodeInfo, OpCodeOperandKind as K, OpKind,
+    Register as R, RflagsBits,
+};
+use softmetal_cpu::exec;
+use softmetal_cpu::exec::cpuid::Model;
+use softmetal_cpu::lower::Lower;
+use softmetal_cpu::state::Mode;
+use softmetal_cpu::table;
+
+/// Advertised by their feature, but not there, and why.
+fn excluded(code: Code) -> Option<&'static str> {
+    use Mnemonic as M;
+    Some(match code.mnemonic() {
+        M::Fnsetpm | M::Fneni | M::Fndisi | M::Frstpm | M::Fsetpm | M::Feni | M::Fdisi => "8087 and 80287 only",
+        M::Fstdw | M::Fnstdw | M::Fstsg | M::Fnstsg => "80387SL only",
+        M::Fstpnce => "an alias that Intel does not document",
+        M::Rsm => "no system management mode",
+        M::Ud0 | M::Ud1 | M::Ud2 => "#UD by definition: no row",
+        _ => return None,
+    })
+}
+
+/// A register for an operand of `kind`, if it can be one.
+fn register(kind: K) -> Option<R> {
+    Some(match kind {
+        K::r8_or_mem | K::r8_reg | K::r8_opcode => R::CL,
+        K::r16_or_mem | K::r16_reg | K::r16_reg_mem | K::r16_rm | K::r16_opcode => R::CX,
+        K::r32_or_mem | K::r32_reg | K::r32_reg_mem | K::r32_rm | K::r32_opcode | K::r32_vvvv => R::ECX,
+        K::r64_or_mem | K::r64_reg | K::r64_reg_mem | K::r64_rm | K::r64_opcode | K::r64_vvvv => R::RCX,
+        K::seg_reg => R::DS,
+        K::mm_or_mem | K::mm_reg | K::mm_rm => R::MM1,
+        K::xmm_or_mem | K::xmm_reg | K::xmm_rm => R::XMM1,
+        K::cr_reg => R::CR0,
+        K::dr_reg => R::DR0,
+        K::sti_opcode => R::ST1,
+        K::al => R::AL,
+        K::cl => R::CL,
+        K::ax => R::AX,
+        K::dx => R::DX,
+        K::eax => R::EAX,
+        K::rax => R::RAX,
+        K::st0 => R::ST0,
+        K::es => R::ES,
+        K::cs => R::CS,
+        K::ss => R::SS,
+        K::ds => R::DS,
+        K::fs => R::FS,
+        K::gs => R::GS,
+        _ => return None,
+    })
+}
+
+fn may_be_memory(kind: K) -> bool {
+    matches!(kind, K::mem | K::r8_or_mem | K::r16_or_mem | K::r32_or_mem | K::r64_or_mem | K::mm_or_mem | K::xmm_or_mem)
+}
+
+/// An instruction of `code`, its operand that can be memory in memory or not.
+fn synthesise(info: &OpCodeInfo, bits: u32, memory: bool) -> Option<Instruction> {
+    let mut i = Instruction::default();
+    i.set_code(info.code());
+    let base = [R::BX, R::EBX, R::RBX][bits.trailing_zeros() as usize - 4];
+    let pick = |kinds: [OpKind; 3]| kinds[bits.trailing_zeros() as usize - 4];
+    for n in 0..info.op_count() {
+        let kind = info.op_kind(n);
+        if may_be_memory(kind) && (memory || kind == K::mem) {
+            i.set_op_kind(n, OpKind::Memory);
+            let m = MemoryOperand::with_base_displ_size(base, 8, 1);
+            i.set_memory_base(m.base);
+            i.set_memory_displacement64(8);
+            i.set_memory_displ_size(1);
+            continue;
+        }
+        if let Some(r) = register(kind) {
+            i.set_op_kind(n, OpKind::Register);
+            i.set_op_register(n, r);
+            continue;
+        }
+        let kind = match kind {
+            K::mem_offs => {
+                i.set_memory_displ_size(bits / 8);
+                i.set_memory_displacement64(0x1000);
+                OpKind::Memory
+            }
+            K::farbr2_2 => OpKind::FarBranch16,
+            K::farbr4_2 => OpKind::FarBranch32,
+            K::seg_rSI => pick([OpKind::MemorySegSI, OpKind::MemorySegESI, OpKind::MemorySegRSI]),
+            K::es_rDI => pick([OpKind::MemoryESDI, OpKind::MemoryESEDI, OpKind::MemoryESRDI]),
+            K::seg_rDI => pick([OpKind::MemorySegDI, OpKind::MemorySegEDI, OpKind::MemorySegRDI]),
+            K::seg_rBX_al => {
+                i.set_memory_base(base);
+                i.set_memory_index(R::AL);
+                OpKind::Memory
+            }
+            K::imm8_const_1 => {
+                i.set_immediate8(1);
+                OpKind::Immediate8
+            }
+            K::imm8 if n > 0 && info.op_kind(n - 1) == K::imm16 => OpKind::Immediate8_2nd,
+            K::imm8 if n > 0 && info.op_kind(n - 1) == K::imm8 => OpKind::Immediate8_2nd,
+            K::imm8 => OpKind::Immediate8,
+            K::imm8sex16 => OpKind::Immediate8to16,
+            K::imm8sex32 => OpKind::Immediate8to32,
+            K::imm8sex64 => OpKind::Immediate8to64,
+            K::imm16 => OpKind::Immediate16,
+            K::imm32 => OpKind::Immediate32,
+            K::imm32sex64 => OpKind::Immediate32to64,
+            K::imm64 => OpKind::Immediate64,
+            K::br16_1 | K::br16_2 => OpKind::NearBranch16,
+            K::br32_1 | K::br32_4 => OpKind::NearBranch32,
+            K::br64_1 | K::br64_4 => OpKind::NearBranch64,
+            _ => return None,
+        };
+        i.set_op_kind(n, kind);
+    }
+    // The operands above may not suit the address size that the code itself demands (LOOP, JCXZ, MASKMOVQ).
+    let mut encoder = Encoder::new(bits);
+    let len = encoder.encode(&i, 0).ok()?;
+    let bytes = encoder.take_buffer();
+    let decoded = Decoder::with_ip(bits, &bytes[..len], 0, DecoderOptions::NONE).decode();
+    (decoded.code() == info.code()).then_some(decoded)
+}
+
+/// All instructions to audit, with their code size; and the codes for which none could be made.
+fn instructions() -> (Vec<(u32, Instruction)>, Vec<Code>) {
+    let model = Model::default();
+    let mut all = Vec::new();
+    let mut failed = Vec::new();
+    for code in Code::values() {
+        let info = code.op_code();
+        let advertised = |f: &CpuidFeature| model.supports(*f);
+        // The forms with FWAIT are a WAIT and another instruction.
+        if !info.is_instruction() || info.fwait() || !code.cpuid_features().iter().all(advertised) || excluded(code).is_some() {
+            continue;
+        }
+        for (bits, legal) in [(16, info.intel_decoder16()), (32, info.intel_decoder32()), (64, info.intel_decoder64())] {
+            if !legal {
+                continue;
+            }
+            let made: Vec<_> = [false, true].into_iter().filter_map(|m| synthesise(info, bits, m)).collect();
+            // What cannot be encoded in 16-bit mode (32-bit forms with prefixes can) is covered by the other modes.
+            if made.is_empty() && bits != 16 {
+                failed.push(code);
+            }
+            all.extend(made.into_iter().map(|i| (bits, i)));
+        }
+    }
+    (all, failed)
+}
+
+fn mode(bits: u32) -> Mode {
+    Mode(match bits {
+        16 => Mode::CODE_16,
+        32 => Mode::CODE_32,
+        _ => Mode::CODE_64,
+    })
+}
+
+#[test]
+fn every_advertised_form_has_a_handler() {
+    let (all, failed) = instructions();
+    assert!(all.len() > 1500, "only {} instructions made", all.len());
+    let mut without_row = BTreeSet::new();
+    let mut without_form = BTreeMap::<String, BTreeSet<String>>::new();
+    for (bits, i) in &all {
+        let name = format!("{:?}", i.mnemonic());
+        match table::find(i.mnemonic()) {
+            None => {
+                without_row.insert(name);
+            }
+            Some(row) => {
+                if (row.lower)(&Lower::new(i, mode(*bits), 0, exec::unimplemented)).is_none() {
+                    let memory = (0..i.op_count()).any(|n| i.op_kind(n) == OpKind::Memory);
+                    let form = format!("{:?}/{bits}{}", i.code(), if memory { "/mem" } else { "" });
+                    without_form.entry(name).or_default().insert(form);
+                }
+            }
+        }
+    }
+    let mut report = String::new();
+    if !without_row.is_empty() {
+        report += &format!("{} mnemonics without a row: {}\n", without_row.len(), without_row.into_iter().collect::<Vec<_>>().join(" "));
+    }
+    for (name, forms) in without_form {
+        report += &format!("{name}: no handler for {}\n", forms.into_iter().collect::<Vec<_>>().join(" "));
+    }
+    if !failed.is_empty() {
+        report += &format!("the audit cannot make: {failed:?}\n");
+    }
+    assert!(report.is_empty(), "\n{report}");
+}
+
+fn letters(flags: u32) -> String {
+    let names = [
+        (RflagsBits::OF, 'o'),
+        (RflagsBits::SF, 's'),
+        (RflagsBits::ZF, 'z'),
+        (RflagsBits::AF, 'a'),
+        (RflagsBits::PF, 'p'),
+        (RflagsBits::CF, 'c'),
+        (RflagsBits::IF, 'i'),
+        (RflagsBits::DF, 'd'),
+    ];
+    names.iter().filter(|(f, _)| flags & f != 0).map(|(_, c)| c).collect()
+}
+
+#[test]
+fn declared_flags_are_those_of_iced() {
+    let (all, _) = instructions();
+    let mut known = BTreeMap::<Mnemonic, u32>::new();
+    for (_, i) in &all {
+        // MOV with a control or debug register leaves the flags undefined; here it keeps them.
+        let system = |r: R| r.is_cr() || r.is_dr();
+        let kept = i.mnemonic() == Mnemonic::Mov && (system(i.op0_register()) || system(i.op1_register()));
+        *known.entry(i.mnemonic()).or_default() |= if kept { 0 } else { i.rflags_modified() };
+    }
+    let mut wrong = Vec::new();
+    for (mnemonic, flags) in known {
+        let Some(row) = table::find(mnemonic) else { continue };
+        let iced = letters(flags);
+        if row.modifies != iced {
+            wrong.push(format!("{mnemonic:?}: the row says {:?}, iced {iced:?}", row.modifies));
+        }
+    }
+    assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
+}
