@@ -1,1 +1,5 @@
 //! Softmetal.
+
+#![forbid(unsafe_code)]
+
+pub mod host;
