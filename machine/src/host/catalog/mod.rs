@@ -62,11 +62,11 @@ pub enum CatalogError {
     )]
     NoPackageManager(String),
     /// `--offline`, and the entry is not (or not intact) in the cache.
-    #[error("{name} is {what} in {cache}; run once without --offline to fetch it", cache = cache.display())]
+    #[error("{name} is {what} (looked in {cache}); run once without --offline to fetch it", cache = cache.display())]
     Offline {
         /// The entry.
         name: String,
-        /// "absent" or "damaged".
+        /// "not fetched" or "damaged".
         what: &'static str,
         /// Where it was looked for.
         cache: PathBuf,

@@ -100,8 +100,6 @@ impl Tree {
         let mut files: Vec<(String, Vec<u8>)> = vec![
             (format!("{folder}/modules.dep"), dep.into_bytes()),
             (format!("{folder}/modules.alias"), alias.into_bytes()),
-            // modprobe of busybox looks for it, even if it is empty.
-            (format!("{folder}/modules.symbols"), Vec::new()),
         ];
         files.extend(
             self.lists
