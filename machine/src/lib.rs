@@ -2,4 +2,5 @@
 
 #![forbid(unsafe_code)]
 
+pub mod gdb;
 pub mod host;

@@ -263,7 +263,7 @@ impl Catalog {
         if state != EntryState::Ready {
             if self.offline {
                 let what = if state == EntryState::Absent {
-                    "absent"
+                    "not fetched yet"
                 } else {
                     "damaged or of another version"
                 };

@@ -35,7 +35,10 @@ fn an_intact_entry_is_used_and_a_damaged_one_is_not() {
     let fetch = || catalog.fetch("busybox", &mut |_| ());
     assert!(matches!(
         fetch(),
-        Err(CatalogError::Offline { what: "not fetched yet", .. })
+        Err(CatalogError::Offline {
+            what: "not fetched yet",
+            ..
+        })
     ));
     plant(&catalog, b"kernel", b"initrd");
     assert_eq!(fs::read(fetch().unwrap().kernel).unwrap(), b"kernel");
