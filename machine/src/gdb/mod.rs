@@ -128,11 +128,7 @@ impl Server {
 
 /// Lets the gdb at `stream` debug `target` until it goes or the guest ends. Its breakpoints are gone afterwards.
 pub fn serve(stream: TcpStream, target: &mut dyn DebugTarget) -> SessionEnd {
-    let mut adapter = Adapter {
-        target,
-        breakpoints: BTreeSet::new(),
-        motion: Motion::Run,
-    };
+    let mut adapter = Adapter { target, breakpoints: BTreeSet::new(), motion: Motion::Run };
     let result = GdbStub::new(stream).run_blocking::<Loop>(&mut adapter);
     for linear in std::mem::take(&mut adapter.breakpoints) {
         adapter.target.breakpoint(linear, false);
@@ -164,9 +160,7 @@ impl<'a> BlockingEventLoop for Loop<'a> {
         let reason = match adapter.motion {
             Motion::Step => adapter.target.step(),
             // A closed or broken connection counts as data: reading it then tells.
-            Motion::Run => adapter
-                .target
-                .resume(&mut || !matches!(ConnectionExt::peek(stream), Ok(None))),
+            Motion::Run => adapter.target.resume(&mut || !matches!(ConnectionExt::peek(stream), Ok(None))),
         };
         Ok(Event::TargetStopped(match reason {
             StopReason::Breakpoint => SingleThreadStopReason::SwBreak(()),
@@ -180,9 +174,7 @@ impl<'a> BlockingEventLoop for Loop<'a> {
         }))
     }
 
-    fn on_interrupt(
-        _: &mut Adapter<'a>,
-    ) -> Result<Option<Self::StopReason>, <Self::Target as Target>::Error> {
+    fn on_interrupt(_: &mut Adapter<'a>) -> Result<Option<Self::StopReason>, <Self::Target as Target>::Error> {
         Ok(Some(SingleThreadStopReason::Signal(Signal::SIGINT)))
     }
 }

@@ -7,12 +7,9 @@ use gdbstub::common::Signal;
 use gdbstub::outputln;
 use gdbstub::target::ext::base::BaseOps;
 use gdbstub::target::ext::base::singlethread::{
-    SingleThreadBase, SingleThreadResume, SingleThreadResumeOps, SingleThreadSingleStep,
-    SingleThreadSingleStepOps,
+    SingleThreadBase, SingleThreadResume, SingleThreadResumeOps, SingleThreadSingleStep, SingleThreadSingleStepOps,
 };
-use gdbstub::target::ext::breakpoints::{
-    Breakpoints, BreakpointsOps, HwBreakpoint, HwBreakpointOps, SwBreakpoint, SwBreakpointOps,
-};
+use gdbstub::target::ext::breakpoints::{Breakpoints, BreakpointsOps, HwBreakpoint, HwBreakpointOps, SwBreakpoint, SwBreakpointOps};
 use gdbstub::target::ext::monitor_cmd::{ConsoleOutput, MonitorCmd, MonitorCmdOps};
 use gdbstub::target::{Target, TargetError, TargetResult};
 use gdbstub_arch::x86::reg::X86_64CoreRegs;
@@ -48,29 +45,8 @@ pub struct Registers {
 impl Registers {
     /// Those after the core, in the order of `target.xml`.
     fn rest(&mut self) -> [&mut u64; 9] {
-        let Self {
-            core: _,
-            fs_base,
-            gs_base,
-            kernel_gs_base,
-            cr0,
-            cr2,
-            cr3,
-            cr4,
-            cr8,
-            efer,
-        } = self;
-        [
-            fs_base,
-            gs_base,
-            kernel_gs_base,
-            cr0,
-            cr2,
-            cr3,
-            cr4,
-            cr8,
-            efer,
-        ]
+        let Self { core: _, fs_base, gs_base, kernel_gs_base, cr0, cr2, cr3, cr4, cr8, efer } = self;
+        [fs_base, gs_base, kernel_gs_base, cr0, cr2, cr3, cr4, cr8, efer]
     }
 }
 
@@ -84,10 +60,7 @@ impl gdbstub::arch::Registers for Registers {
     fn gdb_serialize(&self, mut write_byte: impl FnMut(Option<u8>)) {
         self.core.gdb_serialize(&mut write_byte);
         for register in self.clone().rest() {
-            register
-                .to_le_bytes()
-                .into_iter()
-                .for_each(|b| write_byte(Some(b)));
+            register.to_le_bytes().into_iter().for_each(|b| write_byte(Some(b)));
         }
     }
 
@@ -164,11 +137,7 @@ impl SingleThreadBase for Adapter<'_> {
         }
     }
     fn write_addrs(&mut self, start: u64, bytes: &[u8]) -> TargetResult<(), Self> {
-        if self.target.write_memory(start, bytes) {
-            Ok(())
-        } else {
-            Err(TargetError::NonFatal)
-        }
+        if self.target.write_memory(start, bytes) { Ok(()) } else { Err(TargetError::NonFatal) }
     }
     fn support_resume(&mut self) -> Option<SingleThreadResumeOps<'_, Self>> {
         Some(self)
@@ -203,11 +172,7 @@ impl Breakpoints for Adapter<'_> {
 
 impl Adapter<'_> {
     fn breakpoint(&mut self, linear: u64, on: bool) -> bool {
-        let changed = if on {
-            self.breakpoints.insert(linear)
-        } else {
-            self.breakpoints.remove(&linear)
-        };
+        let changed = if on { self.breakpoints.insert(linear) } else { self.breakpoints.remove(&linear) };
         if changed {
             self.target.breakpoint(linear, on);
         }
@@ -235,22 +200,12 @@ impl HwBreakpoint for Adapter<'_> {
 }
 
 impl MonitorCmd for Adapter<'_> {
-    fn handle_monitor_cmd(
-        &mut self,
-        command: &[u8],
-        mut out: ConsoleOutput<'_>,
-    ) -> Result<(), Quit> {
+    fn handle_monitor_cmd(&mut self, command: &[u8], mut out: ConsoleOutput<'_>) -> Result<(), Quit> {
         match String::from_utf8_lossy(command).trim() {
-            "" | "help" => outputln!(
-                out,
-                "reset   reset the machine\nquit    end the machine\nhelp    this list"
-            ),
+            "" | "help" => outputln!(out, "reset   reset the machine\nquit    end the machine\nhelp    this list"),
             "reset" => {
                 self.target.reset();
-                outputln!(
-                    out,
-                    "the machine is reset; \"maintenance flush register-cache\" shows it"
-                );
+                outputln!(out, "the machine is reset; \"maintenance flush register-cache\" shows it");
             }
             "quit" => return Err(Quit),
             other => outputln!(out, "there is no command {other:?}; see \"monitor help\""),

@@ -11,17 +11,9 @@ struct Toy {
 
 impl Toy {
     fn new() -> Self {
-        let mut registers = Registers {
-            cr3: 0x0123_4567_89ab_cdef,
-            ..Registers::default()
-        };
+        let mut registers = Registers { cr3: 0x0123_4567_89ab_cdef, ..Registers::default() };
         registers.core.rip = 0x1000;
-        Self {
-            registers,
-            memory: (0..=255).cycle().take(4096).collect(),
-            breakpoints: BTreeSet::new(),
-            resets: 0,
-        }
+        Self { registers, memory: (0..=255).cycle().take(4096).collect(), breakpoints: BTreeSet::new(), resets: 0 }
     }
 }
 
@@ -41,10 +33,7 @@ impl DebugTarget for Toy {
     }
     fn write_memory(&mut self, linear: u64, bytes: &[u8]) -> bool {
         let start = linear.wrapping_sub(0x1000) as usize;
-        let Some(to) = start
-            .checked_add(bytes.len())
-            .and_then(|end| self.memory.get_mut(start..end))
-        else {
+        let Some(to) = start.checked_add(bytes.len()).and_then(|end| self.memory.get_mut(start..end)) else {
             return false;
         };
         to.copy_from_slice(bytes);
@@ -94,7 +83,16 @@ fn answer(stream: &mut TcpStream) -> String {
     stream.read_exact(&mut [0; 2]).unwrap();
     stream.write_all(b"+").unwrap();
     let start = text.iter().position(|b| *b == b'$').unwrap();
-    String::from_utf8(text[start + 1..text.len() - 1].to_vec()).unwrap()
+    // "x*N" is a run of x; N - 29 more of them.
+    let mut plain = Vec::new();
+    let mut bytes = text[start + 1..text.len() - 1].iter();
+    while let Some(&byte) = bytes.next() {
+        match (byte, plain.last()) {
+            (b'*', Some(&last)) => plain.extend(vec![last; usize::from(bytes.next().unwrap() - 29)]),
+            _ => plain.push(byte),
+        }
+    }
+    String::from_utf8(plain).unwrap()
 }
 
 fn session(client: impl FnOnce(TcpStream) + Send + 'static) -> (SessionEnd, Toy) {
@@ -103,9 +101,8 @@ fn session(client: impl FnOnce(TcpStream) + Send + 'static) -> (SessionEnd, Toy)
     assert!(address.ip().is_loopback());
     let thread = std::thread::spawn(move || {
         let stream = TcpStream::connect(address).unwrap();
-        stream
-            .set_read_timeout(Some(std::time::Duration::from_secs(20)))
-            .unwrap();
+        stream.set_read_timeout(Some(std::time::Duration::from_secs(20))).unwrap();
+        stream.set_nodelay(true).unwrap();
         client(stream);
     });
     let mut toy = Toy::new();
@@ -129,14 +126,8 @@ fn memory_breakpoints_and_steps() {
         let registers = ask(&mut s, "g");
         assert_eq!(&registers[0x80 * 2..0x88 * 2], "4310000000000000");
         // CR3 is the sixth of the nine registers after the core's 0x218 bytes.
-        assert_eq!(
-            &registers[(0x218 + 40) * 2..(0x218 + 48) * 2],
-            "efcdab8967452301"
-        );
-        assert_eq!(
-            ask(&mut s, &format!("G{}", registers.replace("4310", "0020"))),
-            "OK"
-        );
+        assert_eq!(&registers[(0x218 + 40) * 2..(0x218 + 48) * 2], "efcdab8967452301");
+        assert_eq!(ask(&mut s, &format!("G{}", registers.replace("4310", "0020"))), "OK");
         assert_eq!(ask(&mut s, "D"), "OK");
     });
     assert_eq!(end, SessionEnd::Detached);
@@ -153,7 +144,7 @@ fn a_running_guest_is_interrupted() {
         let body = "vCont;c";
         let sum = body.bytes().fold(0u8, u8::wrapping_add);
         write!(s, "${body}#{sum:02x}").unwrap();
-        std::thread::sleep(std::time::Duration::from_millis(30));
+        std::thread::sleep(std::time::Duration::from_millis(100));
         s.write_all(&[3]).unwrap();
         assert!(answer(&mut s).starts_with("S02"));
         // "monitor reset", then "monitor quit".

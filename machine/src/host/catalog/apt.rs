@@ -15,17 +15,9 @@ use super::{CatalogError, Recipe, Result, at};
 const BUSYBOX: &str = "busybox-static";
 
 /// Downloads the packages of `recipe` for amd64 into `work`; the paths are sorted.
-pub fn download(
-    work: &Path,
-    recipe: &Recipe,
-    progress: &mut dyn FnMut(&str),
-) -> Result<Vec<PathBuf>> {
-    let found = Command::new("apt-get")
-        .arg("--version")
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .status()
-        .is_ok_and(|status| status.success());
+pub fn download(work: &Path, recipe: &Recipe, progress: &mut dyn FnMut(&str)) -> Result<Vec<PathBuf>> {
+    let found =
+        Command::new("apt-get").arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok_and(|status| status.success());
     if !found {
         return Err(CatalogError::NoPackageManager(recipe.name.into()));
     }
@@ -74,11 +66,7 @@ impl Apt {
             quoted(&root.join("cache"))?,
         );
         if own_lists {
-            text += &format!(
-                "Dir::State {};\nDir::State::lists {};\n",
-                quoted(&root)?,
-                quoted(&root.join("lists"))?
-            );
+            text += &format!("Dir::State {};\nDir::State::lists {};\n", quoted(&root)?, quoted(&root.join("lists"))?);
         }
         let config = root.join("apt.conf");
         fs::write(&config, text).map_err(at(&config))?;
@@ -91,14 +79,8 @@ impl Apt {
             .kernels
             .iter()
             .find_map(|k| self.kernel_packages(k))
-            .ok_or_else(|| CatalogError::Apt {
-                what: recipe.kernels.join(" or "),
-                detail: "the package lists do not have it".into(),
-            })?;
-        progress(&format!(
-            "downloading {} and {BUSYBOX}",
-            kernel.iter().cloned().collect::<Vec<_>>().join(", ")
-        ));
+            .ok_or_else(|| CatalogError::Apt { what: recipe.kernels.join(" or "), detail: "the package lists do not have it".into() })?;
+        progress(&format!("downloading {} and {BUSYBOX}", kernel.iter().cloned().collect::<Vec<_>>().join(", ")));
         let mut args = vec!["download", "-q", BUSYBOX];
         args.extend(kernel.iter().map(String::as_str));
         self.run("apt-get", &args, &args[2..].join(", "))?;
@@ -116,9 +98,7 @@ impl Apt {
         let mut all = BTreeSet::new();
         let mut pending = vec![package.to_string()];
         while let Some(package) = pending.pop() {
-            let listing = self
-                .run("apt-cache", &["depends", "--important", &package], &package)
-                .ok()?;
+            let listing = self.run("apt-cache", &["depends", "--important", &package], &package).ok()?;
             let parts: Vec<String> = kernel_parts(&listing).map(str::to_string).collect();
             pending.extend(parts.into_iter().filter(|part| all.insert(part.clone())));
         }
@@ -126,10 +106,7 @@ impl Apt {
     }
 
     fn run(&self, program: &str, args: &[&str], what: &str) -> Result<String> {
-        let failed = |detail: String| CatalogError::Apt {
-            what: what.into(),
-            detail,
-        };
+        let failed = |detail: String| CatalogError::Apt { what: what.into(), detail };
         let output = Command::new(program)
             .arg("-c")
             .arg(&self.config)
@@ -145,13 +122,7 @@ impl Apt {
         let error = errors.lines().find_map(|l| l.strip_prefix("E: "));
         if !output.status.success() || error.is_some() {
             let warning = errors.lines().find_map(|l| l.strip_prefix("W: "));
-            return Err(failed(
-                error
-                    .or(warning)
-                    .unwrap_or("it gave no reason")
-                    .trim_end_matches('.')
-                    .to_string(),
-            ));
+            return Err(failed(error.or(warning).unwrap_or("it gave no reason").trim_end_matches('.').to_string()));
         }
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
@@ -161,16 +132,8 @@ impl Apt {
 fn kernel_parts(listing: &str) -> impl Iterator<Item = &str> {
     listing
         .lines()
-        .filter_map(|line| {
-            line.trim_start_matches([' ', '|'])
-                .split_once("Depends: ")
-                .map(|(_, name)| name.trim())
-        })
-        .filter(|name| {
-            ["linux-image-", "linux-binary-", "linux-modules-"]
-                .iter()
-                .any(|p| name.starts_with(p))
-        })
+        .filter_map(|line| line.trim_start_matches([' ', '|']).split_once("Depends: ").map(|(_, name)| name.trim()))
+        .filter(|name| ["linux-image-", "linux-binary-", "linux-modules-"].iter().any(|p| name.starts_with(p)))
 }
 
 /// `path` as a value in apt's configuration.
@@ -179,8 +142,7 @@ fn quoted(path: &Path) -> Result<String> {
         Some(text) if !text.contains(['"', '\n', '\\']) => Ok(format!("\"{text}\"")),
         _ => Err(CatalogError::Path {
             path: path.to_path_buf(),
-            detail: "apt-get cannot work in a folder of this name; set XDG_CACHE_HOME to another"
-                .into(),
+            detail: "apt-get cannot work in a folder of this name; set XDG_CACHE_HOME to another".into(),
         }),
     }
 }
@@ -193,9 +155,6 @@ mod tests {
     fn kernel_packages_are_found_among_dependencies() {
         let listing = "linux-image-x\n  PreDepends: foo\n  Depends: kmod\n |Depends: linux-initramfs-tool\n  \
                        Depends: linux-modules-6.8.0-1-generic\n  Depends: linux-base\n  Suggests: linux-image-doc\n";
-        assert_eq!(
-            kernel_parts(listing).collect::<Vec<_>>(),
-            ["linux-modules-6.8.0-1-generic"]
-        );
+        assert_eq!(kernel_parts(listing).collect::<Vec<_>>(), ["linux-modules-6.8.0-1-generic"]);
     }
 }

@@ -54,9 +54,7 @@ impl Archive {
                 } else if kind.is_file() && meta.len() <= u64::from(u32::MAX) {
                     (FILE | mode, read(&path)?)
                 } else {
-                    let detail =
-                        "only files below 4 GiB, folders and symbolic links go into an initramfs"
-                            .into();
+                    let detail = "only files below 4 GiB, folders and symbolic links go into an initramfs".into();
                     return Err(CatalogError::Path { path, detail });
                 };
                 self.files.insert(name, (mode, content));
@@ -67,9 +65,7 @@ impl Archive {
 
     fn parents(&mut self, path: &[u8]) {
         for (i, _) in path.iter().enumerate().filter(|(_, b)| **b == b'/') {
-            self.files
-                .entry(path[..i].to_vec())
-                .or_insert((FOLDER | 0o755, Vec::new()));
+            self.files.entry(path[..i].to_vec()).or_insert((FOLDER | 0o755, Vec::new()));
         }
     }
 
@@ -90,21 +86,7 @@ fn member(out: &mut Vec<u8>, inode: u32, name: &[u8], mode: u32, content: &[u8])
     let links = if mode & 0o170_000 == FOLDER { 2 } else { 1 };
     out.extend(b"070701");
     // Inode, mode, uid, gid, links, mtime, size, device (2), special device (2), length of the name with its NUL, check.
-    for field in [
-        inode,
-        mode,
-        0,
-        0,
-        links,
-        0,
-        content.len() as u32,
-        0,
-        0,
-        0,
-        0,
-        name.len() as u32 + 1,
-        0,
-    ] {
+    for field in [inode, mode, 0, 0, links, 0, content.len() as u32, 0, 0, 0, 0, name.len() as u32 + 1, 0] {
         out.extend(format!("{field:08x}").bytes());
     }
     out.extend(name);

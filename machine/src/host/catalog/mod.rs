@@ -72,9 +72,7 @@ pub enum CatalogError {
         cache: PathBuf,
     },
     /// apt-get failed.
-    #[error(
-        "apt-get could not fetch {what}: {detail}; check the network and the sources in /etc/apt"
-    )]
+    #[error("apt-get could not fetch {what}: {detail}; check the network and the sources in /etc/apt")]
     Apt {
         /// What was to be fetched.
         what: String,
@@ -114,10 +112,7 @@ type Result<T> = std::result::Result<T, CatalogError>;
 
 /// Turns an [`io::Error`] at `path` into a [`CatalogError`].
 fn at(path: &Path) -> impl FnOnce(io::Error) -> CatalogError + '_ {
-    move |source| CatalogError::Io {
-        path: path.to_path_buf(),
-        source,
-    }
+    move |source| CatalogError::Io { path: path.to_path_buf(), source }
 }
 
 /// What an entry is made of.
@@ -205,19 +200,12 @@ impl Catalog {
     /// # Errors
     /// [`CatalogError::NoCache`] when neither variable is set.
     pub fn new(offline: bool) -> Result<Self> {
-        let folder = |name: &str| {
-            std::env::var_os(name)
-                .filter(|v| !v.is_empty())
-                .map(PathBuf::from)
-        };
+        let folder = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
         let base = folder("XDG_CACHE_HOME")
             .filter(|p| p.is_absolute())
             .or_else(|| folder("HOME").map(|home| home.join(".cache")))
             .ok_or(CatalogError::NoCache)?;
-        Ok(Self {
-            cache: base.join("softmetal"),
-            offline,
-        })
+        Ok(Self { cache: base.join("softmetal"), offline })
     }
 
     /// Whether `name` is an entry.
@@ -235,19 +223,12 @@ impl Catalog {
                 let folder = self.folder(r);
                 let state = self.state(r);
                 let bytes = match state {
-                    EntryState::Ready => ["vmlinuz", "initrd.gz"]
-                        .iter()
-                        .filter_map(|f| fs::metadata(folder.join(f)).ok())
-                        .map(|m| m.len())
-                        .sum(),
+                    EntryState::Ready => {
+                        ["vmlinuz", "initrd.gz"].iter().filter_map(|f| fs::metadata(folder.join(f)).ok()).map(|m| m.len()).sum()
+                    }
                     EntryState::Absent | EntryState::Stale => u64::from(r.download_mib) << 20,
                 };
-                Entry {
-                    name: r.name,
-                    description: r.description,
-                    bytes,
-                    state,
-                }
+                Entry { name: r.name, description: r.description, bytes, state }
             })
             .collect()
     }
@@ -262,33 +243,19 @@ impl Catalog {
         let state = self.state(recipe);
         if state != EntryState::Ready {
             if self.offline {
-                let what = if state == EntryState::Absent {
-                    "not fetched yet"
-                } else {
-                    "damaged or of another version"
-                };
-                return Err(CatalogError::Offline {
-                    name: name.into(),
-                    what,
-                    cache: self.cache.clone(),
-                });
+                let what = if state == EntryState::Absent { "not fetched yet" } else { "damaged or of another version" };
+                return Err(CatalogError::Offline { name: name.into(), what, cache: self.cache.clone() });
             }
             let _lock = self.lock(progress)?;
             if self.state(recipe) != EntryState::Ready {
                 if state == EntryState::Stale {
-                    progress(&format!(
-                        "{name}: the cached copy is damaged or of another version; making it anew"
-                    ));
+                    progress(&format!("{name}: the cached copy is damaged or of another version; making it anew"));
                 }
                 self.build(recipe, progress)?;
             }
         }
         let folder = self.folder(recipe);
-        Ok(Fetched {
-            kernel: folder.join("vmlinuz"),
-            initrd: folder.join("initrd.gz"),
-            cmdline: "console=ttyS0".into(),
-        })
+        Ok(Fetched { kernel: folder.join("vmlinuz"), initrd: folder.join("initrd.gz"), cmdline: "console=ttyS0".into() })
     }
 
     /// The initramfs of `name` with the folder `extra` laid over it. An executable `extra/autorun` is run at boot. The
@@ -296,21 +263,13 @@ impl Catalog {
     ///
     /// # Errors
     /// [`CatalogError`], also for a file of `extra` that is neither a file, a folder nor a symbolic link.
-    pub fn initrd_with(
-        &self,
-        name: &str,
-        extra: &Path,
-        progress: &mut dyn FnMut(&str),
-    ) -> Result<PathBuf> {
+    pub fn initrd_with(&self, name: &str, extra: &Path, progress: &mut dyn FnMut(&str)) -> Result<PathBuf> {
         let mut all = read(&self.fetch(name, progress)?.initrd)?;
         let mut overlay = cpio::Archive::default();
         overlay.add_folder(extra)?;
         // The kernel unpacks archives that follow one another; files of a later one win.
         all.extend(gzip(&overlay.finish()));
-        let path = self
-            .cache
-            .join("overlays")
-            .join(format!("{}.gz", &sha256(&all)[..32]));
+        let path = self.cache.join("overlays").join(format!("{}.gz", &sha256(&all)[..32]));
         if fs::read(&path).is_ok_and(|old| old == all) {
             return Ok(path);
         }
@@ -330,16 +289,11 @@ impl Catalog {
         let intact = serde_json::from_slice::<Manifest>(&text).is_ok_and(|m| {
             m.recipe == RECIPE
                 && m.files.len() == 2
-                && ["vmlinuz", "initrd.gz"].iter().all(|f| {
-                    fs::read(folder.join(f))
-                        .is_ok_and(|bytes| m.files.get(*f) == Some(&sha256(&bytes)))
-                })
+                && ["vmlinuz", "initrd.gz"]
+                    .iter()
+                    .all(|f| fs::read(folder.join(f)).is_ok_and(|bytes| m.files.get(*f) == Some(&sha256(&bytes))))
         });
-        if intact {
-            EntryState::Ready
-        } else {
-            EntryState::Stale
-        }
+        if intact { EntryState::Ready } else { EntryState::Stale }
     }
 
     /// Holds the cache against other processes until the file is dropped.
@@ -383,10 +337,8 @@ impl Catalog {
                 Ok(())
             })?;
         }
-        let missing = |detail: &str| CatalogError::Unpack {
-            what: recipe.kernels[0].into(),
-            detail: format!("the packages hold no {detail}"),
-        };
+        let missing =
+            |detail: &str| CatalogError::Unpack { what: recipe.kernels[0].into(), detail: format!("the packages hold no {detail}") };
         let kernel = kernel.ok_or_else(|| missing("boot/vmlinuz"))?;
         let busybox = busybox.ok_or_else(|| missing("bin/busybox"))?;
 
@@ -405,10 +357,7 @@ impl Catalog {
         let folder = self.folder(recipe);
         let manifest = Manifest {
             recipe: RECIPE,
-            packages: packages
-                .iter()
-                .filter_map(|p| Some(p.file_name()?.to_string_lossy().into_owned()))
-                .collect(),
+            packages: packages.iter().filter_map(|p| Some(p.file_name()?.to_string_lossy().into_owned())).collect(),
             files: [("vmlinuz", &kernel), ("initrd.gz", &initrd)]
                 .into_iter()
                 .map(|(name, bytes)| (name.to_string(), sha256(bytes)))
@@ -427,27 +376,16 @@ fn recipe(name: &str) -> Result<&'static Recipe> {
     RECIPES
         .iter()
         .find(|r| r.name == name)
-        .ok_or_else(|| CatalogError::Unknown {
-            name: name.into(),
-            known: RECIPES.map(|r| r.name).join(", "),
-        })
+        .ok_or_else(|| CatalogError::Unknown { name: name.into(), known: RECIPES.map(|r| r.name).join(", ") })
 }
 
 fn sha256(bytes: &[u8]) -> String {
-    Sha256::digest(bytes)
-        .iter()
-        .map(|b| format!("{b:02x}"))
-        .collect()
+    Sha256::digest(bytes).iter().map(|b| format!("{b:02x}")).collect()
 }
 
 fn gzip(bytes: &[u8]) -> Vec<u8> {
-    let mut encoder = GzBuilder::new()
-        .mtime(0)
-        .write(Vec::new(), Compression::fast());
-    encoder
-        .write_all(bytes)
-        .and_then(|()| encoder.finish())
-        .expect("memory can be written to")
+    let mut encoder = GzBuilder::new().mtime(0).write(Vec::new(), Compression::fast());
+    encoder.write_all(bytes).and_then(|()| encoder.finish()).expect("memory can be written to")
 }
 
 fn read(path: &Path) -> Result<Vec<u8>> {
@@ -459,10 +397,7 @@ fn read_limited(stream: impl Read, limit: u64) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     stream.take(limit + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > limit {
-        return Err(io::Error::other(format!(
-            "it holds more than {} MiB",
-            limit >> 20
-        )));
+        return Err(io::Error::other(format!("it holds more than {} MiB", limit >> 20)));
     }
     Ok(bytes)
 }

@@ -34,9 +34,7 @@ impl Tree {
     /// Whether the file `path` of a package belongs in here.
     #[must_use]
     pub fn wants(path: &str) -> bool {
-        split(path).is_some_and(|(_, file)| {
-            matches!(file, "modules.order" | "modules.builtin") || module_name(file).is_some()
-        })
+        split(path).is_some_and(|(_, file)| matches!(file, "modules.order" | "modules.builtin") || module_name(file).is_some())
     }
 
     /// Adds the file `path` of a package.
@@ -49,22 +47,12 @@ impl Tree {
             self.lists.insert(file.to_string(), content);
             return Ok(());
         };
-        let unpack = |detail: String| CatalogError::Unpack {
-            what: path.to_string(),
-            detail,
-        };
+        let unpack = |detail: String| CatalogError::Unpack { what: path.to_string(), detail };
         let stream = deb::decompress(Path::new(path), ending, &content[..])?;
         let content = read_limited(stream, 256 << 20).map_err(|e| unpack(e.to_string()))?;
         let info = modinfo(&content).ok_or_else(|| unpack("it is not a kernel module".into()))?;
         let path = file[..file.len() - ending.len()].to_string();
-        self.modules.insert(
-            name,
-            Module {
-                path,
-                content,
-                info,
-            },
-        );
+        self.modules.insert(name, Module { path, content, info });
         Ok(())
     }
 
@@ -97,20 +85,11 @@ impl Tree {
             }
         }
         let folder = format!("lib/modules/{release}");
-        let mut files: Vec<(String, Vec<u8>)> = vec![
-            (format!("{folder}/modules.dep"), dep.into_bytes()),
-            (format!("{folder}/modules.alias"), alias.into_bytes()),
-        ];
+        let mut files: Vec<(String, Vec<u8>)> =
+            vec![(format!("{folder}/modules.dep"), dep.into_bytes()), (format!("{folder}/modules.alias"), alias.into_bytes())];
+        files.extend(self.lists.into_iter().map(|(name, content)| (format!("{folder}/{name}"), content)));
         files.extend(
-            self.lists
-                .into_iter()
-                .map(|(name, content)| (format!("{folder}/{name}"), content)),
-        );
-        files.extend(
-            self.modules
-                .into_iter()
-                .filter(|(name, _)| chosen.contains(name))
-                .map(|(_, m)| (format!("{folder}/{}", m.path), m.content)),
+            self.modules.into_iter().filter(|(name, _)| chosen.contains(name)).map(|(_, m)| (format!("{folder}/{}", m.path), m.content)),
         );
         Ok(files)
     }
@@ -138,10 +117,7 @@ impl Tree {
 
 /// The release and the rest of a path below `lib/modules` or `usr/lib/modules`.
 fn split(path: &str) -> Option<(&str, &str)> {
-    let below = path
-        .strip_prefix("usr/")
-        .unwrap_or(path)
-        .strip_prefix("lib/modules/")?;
+    let below = path.strip_prefix("usr/").unwrap_or(path).strip_prefix("lib/modules/")?;
     below.split_once('/')
 }
 
@@ -149,9 +125,7 @@ fn split(path: &str) -> Option<(&str, &str)> {
 fn module_name(file: &str) -> Option<(String, &'static str)> {
     let base = file.rsplit('/').next()?;
     let (stem, rest) = base.rsplit_once(".ko")?;
-    let ending = ["", ".xz", ".zst", ".gz"]
-        .into_iter()
-        .find(|e| *e == rest)?;
+    let ending = ["", ".xz", ".zst", ".gz"].into_iter().find(|e| *e == rest)?;
     Some((stem.replace('-', "_"), ending))
 }
 
@@ -159,47 +133,26 @@ fn module_name(file: &str) -> Option<(String, &'static str)> {
 fn modinfo(elf: &[u8]) -> Option<Info> {
     let word = |at: usize, len: usize| {
         let bytes = elf.get(at..at.checked_add(len)?)?;
-        Some(
-            bytes
-                .iter()
-                .rev()
-                .fold(0usize, |n, b| n << 8 | usize::from(*b)),
-        )
+        Some(bytes.iter().rev().fold(0usize, |n, b| n << 8 | usize::from(*b)))
     };
     if elf.get(..6)? != b"\x7fELF\x02\x01" {
         return None;
     }
-    let (table, size, count, names) = (
-        word(0x28, 8)?,
-        word(0x3a, 2)?,
-        word(0x3c, 2)?,
-        word(0x3e, 2)?,
-    );
+    let (table, size, count, names) = (word(0x28, 8)?, word(0x3a, 2)?, word(0x3c, 2)?, word(0x3e, 2)?);
     let section = |i: usize| {
         let header = table.checked_add(i.checked_mul(size)?)?;
         let start = word(header.checked_add(0x18)?, 8)?;
-        Some((
-            word(header, 4)?,
-            elf.get(start..start.checked_add(word(header.checked_add(0x20)?, 8)?)?),
-        ))
+        Some((word(header, 4)?, elf.get(start..start.checked_add(word(header.checked_add(0x20)?, 8)?)?)))
     };
     let names = section(names)?.1?;
     let info = (0..count).find_map(|i| {
         let (name, bytes) = section(i)?;
-        names
-            .get(name..)?
-            .starts_with(b".modinfo\0")
-            .then_some(bytes?)
+        names.get(name..)?.starts_with(b".modinfo\0").then_some(bytes?)
     })?;
     let mut out = Info::default();
     for entry in info.split(|b| *b == 0) {
         let entry = String::from_utf8_lossy(entry);
-        let names = |list: &str| -> Vec<String> {
-            list.split([',', ' '])
-                .filter(|n| !n.is_empty())
-                .map(|n| n.replace('-', "_"))
-                .collect()
-        };
+        let names = |list: &str| -> Vec<String> { list.split([',', ' ']).filter(|n| !n.is_empty()).map(|n| n.replace('-', "_")).collect() };
         match entry.split_once('=') {
             Some(("depends", list)) => out.depends.extend(names(list)),
             Some(("softdep", list)) => {
@@ -232,11 +185,7 @@ mod tests {
         elf[0x3e] = 2;
         elf.extend(names);
         elf.extend(&info);
-        for (name, start, len) in [
-            (0u32, 0, 0),
-            (1, at_info, info.len()),
-            (10, at_names, names.len()),
-        ] {
+        for (name, start, len) in [(0u32, 0, 0), (1, at_info, info.len()), (10, at_names, names.len())] {
             let mut header = [0u8; 64];
             header[..4].copy_from_slice(&name.to_le_bytes());
             header[0x18..0x20].copy_from_slice(&(start as u64).to_le_bytes());
@@ -252,13 +201,7 @@ mod tests {
         let base = "lib/modules/6.1.0-1/kernel";
         for (file, info) in [
             ("net-fail.ko", &["depends=fail-over", "alias=fail"][..]),
-            (
-                "virtio_net.ko",
-                &[
-                    "depends=net_failover,net-fail,virtio",
-                    "alias=virtio:d00000001v*",
-                ],
-            ),
+            ("virtio_net.ko", &["depends=net_failover,net-fail,virtio", "alias=virtio:d00000001v*"]),
             ("fail-over.ko", &["depends="]),
             ("sound.ko", &["depends=virtio"]),
         ] {
@@ -267,30 +210,15 @@ mod tests {
             tree.add(&path, module(info)).unwrap();
         }
         assert!(!Tree::wants("lib/modules/6.1.0-1/modules.builtin.modinfo"));
-        assert!(
-            tree.add(
-                "lib/modules/6.1.0-1/kernel/x.ko",
-                b"\x7fELF\x02\x01".to_vec()
-            )
-            .is_err()
-        );
-        let files: BTreeMap<String, Vec<u8>> = tree
-            .select(&["virtio-net", "absent"])
-            .unwrap()
-            .into_iter()
-            .collect();
-        let text = |name: &str| {
-            String::from_utf8(files[&format!("lib/modules/6.1.0-1/{name}")].clone()).unwrap()
-        };
+        assert!(tree.add("lib/modules/6.1.0-1/kernel/x.ko", b"\x7fELF\x02\x01".to_vec()).is_err());
+        let files: BTreeMap<String, Vec<u8>> = tree.select(&["virtio-net", "absent"]).unwrap().into_iter().collect();
+        let text = |name: &str| String::from_utf8(files[&format!("lib/modules/6.1.0-1/{name}")].clone()).unwrap();
         assert_eq!(
             text("modules.dep"),
             "kernel/fail-over.ko:\nkernel/net-fail.ko: kernel/fail-over.ko\n\
              kernel/virtio_net.ko: kernel/net-fail.ko kernel/fail-over.ko\n"
         );
-        assert!(
-            text("modules.alias")
-                .ends_with("alias fail net_fail\nalias virtio:d00000001v* virtio_net\n")
-        );
+        assert!(text("modules.alias").ends_with("alias fail net_fail\nalias virtio:d00000001v* virtio_net\n"));
         assert!(!files.contains_key("lib/modules/6.1.0-1/kernel/sound.ko"));
     }
 }

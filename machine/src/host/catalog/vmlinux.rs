@@ -13,32 +13,22 @@ const LARGEST: u64 = 512 << 20;
 /// # Errors
 /// [`CatalogError::Unpack`] when the image is no such bzImage, is damaged, or is compressed with bzip2 or LZO.
 pub fn extract_vmlinux(bzimage: &[u8]) -> Result<Vec<u8>, CatalogError> {
-    let fail = |detail: String| CatalogError::Unpack {
-        what: "the kernel image".into(),
-        detail,
-    };
-    let payload = payload(bzimage)
-        .ok_or_else(|| fail("it is not a bzImage of boot protocol 2.08 or later".into()))?;
+    let fail = |detail: String| CatalogError::Unpack { what: "the kernel image".into(), detail };
+    let payload = payload(bzimage).ok_or_else(|| fail("it is not a bzImage of boot protocol 2.08 or later".into()))?;
     let stream: Box<dyn Read + '_> = match payload {
         [0x1f, 0x8b, ..] => Box::new(flate2::read::GzDecoder::new(payload)),
         [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => Box::new(liblzma::read::XzDecoder::new(payload)),
         [0x5d, 0, 0, ..] => {
-            let lzma = liblzma::stream::Stream::new_lzma_decoder(u64::MAX)
-                .map_err(|e| fail(e.to_string()))?;
+            let lzma = liblzma::stream::Stream::new_lzma_decoder(u64::MAX).map_err(|e| fail(e.to_string()))?;
             Box::new(liblzma::read::XzDecoder::new_stream(payload, lzma))
         }
-        [0x28, 0xb5, 0x2f, 0xfd, ..] => Box::new(
-            ruzstd::decoding::StreamingDecoder::new(payload)
-                .map_err(|e| fail(format!("bad zstd data ({e})")))?,
-        ),
-        [0x02, 0x21, 0x4c, 0x18, rest @ ..] => Box::new(io::Cursor::new(
-            lz4_legacy(rest).ok_or_else(|| fail("bad LZ4 data".into()))?,
-        )),
+        [0x28, 0xb5, 0x2f, 0xfd, ..] => {
+            Box::new(ruzstd::decoding::StreamingDecoder::new(payload).map_err(|e| fail(format!("bad zstd data ({e})")))?)
+        }
+        [0x02, 0x21, 0x4c, 0x18, rest @ ..] => Box::new(io::Cursor::new(lz4_legacy(rest).ok_or_else(|| fail("bad LZ4 data".into()))?)),
         [0x7f, b'E', b'L', b'F', ..] => Box::new(payload),
         _ => {
-            return Err(fail(
-                "its compression is not one of gzip, xz, lzma, zstd and LZ4".into(),
-            ));
+            return Err(fail("its compression is not one of gzip, xz, lzma, zstd and LZ4".into()));
         }
     };
     let elf = read_limited(stream, LARGEST).map_err(|e| fail(format!("it is damaged ({e})")))?;
@@ -49,15 +39,7 @@ pub fn extract_vmlinux(bzimage: &[u8]) -> Result<Vec<u8>, CatalogError> {
 }
 
 fn payload(image: &[u8]) -> Option<&[u8]> {
-    let word = |at: usize, len: usize| {
-        Some(
-            image
-                .get(at..at + len)?
-                .iter()
-                .rev()
-                .fold(0usize, |n, b| n << 8 | usize::from(*b)),
-        )
-    };
+    let word = |at: usize, len: usize| Some(image.get(at..at + len)?.iter().rev().fold(0usize, |n, b| n << 8 | usize::from(*b)));
     if image.get(0x202..0x206)? != b"HdrS" || word(0x206, 2)? < 0x208 {
         return None;
     }
@@ -108,8 +90,7 @@ fn lz4_block(mut src: &[u8], out: &mut Vec<u8>) -> Option<()> {
         src = rest;
         let distance = usize::from(u16::from_le_bytes(*distance));
         let len = long(&mut src, token & 15)? + 4;
-        if distance == 0 || distance > out.len() - start || out.len() as u64 + len as u64 > LARGEST
-        {
+        if distance == 0 || distance > out.len() - start || out.len() as u64 + len as u64 > LARGEST {
             return None;
         }
         for _ in 0..len {
@@ -157,16 +138,8 @@ mod tests {
 
     #[test]
     fn other_files_are_refused() {
-        for bytes in [
-            vec![],
-            vec![0; 2000],
-            image(b"\x1f\x8bgarbage"),
-            image(b"BZh91AY"),
-        ] {
-            assert!(matches!(
-                extract_vmlinux(&bytes),
-                Err(CatalogError::Unpack { .. })
-            ));
+        for bytes in [vec![], vec![0; 2000], image(b"\x1f\x8bgarbage"), image(b"BZh91AY")] {
+            assert!(matches!(extract_vmlinux(&bytes), Err(CatalogError::Unpack { .. })));
         }
         let mut cut = image(b"\x7fELF");
         cut.pop();
