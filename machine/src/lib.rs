@@ -1,1 +1,6 @@
 //! Softmetal.
+
+#![forbid(unsafe_code)]
+
+pub mod gdb;
+pub mod host;

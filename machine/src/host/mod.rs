@@ -1,0 +1,3 @@
+//! All that touches the outside world: files, sockets, terminals, other programs.
+
+pub mod catalog;
