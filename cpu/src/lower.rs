@@ -61,7 +61,7 @@ impl<'a> Lower<'a> {
                     }
                 }
                 OpKind::Immediate8 => op.imm = (op.imm & !0xff) | u64::from(i.immediate8()),
-                OpKind::Immediate8_2nd => op.imm |= u64::from(i.immediate8_2nd()) << 8,
+                OpKind::Immediate8_2nd => op.imm |= u64::from(i.immediate8_2nd()) << 16,
                 OpKind::Immediate16 => op.imm = u64::from(i.immediate16()),
                 OpKind::Immediate32 => op.imm = u64::from(i.immediate32()),
                 OpKind::Immediate64 => op.imm = i.immediate64(),

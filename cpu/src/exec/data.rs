@@ -1,6 +1,6 @@
 //! Data movement, the stack, conversions, conditional moves and sets.
 
-use iced_x86::{Mnemonic as M, OpKind, Register};
+use iced_x86::{Code, Mnemonic as M, OpKind, Register};
 
 use crate::fault::Fault;
 use crate::flags::{AF, CF, PF, SF, ZF};
@@ -37,8 +37,8 @@ pub const ROWS: &[Row] = &[
     row(M::Pushad, |l| l.with(push_all::<u32>)),
     row(M::Popa, |l| l.with(pop_all::<u16>)),
     row(M::Popad, |l| l.with(pop_all::<u32>)),
-    row(M::Enter, |l| by_width!(l, stack_operand(l), wide enter)),
-    row(M::Leave, |l| by_width!(l, stack_operand(l), wide leave)),
+    row(M::Enter, |l| by_width!(l, frame_operand(l), wide enter)),
+    row(M::Leave, |l| by_width!(l, frame_operand(l), wide leave)),
     row(M::Cbw, |l| l.with(widen::<u8, u16>)),
     row(M::Cwde, |l| l.with(widen::<u16, u32>)),
     row(M::Cdqe, |l| l.with(widen::<u32, u64>)),
@@ -283,6 +283,15 @@ impl Cpu {
 /// The operand size of an instruction that uses the stack implicitly.
 pub(crate) fn stack_operand(l: &Lower) -> usize {
     l.i.stack_pointer_increment().unsigned_abs() as usize * 8
+}
+
+/// The operand size of ENTER and LEAVE, whose stack increment says nothing of it.
+fn frame_operand(l: &Lower) -> usize {
+    match l.i.code() {
+        Code::Enterw_imm16_imm8 | Code::Leavew => 16,
+        Code::Enterd_imm16_imm8 | Code::Leaved => 32,
+        _ => 64,
+    }
 }
 
 fn lower_push(l: &Lower) -> Option<Op> {

@@ -25,10 +25,10 @@ pub const ROWS: &[Row] = &[
     row(M::Rcr, lower_shift::<Rcr>).modifies("oc"),
     row(M::Shld, lower_double::<Left>).modifies("oszapc"),
     row(M::Shrd, lower_double::<Right>).modifies("oszapc"),
-    row(M::Bt, lower_bit_test::<Test>).modifies("oszapc"),
-    row(M::Bts, lower_bit_test::<Set>).modifies("oszapc"),
-    row(M::Btr, lower_bit_test::<Reset>).modifies("oszapc"),
-    row(M::Btc, lower_bit_test::<Complement>).modifies("oszapc"),
+    row(M::Bt, lower_bit_test::<Test>).modifies("osapc"),
+    row(M::Bts, lower_bit_test::<Set>).modifies("osapc"),
+    row(M::Btr, lower_bit_test::<Reset>).modifies("osapc"),
+    row(M::Btc, lower_bit_test::<Complement>).modifies("osapc"),
     row(M::Bsf, |l| if l.is_mem(1) { by_width!(l, l.bits(0), wide bsf::<Mem>) } else { by_width!(l, l.bits(0), wide bsf::<Src>) })
         .modifies("oszapc"),
     row(M::Bsr, |l| if l.is_mem(1) { by_width!(l, l.bits(0), wide bsr::<Mem>) } else { by_width!(l, l.bits(0), wide bsr::<Src>) })
