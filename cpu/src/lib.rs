@@ -1,1 +1,3 @@
 //! Softmetal.
+
+pub mod semantics;

@@ -1,0 +1,3 @@
+//! What instructions compute: pure functions over values.
+
+pub mod softfloat;
