@@ -1,1 +1,5 @@
-//! Softmetal.
+//! The chips of the Softmetal board.
+#![forbid(unsafe_code)]
+
+#[cfg(test)]
+mod testing;
