@@ -1,0 +1,9 @@
+//! Everything that touches the world outside: terminal, files, sockets, signals, the host clock.
+//!
+//! **Invariant:** nothing here changes the guest except through the machine's input events and the disks' stores.
+
+pub mod clock;
+pub mod disk;
+pub mod serial;
+pub mod signals;
+pub mod terminal;
