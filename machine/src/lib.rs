@@ -1,6 +1,25 @@
-//! Softmetal.
-
+//! The machine: a board of chips around a processor, and everything that runs, scripts and judges it.
+//!
+//! | module | what it is |
+//! |---|---|
+//! | [`board`] | the chips of board `pc` and their wiring |
+//! | [`machine`] | processor, board and memory as one; input events, time |
+//! | [`start`] | from a loader's entry to the processor's state |
+//! | [`snapshot`] | the whole state as bytes, and its hash |
+//! | [`crash`] | what a triple fault tells |
+//! | [`script`] | the expectations of `softmetal test` |
+//! | [`gdb`] | the remote debugging protocol |
+//! | [`host`] | terminal, files, sockets, signals: the only code that touches the outside world |
 #![forbid(unsafe_code)]
 
+pub mod board;
+pub mod crash;
+pub mod error;
 pub mod gdb;
 pub mod host;
+pub mod machine;
+pub mod script;
+pub mod snapshot;
+pub mod start;
+
+pub use error::UserError;

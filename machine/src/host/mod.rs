@@ -1,3 +1,10 @@
-//! All that touches the outside world: files, sockets, terminals, other programs.
+//! Everything that touches the world outside: terminal, files, sockets, signals, other programs, the host clock.
+//!
+//! **Invariant:** nothing here changes the guest except through the machine's input events and the disks' stores.
 
 pub mod catalog;
+pub mod clock;
+pub mod disk;
+pub mod serial;
+pub mod signals;
+pub mod terminal;

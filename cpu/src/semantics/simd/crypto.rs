@@ -87,9 +87,7 @@ fn inverse_shift_sub(a: V128) -> V128 {
 
 /// Multiplies each column by the circulant matrix whose first row is `row`.
 fn mix(a: V128, row: [u8; 4]) -> V128 {
-    Vector(std::array::from_fn(|i| {
-        (0..4).fold(0, |sum, j| sum ^ times(a.0[i / 4 * 4 + j], row[(j + 4 - i % 4) % 4]))
-    }))
+    Vector(std::array::from_fn(|i| (0..4).fold(0, |sum, j| sum ^ times(a.0[i / 4 * 4 + j], row[(j + 4 - i % 4) % 4]))))
 }
 
 /// One round of encryption.

@@ -224,9 +224,7 @@ pub fn addsubpd<const N: usize>(a: Vector<N>, b: Vector<N>, mxcsr: &mut u32) -> 
 #[inline(always)]
 fn neighbours<F: Real>(a: V128, b: V128) -> (V128, V128) {
     let half = V128::lanes::<F::Bits>() / 2;
-    let pick = |odd| {
-        V128::build(|i| if i < half { a.get::<F::Bits>(2 * i + odd) } else { b.get(2 * (i - half) + odd) })
-    };
+    let pick = |odd| V128::build(|i| if i < half { a.get::<F::Bits>(2 * i + odd) } else { b.get(2 * (i - half) + odd) });
     (pick(0), pick(1))
 }
 
@@ -356,21 +354,12 @@ pub fn cmppd<const N: usize>(a: Vector<N>, b: Vector<N>, predicate: u8, mxcsr: &
 
 /// `a` where it compares as `wanted` with `b`; else, so also for NaNs and for zeros of either sign, `b`.
 #[inline(always)]
-fn choose<F: Real, const N: usize>(
-    a: Vector<N>,
-    b: Vector<N>,
-    wanted: Ordering4,
-    mxcsr: &mut u32,
-) -> Result<Vector<N>, Unmasked> {
+fn choose<F: Real, const N: usize>(a: Vector<N>, b: Vector<N>, wanted: Ordering4, mxcsr: &mut u32) -> Result<Vector<N>, Unmasked> {
     let mut env = Env::from_mxcsr(*mxcsr);
     let r = Vector::build(|i| {
         let (x, y) = (a.get(i), b.get(i));
         let chosen = if order::<F>(x, y, false, &mut env) == wanted { x } else { y };
-        if env.daz && softfloat::classify::<F>(chosen) == Class::Denormal {
-            F::zero(F::value(chosen).is_sign_negative())
-        } else {
-            chosen
-        }
+        if env.daz && softfloat::classify::<F>(chosen) == Class::Denormal { F::zero(F::value(chosen).is_sign_negative()) } else { chosen }
     });
     finish(r, &env, mxcsr)
 }

@@ -1,0 +1,437 @@
+//! The `pc` board: a 440FX/PIIX PC with APICs, HPET and virtio.
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | [`chips`] | the chips, by name and by number |
+//! | [`wires`] | which interrupt output leads to which input |
+//! | `setup` | what the chips are plugged into, and what firmware would have set up before a kernel starts |
+//! | `state` | save, load, reset |
+//!
+//! A chip is called with a [`Ctx`]; what it asks for is carried out here after the call, in order, so that no chip ever
+//! runs inside another chip's call.
+//!
+//! **Invariant:** nothing here knows the host.
+
+pub mod chips;
+mod setup;
+mod state;
+pub mod wires;
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use serde::{Deserialize, Serialize};
+use softmetal_bus::{
+    AddressSpace, Attention, Backing, CpuBus, Ctx, Device, DeviceId, Effect, GuestMemory, Input, PageKind, PortSpace, Request, Time,
+    TimerQueue, attention, ones,
+};
+use softmetal_devices::lapic::{Ipi, Shorthand};
+use softmetal_firmware::Layout;
+
+use chips::{Chips, id};
+pub use setup::{Disk, Plugs};
+use wires::{Pin, Wires, route};
+
+/// What the chips' calls need around them.
+struct Around {
+    memory: Arc<GuestMemory>,
+    space: AddressSpace,
+    timers: TimerQueue,
+    effects: Vec<Effect>,
+}
+
+impl Around {
+    fn ctx(&mut self, now: Time, id: DeviceId) -> Ctx<'_> {
+        Ctx { now, id, memory: &self.memory, space: &self.space, timers: &mut self.timers, effects: &mut self.effects }
+    }
+}
+
+/// The board's own volatile state.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct State {
+    /// Virtual time minus the retired-instruction count, in nanoseconds: one instruction takes one nanosecond.
+    skew: u64,
+    wires: Wires,
+    /// The A20 gate is open.
+    a20: bool,
+    /// The state of the random source (SplitMix64).
+    random: u64,
+    /// What waits for the machine.
+    requests: VecDeque<Request>,
+}
+
+/// The board.
+pub struct Board {
+    // Configuration.
+    layout: Layout,
+    // Glue.
+    attention: Arc<Attention>,
+    chips: Chips,
+    around: Around,
+    ports: PortSpace,
+    /// Effects that wait to be carried out, and whose they are.
+    queue: VecDeque<(DeviceId, Effect)>,
+    /// Output of the serial ports and the debug console since the last [`Board::take_output`].
+    output: Vec<(DeviceId, Vec<u8>)>,
+    /// The virtual time at which the processor will return by itself.
+    deadline: Time,
+    // Volatile.
+    state: State,
+}
+
+/// An access to physical memory or a port that nobody answers.
+fn unassigned(kind: &str, addr: u64, width: usize) {
+    log::debug!(target: "unassigned", "{kind} at {addr:#x}, {width} bytes: nobody answers");
+}
+
+impl Board {
+    /// The virtual time at retired-instruction count `at`.
+    #[must_use]
+    pub fn now(&self, at: u64) -> Time {
+        Time(at.saturating_add(self.state.skew))
+    }
+
+    /// The retired-instruction count at which it is `time`, if the processor runs until then.
+    #[must_use]
+    pub fn count_at(&self, time: Time) -> u64 {
+        time.0.saturating_sub(self.state.skew)
+    }
+
+    /// Lets `ns` pass without an instruction.
+    pub fn skip(&mut self, ns: u64) {
+        self.state.skew = self.state.skew.saturating_add(ns);
+    }
+
+    /// When the next timer expires.
+    #[must_use]
+    pub fn next_timer(&self) -> Option<Time> {
+        self.around.timers.next()
+    }
+
+    /// Tells when the processor will return by itself, so that only an earlier timer calls its attention.
+    pub fn set_deadline(&mut self, at: u64) {
+        self.deadline = self.now(at);
+    }
+
+    /// Calls the chips whose timers have expired by count `at`.
+    pub fn fire(&mut self, at: u64) {
+        let now = self.now(at);
+        // A chip that re-arms a timer for the past would be called for ever; the rest fires in the next turn.
+        for _ in 0..10_000 {
+            let Some((device, timer)) = self.around.timers.pop(now) else { return };
+            self.call(at, device, |chip, ctx| chip.timer(ctx, timer));
+        }
+        log::warn!("timers expire faster than they can be served");
+    }
+
+    /// The first request that waits for the machine.
+    pub fn take_request(&mut self) -> Option<Request> {
+        self.state.requests.pop_front()
+    }
+
+    /// Output since the last call, in order: whose, and the bytes.
+    pub fn take_output(&mut self) -> Vec<(DeviceId, Vec<u8>)> {
+        std::mem::take(&mut self.output)
+    }
+
+    /// How many more bytes a device can take in.
+    pub fn input_room(&mut self, device: DeviceId) -> usize {
+        self.chips.get(device).map_or(0, |chip| chip.input_room())
+    }
+
+    /// Hands something from outside to a device.
+    pub fn input(&mut self, at: u64, device: DeviceId, input: &Input) {
+        self.call(at, device, |chip, ctx| chip.input(ctx, input));
+    }
+
+    /// Whether an interrupt waits for the processor.
+    #[must_use]
+    pub fn interrupt_pending(&self) -> bool {
+        self.attention.bits() & (attention::INTR | attention::NMI) != 0
+    }
+
+    /// Calls a chip and carries out what it asked for.
+    fn call<R>(&mut self, at: u64, device: DeviceId, f: impl FnOnce(&mut dyn Device, &mut Ctx) -> R) -> Option<R> {
+        let now = self.now(at);
+        let chip = self.chips.get(device)?;
+        let result = f(chip, &mut self.around.ctx(now, device));
+        self.settle(now, device);
+        Some(result)
+    }
+
+    /// Carries out the effects of a call to `device`, and of what follows from them.
+    fn settle(&mut self, now: Time, device: DeviceId) {
+        self.collect(device);
+        // After each effect, so that a pulse (low, then high) within one call is seen as one.
+        loop {
+            if let Some((device, effect)) = self.queue.pop_front() {
+                self.carry_out(now, device, effect);
+            }
+            while self.propagate(now) {}
+            if self.queue.is_empty() {
+                break;
+            }
+        }
+        self.update_interrupt();
+        if self.around.timers.next().is_some_and(|t| t < self.deadline) || !self.state.requests.is_empty() {
+            self.attention.raise(attention::BOARD);
+        }
+    }
+
+    /// Shows the processor whether an interrupt is asked for.
+    fn update_interrupt(&self) {
+        let wires = &self.state.wires;
+        let intr = wires.apic_intr || (wires.pic_intr && self.chips.lapic.accepts_extint());
+        if intr != (self.attention.bits() & attention::INTR != 0) {
+            self.attention.assign(attention::INTR, intr);
+        }
+    }
+
+    /// Queues what `device` has just asked for.
+    fn collect(&mut self, device: DeviceId) {
+        self.queue.extend(self.around.effects.drain(..).map(|effect| (device, effect)));
+    }
+
+    fn carry_out(&mut self, now: Time, device: DeviceId, effect: Effect) {
+        match effect {
+            Effect::Line { line, level } => {
+                let pin = self.pci_pin(device).unwrap_or_else(|| route(device, line));
+                if pin == Pin::Nmi && level {
+                    self.attention.raise(attention::NMI);
+                }
+                self.state.wires.drive(device, pin, level);
+            }
+            Effect::Msi { addr, data } => match Ipi::from_msi(addr, data) {
+                Some(message) => self.deliver(now, &message),
+                None => log::warn!("device {}: an interrupt message to {addr:#x} goes nowhere", device.0),
+            },
+            Effect::Output(_, bytes) => match self.output.last_mut() {
+                Some((last, all)) if *last == device => all.extend(bytes),
+                _ => self.output.push((device, bytes)),
+            },
+            Effect::Request(Request::A20(open)) => {
+                if self.state.a20 != open {
+                    self.state.a20 = open;
+                    self.attention.raise(attention::REMAP);
+                }
+            }
+            Effect::Request(Request::Remap) => {
+                self.remap();
+                self.attention.raise(attention::REMAP);
+            }
+            // More than one waiting request of a kind says no more than one.
+            Effect::Request(request) => {
+                if self.state.requests.len() < 16 {
+                    self.state.requests.push_back(request);
+                }
+            }
+        }
+    }
+
+    /// Passes on one change of an interrupt input, or what the local APIC sends out. False when all is quiet.
+    fn propagate(&mut self, now: Time) -> bool {
+        if let Some((apic, n, level)) = self.state.wires.next_change(self.chips.hpet.legacy()) {
+            let (device, chip): (_, &mut dyn Device) =
+                if apic { (id::IOAPIC, &mut self.chips.ioapic) } else { (id::PIC, &mut self.chips.pic) };
+            chip.line_in(&mut self.around.ctx(now, device), n, level);
+            self.collect(device);
+            return true;
+        }
+        let eois = self.chips.lapic.take_eois();
+        let ipis = self.chips.lapic.take_ipis();
+        if eois.is_empty() && ipis.is_empty() {
+            return false;
+        }
+        for vector in eois {
+            self.chips.ioapic.end_of_interrupt(&mut self.around.ctx(now, id::IOAPIC), vector);
+        }
+        self.collect(id::IOAPIC);
+        // With one processor, what excludes the sender reaches nobody.
+        for message in ipis.iter().filter(|m| m.shorthand != Shorthand::AllExcludingSelf) {
+            self.deliver(now, message);
+        }
+        true
+    }
+
+    /// Delivers an interrupt message to the local APICs that it addresses.
+    fn deliver(&mut self, now: Time, message: &Ipi) {
+        if self.chips.lapic.matches(message.dest, message.logical) {
+            self.chips.lapic.deliver(&mut self.around.ctx(now, id::LAPIC), message.message);
+            self.collect(id::LAPIC);
+        }
+    }
+
+    /// The interrupt that a PCI function's INTA leads to.
+    fn pci_pin(&self, device: DeviceId) -> Option<Pin> {
+        let function = self.chips.pci.get(usize::from(device.0.checked_sub(id::PCI)?))?;
+        let pin = function.device.config().byte(0x3d).checked_sub(1)?;
+        Some(Pin::Isa(softmetal_firmware::pci_irq(function.slot, pin)))
+    }
+
+    /// What the A20 gate leaves of an address.
+    fn gate(&self, addr: u64) -> u64 {
+        if self.state.a20 { addr } else { addr & !(1 << 20) }
+    }
+
+    /// What backs a page.
+    fn page(&self, page: u64) -> PageKind {
+        self.around.space.page(self.gate(page))
+    }
+
+    fn read(&mut self, at: u64, addr: u64, width: usize) -> u64 {
+        let addr = self.gate(addr);
+        match self.around.space.find(addr) {
+            Some((Backing::Device(device, region), offset)) => {
+                self.call(at, device, |chip, ctx| chip.read(ctx, region, offset, width)).map_or(ones(width), |v| v & ones(width))
+            }
+            Some(_) => {
+                let mut bytes = [0; 8];
+                if !self.copy(addr, width, |memory, offset, range| memory.read(offset, &mut bytes[range]).is_ok()) {
+                    return ones(width);
+                }
+                u64::from_le_bytes(bytes)
+            }
+            None => {
+                unassigned("load", addr, width);
+                ones(width)
+            }
+        }
+    }
+
+    fn write(&mut self, at: u64, addr: u64, width: usize, value: u64) {
+        let addr = self.gate(addr);
+        match self.around.space.find(addr) {
+            Some((Backing::Device(device, region), offset)) => {
+                self.call(at, device, |chip, ctx| chip.write(ctx, region, offset, width, value & ones(width)));
+            }
+            Some((Backing::Ram(_), _)) => {
+                let bytes = value.to_le_bytes();
+                self.copy(addr, width, |memory, offset, range| memory.write(offset, &bytes[range]).is_ok());
+            }
+            Some((Backing::Rom(_), _)) => {}
+            None => unassigned("store", addr, width),
+        }
+    }
+
+    /// An access to memory on a page that is not memory as a whole.
+    fn copy(&self, addr: u64, width: usize, mut f: impl FnMut(&GuestMemory, u64, std::ops::Range<usize>) -> bool) -> bool {
+        let memory = &self.around.memory;
+        self.around.space.each_run(addr, width.min(8), |range, offset, _| f(memory, offset, range))
+    }
+
+    fn port_read(&mut self, at: u64, port: u16, width: usize) -> u32 {
+        let found = self.ports.find(port);
+        let value = found.and_then(|(device, region, offset)| {
+            if device == id::PCIHOST {
+                return Some(self.pci_port_read(at, offset, width));
+            }
+            self.call(at, device, |chip, ctx| chip.read(ctx, region, offset, width))
+        });
+        if found.is_none() {
+            unassigned("IN", u64::from(port), width);
+        }
+        (value.unwrap_or(!0) & ones(width)) as u32
+    }
+
+    fn port_write(&mut self, at: u64, port: u16, width: usize, value: u32) {
+        let value = u64::from(value) & ones(width);
+        match self.ports.find(port) {
+            Some((id::PCIHOST, _, offset)) => self.pci_port_write(at, offset, width, value),
+            Some((device, region, offset)) => {
+                self.call(at, device, |chip, ctx| chip.write(ctx, region, offset, width, value));
+            }
+            None => unassigned("OUT", u64::from(port), width),
+        }
+    }
+
+    fn acknowledge(&mut self, at: u64) -> Option<u8> {
+        let now = self.now(at);
+        let mut vector = self.chips.lapic.acknowledge(&mut self.around.ctx(now, id::LAPIC));
+        self.settle(now, id::LAPIC);
+        if vector.is_none() && self.state.wires.pic_intr && self.chips.lapic.accepts_extint() {
+            vector = Some(self.chips.pic.acknowledge(&mut self.around.ctx(now, id::PIC)));
+            self.settle(now, id::PIC);
+        }
+        vector
+    }
+
+    /// The next number of the random source (SplitMix64).
+    fn random(&mut self) -> u64 {
+        self.state.random = self.state.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let z = self.state.random;
+        let z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+}
+
+/// A board that its processor and the machine share.
+#[derive(Clone)]
+pub struct SharedBoard(Arc<Mutex<Board>>);
+
+impl SharedBoard {
+    /// Shares a board.
+    #[must_use]
+    pub fn new(board: Board) -> Self {
+        Self(Arc::new(Mutex::new(board)))
+    }
+
+    /// The board, for the machine.
+    #[must_use]
+    pub fn lock(&self) -> MutexGuard<'_, Board> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl CpuBus for SharedBoard {
+    fn page(&self, page: u64) -> PageKind {
+        self.lock().page(page)
+    }
+    fn read(&mut self, at: u64, addr: u64, width: usize) -> u64 {
+        self.lock().read(at, addr, width)
+    }
+    fn write(&mut self, at: u64, addr: u64, width: usize, value: u64) {
+        self.lock().write(at, addr, width, value);
+    }
+    fn port_read(&mut self, at: u64, port: u16, width: usize) -> u32 {
+        self.lock().port_read(at, port, width)
+    }
+    fn port_write(&mut self, at: u64, port: u16, width: usize, value: u32) {
+        self.lock().port_write(at, port, width, value);
+    }
+    fn acknowledge(&mut self, at: u64) -> Option<u8> {
+        self.lock().acknowledge(at)
+    }
+    fn apic_msr_read(&mut self, at: u64, msr: u32) -> Option<u64> {
+        let mut board = self.lock();
+        let board = &mut *board;
+        let now = board.now(at);
+        let value = board.chips.lapic.msr_read(&mut board.around.ctx(now, id::LAPIC), msr);
+        board.settle(now, id::LAPIC);
+        value
+    }
+    fn apic_msr_write(&mut self, at: u64, msr: u32, value: u64) -> bool {
+        let mut board = self.lock();
+        let board = &mut *board;
+        let now = board.now(at);
+        let ok = board.chips.lapic.msr_write(&mut board.around.ctx(now, id::LAPIC), msr, value);
+        board.settle(now, id::LAPIC);
+        ok
+    }
+    fn task_priority(&mut self) -> u8 {
+        self.lock().chips.lapic.cr8()
+    }
+    fn set_task_priority(&mut self, at: u64, value: u8) {
+        let mut board = self.lock();
+        let board = &mut *board;
+        let now = board.now(at);
+        board.chips.lapic.set_cr8(&mut board.around.ctx(now, id::LAPIC), value);
+        board.settle(now, id::LAPIC);
+    }
+    fn time_stamp(&mut self, at: u64) -> u64 {
+        self.lock().now(at).0
+    }
+    fn random(&mut self, _at: u64) -> u64 {
+        self.lock().random()
+    }
+}

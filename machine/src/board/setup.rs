@@ -1,0 +1,281 @@
+//! What the chips are plugged into, and what a PC's firmware sets up before an operating system starts.
+
+use softmetal_bus::{Attention, Backing, BlockBackend, DeviceId, GuestMemory, Region, Time, TimerQueue};
+use softmetal_devices::acpi_pm::AcpiPm;
+use softmetal_devices::dma8237::Dma8237;
+use softmetal_devices::hpet::Hpet;
+use softmetal_devices::i8042::I8042;
+use softmetal_devices::ioapic::IoApic;
+use softmetal_devices::lapic::Lapic;
+use softmetal_devices::pci::{Access, I440fx, MappingKind, PciDevice, PciHost, Piix3Isa, Piix4Pm, command};
+use softmetal_devices::pic8259::Pic8259;
+use softmetal_devices::pit8254::Pit8254;
+use softmetal_devices::ports::{DebugCon, DebugExit, Port92, PostCode};
+use softmetal_devices::rtc_mc146818::Rtc;
+use softmetal_devices::uart16550::Uart16550;
+use softmetal_devices::virtio::{VirtioBlk, VirtioConsole, VirtioPci, VirtioRng};
+use softmetal_firmware::layout::{
+    HPET_BASE, IOAPIC_BASE, IOAPIC_ID, LAPIC_BASE, Layout, PCI_IRQS, PCI_WINDOW, PM1A_EVT_PORT, SMI_CMD_PORT,
+};
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use super::chips::{Chips, PciFunction, id};
+use super::wires::Wires;
+use super::{Around, Board, State};
+
+/// A disk to plug in.
+pub struct Disk {
+    /// Its bytes.
+    pub backend: Box<dyn BlockBackend>,
+}
+
+/// What a board is made of besides its fixed chips.
+#[derive(Default)]
+pub struct Plugs {
+    /// Virtio disks, in order.
+    pub disks: Vec<Disk>,
+    /// A virtio console besides the serial ports.
+    pub console: bool,
+    /// What the clock shows at power-on, in seconds since 1970 (UTC).
+    pub rtc: i64,
+    /// The seed of everything random.
+    pub seed: u64,
+}
+
+/// The first slot for devices that are not part of the chipset.
+const FIRST_SLOT: u8 = 3;
+/// The ports from which PCI devices get theirs.
+const PCI_PORTS: u64 = 0xc000;
+
+impl Board {
+    /// A board at power-on, with the firmware's set-up done.
+    #[must_use]
+    pub fn new(layout: Layout, memory: Arc<GuestMemory>, attention: Arc<Attention>, plugs: Plugs) -> Self {
+        let mut pci = vec![
+            function(0, 0, Box::new(I440fx::new())),
+            function(1, 0, Box::new(Piix3Isa::new())),
+            function(1, 3, Box::new(Piix4Pm::new())),
+        ];
+        let mut cards: Vec<Box<dyn PciDevice>> = Vec::new();
+        for (n, disk) in plugs.disks.into_iter().enumerate() {
+            let read_only = disk.backend.read_only();
+            cards.push(Box::new(VirtioPci::new(VirtioBlk::new(disk.backend, format!("softmetal-{n}"), read_only))));
+        }
+        cards.push(Box::new(VirtioPci::new(VirtioRng::new(plugs.seed))));
+        if plugs.console {
+            cards.push(Box::new(VirtioPci::new(VirtioConsole::new())));
+        }
+        pci.extend(cards.into_iter().enumerate().map(|(i, card)| function(FIRST_SLOT + i as u8, 0, card)));
+        let chips = Chips {
+            pic: Pic8259::new(),
+            pit: Pit8254::new(),
+            rtc: Rtc::new(plugs.rtc),
+            hpet: Hpet::new(),
+            ioapic: IoApic::new(IOAPIC_ID),
+            lapic: Lapic::new(0),
+            pm: AcpiPm::new(),
+            com: [Uart16550::new(), Uart16550::new()],
+            kbc: I8042::new(),
+            dma: Dma8237::new(),
+            debugcon: DebugCon::new(),
+            debugexit: DebugExit::new(),
+            port92: Port92::new(),
+            post: PostCode::new(),
+            pcihost: PciHost::new(),
+            pci,
+        };
+        let mut board = Self {
+            layout,
+            attention,
+            chips,
+            around: Around { memory, space: softmetal_bus::AddressSpace::default(), timers: TimerQueue::default(), effects: Vec::new() },
+            ports: softmetal_bus::PortSpace::default(),
+            queue: VecDeque::new(),
+            output: Vec::new(),
+            deadline: Time(0),
+            state: State { skew: 0, wires: Wires::default(), a20: true, random: plugs.seed, requests: VecDeque::new() },
+        };
+        board.reset(0);
+        board
+    }
+
+    /// Rebuilds the physical map and the port map.
+    pub(super) fn remap(&mut self) {
+        // Where ranges overlap, the fixed chips win over RAM, and RAM over what a guest moves onto it.
+        let (cards, ram, fixed) = (1, 2, 3);
+        let mut space: Vec<Region> = self
+            .layout
+            .regions()
+            .into_iter()
+            .map(|r| Region { start: r.base, len: r.len, priority: ram, backing: Backing::Ram(r.offset) })
+            .collect();
+        let chip = |start: u64, len: u64, device: DeviceId, region: u8| Region {
+            start,
+            len,
+            priority: fixed,
+            backing: Backing::Device(device, region),
+        };
+        space.push(chip(IOAPIC_BASE, 0x1000, id::IOAPIC, 0));
+        space.push(chip(HPET_BASE, 0x400, id::HPET, 0));
+        space.push(chip(LAPIC_BASE, 0x1000, id::LAPIC, 0));
+        let mut ports = vec![
+            chip(0x00, 16, id::DMA, 0),
+            chip(0x20, 2, id::PIC, 0),
+            chip(0x40, 4, id::PIT, 0),
+            chip(0x60, 1, id::KBC, 0),
+            chip(0x61, 1, id::PIT, 1),
+            chip(0x64, 1, id::KBC, 1),
+            chip(0x70, 4, id::RTC, 0),
+            chip(0x80, 16, id::DMA, 2),
+            // The later of two regions wins: port 0x80 shows the POST code.
+            chip(0x80, 1, id::POST, 0),
+            chip(0x92, 1, id::PORT92, 0),
+            chip(0xa0, 2, id::PIC, 1),
+            chip(SMI_CMD_PORT.into(), 2, id::PM, 1),
+            chip(0xc0, 32, id::DMA, 1),
+            chip(0xe9, 1, id::DEBUGCON, 0),
+            chip(0xf4, 1, id::DEBUGEXIT, 0),
+            chip(0x2f8, 8, id::COM2, 0),
+            chip(0x3f8, 8, id::COM1, 0),
+            chip(0x4d0, 2, id::PIC, 2),
+            chip(PM1A_EVT_PORT.into(), 64, id::PM, 0),
+            chip(0xcf8, 8, id::PCIHOST, 0),
+        ];
+        for (i, function) in self.chips.pci.iter().enumerate() {
+            let device = DeviceId(id::PCI + i as u16);
+            for bar in function.device.bars() {
+                let region = Region { start: bar.addr, len: bar.len, priority: cards, backing: Backing::Device(device, bar.bar) };
+                match bar.kind {
+                    MappingKind::Io => ports.push(region),
+                    MappingKind::Memory => space.push(region),
+                }
+            }
+        }
+        self.around.space.set(space);
+        self.ports.set(ports);
+    }
+
+    /// What a PC's firmware sets up: PCI ranges and interrupts, level-triggered PCI interrupts, the local APIC's
+    /// pass-through of the 8259 ("virtual wire"), memory sizes in CMOS.
+    pub(super) fn post(&mut self, at: u64) {
+        let (mut memory, mut port) = (PCI_WINDOW.start, PCI_PORTS);
+        for function in &mut self.chips.pci {
+            assign(function, &mut memory, &mut port);
+        }
+        // PIRQ A to D: the pins of a slot are rotated by its number, see `pci_irq`.
+        for pirq in 0..4u8 {
+            let irq = softmetal_firmware::pci_irq(1, pirq);
+            self.chips.pci[1].device.config_mut().write(0x60 + u16::from(pirq), 1, irq.into());
+        }
+        self.remap();
+        let level: u16 = PCI_IRQS.iter().map(|irq| 1 << irq).sum();
+        self.call(at, id::PIC, |pic, ctx| {
+            pic.write(ctx, 2, 0, 1, u64::from(level & 0xff));
+            pic.write(ctx, 2, 1, 1, u64::from(level >> 8));
+        });
+        // SDM 3A, 11.9 and MP specification 3.6.2.2: LINT0 takes the 8259's interrupts, LINT1 is NMI.
+        self.call(at, id::LAPIC, |lapic, ctx| {
+            for (register, value) in [(0xf0, 0x1ff), (0x350, 0x700), (0x360, 0x400)] {
+                lapic.write(ctx, 0, register, 4, value);
+            }
+        });
+        self.memory_sizes();
+    }
+
+    /// Memory sizes as a BIOS leaves them in CMOS.
+    fn memory_sizes(&mut self) {
+        let (low, high) = (self.layout.low(), self.layout.high());
+        let mut word = |index: u8, value: u64| {
+            let [l, h, ..] = value.to_le_bytes();
+            self.chips.rtc.set_cmos(index, l);
+            self.chips.rtc.set_cmos(index + 1, h);
+        };
+        let extended = (low >> 10).saturating_sub(1024).min(0xffff);
+        word(0x15, 640);
+        word(0x17, extended);
+        word(0x30, extended);
+        word(0x34, (low.saturating_sub(16 << 20) >> 16).min(0xffff));
+        word(0x5b, high >> 16 & 0xffff);
+        self.chips.rtc.set_cmos(0x5d, (high >> 32) as u8);
+    }
+
+    /// A load from the ports 0xCF8 to 0xCFF.
+    pub(super) fn pci_port_read(&mut self, at: u64, offset: u64, width: usize) -> u64 {
+        match self.chips.pcihost.decode(offset, width) {
+            Access::Data { bus, dev, func, offset } => {
+                self.pci_config(at, (bus, dev, func), |device, ctx| device.config_read(ctx, offset, width).into()).unwrap_or(!0)
+            }
+            _ => self.call(at, id::PCIHOST, |host, ctx| host.read(ctx, 0, offset, width)).unwrap_or(!0),
+        }
+    }
+
+    /// A store to the ports 0xCF8 to 0xCFF.
+    pub(super) fn pci_port_write(&mut self, at: u64, offset: u64, width: usize, value: u64) {
+        match self.chips.pcihost.decode(offset, width) {
+            Access::Data { bus, dev, func, offset } => {
+                let value = value as u32;
+                self.pci_config(at, (bus, dev, func), |device, ctx| device.config_write(ctx, offset, width, value));
+            }
+            _ => {
+                self.call(at, id::PCIHOST, |host, ctx| host.write(ctx, 0, offset, width, value));
+            }
+        }
+    }
+
+    /// Reaches a function's configuration space; `None` if there is no such function.
+    fn pci_config<R>(
+        &mut self,
+        at: u64,
+        (bus, slot, func): (u8, u8, u8),
+        f: impl FnOnce(&mut dyn PciDevice, &mut softmetal_bus::Ctx) -> R,
+    ) -> Option<R> {
+        let i = self.chips.pci.iter().position(|p| bus == 0 && p.slot == slot && p.function == func)?;
+        let (now, device) = (self.now(at), DeviceId(id::PCI + i as u16));
+        let result = f(self.chips.pci[i].device.as_mut(), &mut self.around.ctx(now, device));
+        self.settle(now, device);
+        Some(result)
+    }
+}
+
+fn function(slot: u8, function: u8, device: Box<dyn PciDevice>) -> PciFunction {
+    PciFunction { slot, function, device }
+}
+
+/// Finds out how large a function's ranges are, gives them addresses, and switches the function on.
+fn assign(function: &mut PciFunction, memory: &mut u64, port: &mut u64) {
+    let slot = function.slot;
+    let config = function.device.config_mut();
+    let mut enable = 0;
+    let mut bar = 0x10;
+    while bar < 0x28 {
+        let kind = config.read(bar, 4);
+        config.write(bar, 4, !0);
+        let sized = config.read(bar, 4);
+        let wide = kind & 7 == 4;
+        if sized & !0xf != 0 || (kind & 1 != 0 && sized & !3 != 0) {
+            let io = kind & 1 != 0;
+            let len = u64::from((sized & if io { !3 } else { !0xf }).wrapping_neg());
+            let (next, bit) = if io { (&mut *port, command::IO) } else { (&mut *memory, command::MEMORY) };
+            let addr = next.next_multiple_of(len);
+            *next = addr + len;
+            config.write(bar, 4, addr as u32);
+            enable |= bit;
+        } else {
+            config.write(bar, 4, 0);
+        }
+        if wide {
+            config.write(bar + 4, 4, 0);
+            bar += 4;
+        }
+        bar += 4;
+    }
+    let pin = config.byte(0x3d);
+    if slot >= FIRST_SLOT && pin != 0 {
+        config.write(0x3c, 1, softmetal_firmware::pci_irq(slot, pin - 1).into());
+    }
+    if enable != 0 {
+        config.write(0x04, 2, (enable | command::MASTER).into());
+    }
+}

@@ -1,0 +1,154 @@
+//! Which output line of which chip leads to which interrupt input.
+
+use serde::{Deserialize, Serialize};
+use softmetal_bus::DeviceId;
+
+use super::chips::id;
+
+/// Input pins of the I/O APIC.
+pub const PINS: usize = 24;
+
+/// Where a line leads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pin {
+    /// An ISA interrupt: an input of the 8259 pair, and of the I/O APIC (0 goes to its pin 2, the others straight).
+    Isa(u8),
+    /// ISA interrupt 0 or 8 as the HPET's legacy replacement drives it.
+    Legacy(u8),
+    /// An input of the I/O APIC alone.
+    Apic(u8),
+    /// The 8259 pair's INTR output.
+    PicIntr,
+    /// The local APIC's INTR output.
+    ApicIntr,
+    /// The local APIC's NMI output.
+    Nmi,
+    /// Nowhere.
+    Open,
+}
+
+/// The wiring of the chips that every board has (PCI devices: [`softmetal_firmware::pci_irq`]).
+#[must_use]
+pub fn route(device: DeviceId, line: u8) -> Pin {
+    match (device, line) {
+        (id::PIC, 0) => Pin::PicIntr,
+        (id::LAPIC, 0) => Pin::ApicIntr,
+        (id::LAPIC, 1) => Pin::Nmi,
+        (id::PIT, 0) => Pin::Isa(0),
+        (id::KBC, 0) => Pin::Isa(1),
+        (id::COM2, 0) => Pin::Isa(3),
+        (id::COM1, 0) => Pin::Isa(4),
+        (id::RTC, 0) => Pin::Isa(8),
+        (id::PM, 0) => Pin::Isa(9),
+        (id::KBC, 1) => Pin::Isa(12),
+        (id::HPET, 32) => Pin::Legacy(0),
+        (id::HPET, 33) => Pin::Legacy(8),
+        (id::HPET, n) if usize::from(n) < PINS => Pin::Apic(n),
+        _ => Pin::Open,
+    }
+}
+
+/// The I/O APIC pin of an ISA interrupt.
+#[must_use]
+pub fn apic_pin(isa: u8) -> u8 {
+    if isa == 0 { 2 } else { isa }
+}
+
+/// Every interrupt input's sources: the input is asserted while any of them is (wired OR).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Wires {
+    /// A bit a device, by ISA interrupt.
+    isa: [u64; 16],
+    /// The HPET's legacy lines 0 and 8.
+    legacy: [bool; 2],
+    /// A bit a device, by pin, of what reaches the I/O APIC alone.
+    apic: [u64; PINS],
+    /// What the 8259 inputs have now.
+    pic_driven: u16,
+    /// What the I/O APIC inputs have now.
+    apic_driven: u32,
+    /// The 8259 pair asks for an interrupt.
+    pub pic_intr: bool,
+    /// The local APIC asks for an interrupt.
+    pub apic_intr: bool,
+}
+
+impl Wires {
+    /// Notes that `device` drives an interrupt input.
+    pub fn drive(&mut self, device: DeviceId, pin: Pin, level: bool) {
+        let bit = 1u64 << (device.0 & 63);
+        let set = |word: &mut u64| *word = if level { *word | bit } else { *word & !bit };
+        match pin {
+            Pin::Isa(n) => set(&mut self.isa[usize::from(n & 15)]),
+            Pin::Legacy(n) => self.legacy[usize::from(n != 0)] = level,
+            Pin::Apic(n) => set(&mut self.apic[usize::from(n) % PINS]),
+            Pin::PicIntr => self.pic_intr = level,
+            Pin::ApicIntr => self.apic_intr = level,
+            Pin::Nmi | Pin::Open => {}
+        }
+    }
+
+    /// The next input whose level has to change: (is it the I/O APIC's, number, level). `legacy` says whether the HPET
+    /// replaces the PIT and the RTC.
+    pub fn next_change(&mut self, legacy: bool) -> Option<(bool, u8, bool)> {
+        let mut isa = 0u16;
+        for (n, sources) in self.isa.iter().enumerate() {
+            let on = match n {
+                0 | 8 if legacy => self.legacy[usize::from(n != 0)],
+                _ => *sources != 0,
+            };
+            isa |= u16::from(on) << n;
+        }
+        let changed = isa ^ self.pic_driven;
+        if changed != 0 {
+            let n = changed.trailing_zeros() as u8;
+            self.pic_driven ^= 1 << n;
+            return Some((false, n, isa >> n & 1 != 0));
+        }
+        let mut pins = 0u32;
+        for (n, sources) in self.apic.iter().enumerate() {
+            pins |= u32::from(*sources != 0) << n;
+        }
+        for n in 0..16u8 {
+            pins |= u32::from(isa >> n & 1) << apic_pin(n);
+        }
+        let changed = pins ^ self.apic_driven;
+        if changed == 0 {
+            return None;
+        }
+        let n = changed.trailing_zeros() as u8;
+        self.apic_driven ^= 1 << n;
+        Some((true, n, pins >> n & 1 != 0))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn changes(w: &mut Wires, legacy: bool) -> Vec<(bool, u8, bool)> {
+        std::iter::from_fn(|| w.next_change(legacy)).collect()
+    }
+
+    #[test]
+    fn shared_lines_are_or_ed() {
+        let mut w = Wires::default();
+        w.drive(DeviceId(40), Pin::Isa(10), true);
+        w.drive(DeviceId(41), Pin::Isa(10), true);
+        assert_eq!(changes(&mut w, false), [(false, 10, true), (true, 10, true)]);
+        w.drive(DeviceId(40), Pin::Isa(10), false);
+        assert_eq!(changes(&mut w, false), []);
+        w.drive(DeviceId(41), Pin::Isa(10), false);
+        assert_eq!(changes(&mut w, false), [(false, 10, false), (true, 10, false)]);
+    }
+
+    #[test]
+    fn the_hpet_replaces_pit_and_rtc() {
+        let mut w = Wires::default();
+        w.drive(id::PIT, route(id::PIT, 0), true);
+        assert_eq!(changes(&mut w, false), [(false, 0, true), (true, 2, true)]);
+        assert_eq!(changes(&mut w, true), [(false, 0, false), (true, 2, false)]);
+        w.drive(id::HPET, route(id::HPET, 33), true);
+        assert_eq!(changes(&mut w, true), [(false, 8, true), (true, 8, true)]);
+    }
+}

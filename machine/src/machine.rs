@@ -1,0 +1,288 @@
+//! A whole machine: processor, board, memory, and the images that it boots.
+//!
+//! A machine is a pure function of its configuration and its input events. [`Machine::turn`] runs it to the next point
+//! at which something may enter or leave; everything that enters goes through [`Machine::apply`].
+//!
+//! **Invariant:** nothing here reads a host clock, a file or a socket.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use softmetal_bus::{Attention, DeviceId, GuestMemory, Input, Request, Time, attention};
+use softmetal_cpu::exec::cpuid::Model;
+use softmetal_cpu::{Processor, State, Stop};
+use softmetal_firmware::{Boot, Entry, Layout, LoadError, Module};
+
+use crate::board::{Board, Plugs, SharedBoard, chips::id};
+use crate::error::UserError;
+use crate::start;
+
+/// What is booted; kept for resets.
+#[derive(Clone, Debug, Default)]
+pub struct Images {
+    /// A kernel: bzImage, PVH or multiboot ELF, or a boot sector.
+    pub kernel: Vec<u8>,
+    /// The initial RAM disk, or a multiboot module.
+    pub initrd: Option<Vec<u8>>,
+    /// The kernel's command line.
+    pub cmdline: String,
+}
+
+/// What a machine is made of.
+pub struct Config {
+    /// RAM in bytes.
+    pub memory: u64,
+    /// The processor.
+    pub model: Model,
+    /// The devices.
+    pub plugs: Plugs,
+    /// What is booted.
+    pub images: Images,
+}
+
+/// Something from outside.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum InputEvent {
+    /// Virtual time is set forward by so many nanoseconds.
+    Skew(u64),
+    /// Input for a device.
+    Device(DeviceId, Input),
+    /// The machine's reset button.
+    Reset,
+}
+
+/// An input event and when it happened.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stamped {
+    /// The retired-instruction count.
+    pub at: u64,
+    /// What happened.
+    pub event: InputEvent,
+}
+
+/// Why [`Machine::turn`] came back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Turn {
+    /// The limit is reached.
+    Limit,
+    /// A timer is due, or a device calls: go on with the next turn.
+    Ran,
+    /// The processor waits for an interrupt; the next timer expires then.
+    Idle(Option<Time>),
+    /// The processor waits with interrupts off: nothing can wake it.
+    Dead,
+    /// A device asks for power-off, a reset, or the end of the run.
+    Request(Request),
+    /// A triple fault. The processor has shut down; only a reset starts it again.
+    Shutdown,
+    /// The next instruction is at a breakpoint.
+    Breakpoint,
+}
+
+/// A machine.
+pub struct Machine {
+    memory: Arc<GuestMemory>,
+    layout: Layout,
+    images: Images,
+    attention: Arc<Attention>,
+    board: SharedBoard,
+    cpu: Processor,
+    log: Option<Vec<Stamped>>,
+}
+
+impl Machine {
+    /// A machine at its first instruction.
+    ///
+    /// # Errors
+    /// [`UserError`] when the host has not the memory, or an image cannot be booted.
+    pub fn new(config: Config) -> Result<Self, UserError> {
+        let Config { memory, model, plugs, images } = config;
+        let layout = Layout::new(memory);
+        let memory = Arc::new(GuestMemory::new(layout.ram_bytes()).map_err(|e| UserError(e.to_string()))?);
+        let attention = Arc::new(Attention::default());
+        let board = SharedBoard::new(Board::new(layout, memory.clone(), attention.clone(), plugs));
+        let cpu = Processor::new(memory.clone(), Box::new(board.clone()), attention.clone(), model);
+        let mut machine = Self { memory, layout, images, attention, board, cpu, log: None };
+        machine.boot().map_err(|e| UserError(e.to_string()))?;
+        Ok(machine)
+    }
+
+    /// Puts the images into memory and the processor at their start.
+    fn boot(&mut self) -> Result<(), LoadError> {
+        let Images { kernel, initrd, cmdline } = &self.images;
+        let modules = initrd.iter().map(|bytes| Module { bytes, cmdline: "" }).collect();
+        let boot = Boot { kernel, modules, cmdline, vga: false };
+        let entry: Entry = softmetal_firmware::boot(&boot, &self.layout, &self.memory, 1)?;
+        self.cpu.reset();
+        let mut state = self.cpu.cpu.state.clone();
+        start::enter(&mut state, &entry);
+        self.cpu.load(state);
+        Ok(())
+    }
+
+    /// Resets the whole machine; it boots the same images again. Virtual time goes on.
+    pub fn reset(&mut self) {
+        self.board.lock().reset(self.cpu.icount());
+        self.cpu.forget_code();
+        if let Err(e) = self.boot() {
+            // The same images were loaded into the same memory before.
+            log::error!("the machine cannot boot again: {e}");
+        }
+    }
+
+    /// Retired instructions.
+    #[must_use]
+    pub fn icount(&self) -> u64 {
+        self.cpu.icount()
+    }
+
+    /// The virtual time.
+    #[must_use]
+    pub fn now(&self) -> Time {
+        self.board.lock().now(self.cpu.icount())
+    }
+
+    /// The instruction count at which it is `time`, if the processor runs until then.
+    #[must_use]
+    pub fn count_at(&self, time: Time) -> u64 {
+        self.board.lock().count_at(time)
+    }
+
+    /// RAM in bytes.
+    #[must_use]
+    pub fn memory_bytes(&self) -> u64 {
+        self.layout.ram_bytes()
+    }
+
+    /// The processor, for a debugger or a report.
+    #[must_use]
+    pub fn processor(&self) -> &Processor {
+        &self.cpu
+    }
+
+    /// The processor, for a debugger.
+    pub fn processor_mut(&mut self) -> &mut Processor {
+        &mut self.cpu
+    }
+
+    /// Output of devices since the last call, in order.
+    #[must_use]
+    pub fn take_output(&mut self) -> Vec<(DeviceId, Vec<u8>)> {
+        self.board.lock().take_output()
+    }
+
+    /// How many bytes the first serial port can take in now.
+    #[must_use]
+    pub fn serial_room(&self) -> usize {
+        self.board.lock().input_room(id::COM1)
+    }
+
+    /// Starts (or ends) keeping a log of input events; the log so far.
+    pub fn record(&mut self, on: bool) -> Vec<Stamped> {
+        std::mem::replace(&mut self.log, on.then(Vec::new)).unwrap_or_default()
+    }
+
+    /// Lets something from outside in, now. The only way in.
+    pub fn apply(&mut self, event: InputEvent) {
+        let at = self.cpu.icount();
+        match &event {
+            InputEvent::Skew(ns) => self.board.lock().skip(*ns),
+            InputEvent::Device(device, input) => self.board.lock().input(at, *device, input),
+            InputEvent::Reset => self.reset(),
+        }
+        if let Some(log) = &mut self.log {
+            log.push(Stamped { at, event });
+        }
+    }
+
+    /// Types bytes at the first serial port, as many as it takes now; how many those were.
+    pub fn type_serial(&mut self, bytes: &[u8]) -> usize {
+        let n = self.serial_room().min(bytes.len());
+        if n > 0 {
+            self.apply(InputEvent::Device(id::COM1, Input::Bytes(bytes[..n].to_vec())));
+        }
+        n
+    }
+
+    /// Runs until the instruction count is `limit`, or something else comes first. A pure function of the state.
+    pub fn turn(&mut self, limit: u64) -> Turn {
+        let at = self.cpu.icount();
+        {
+            let mut board = self.board.lock();
+            board.fire(at);
+            if let Some(request) = board.take_request() {
+                return Turn::Request(request);
+            }
+            if at >= limit {
+                return Turn::Limit;
+            }
+        }
+        let until = {
+            let mut board = self.board.lock();
+            let due = board.next_timer().map(|t| board.count_at(t).max(at + 1));
+            let until = due.map_or(limit, |due| due.min(limit));
+            board.set_deadline(until);
+            until
+        };
+        self.attention.clear(attention::BOARD);
+        match self.cpu.run(until) {
+            Stop::Budget if self.cpu.icount() >= limit => Turn::Limit,
+            Stop::Budget | Stop::Attention => Turn::Ran,
+            Stop::Shutdown => Turn::Shutdown,
+            Stop::Breakpoint => Turn::Breakpoint,
+            Stop::Halted => self.halted(),
+        }
+    }
+
+    fn halted(&self) -> Turn {
+        const IF: u64 = 1 << 9;
+        let board = self.board.lock();
+        if self.cpu.cpu.state.eflags & IF != 0 {
+            return Turn::Idle(board.next_timer());
+        }
+        if self.attention.bits() & (attention::NMI | attention::BOARD) != 0 { Turn::Ran } else { Turn::Dead }
+    }
+
+    /// While the processor idles, time jumps to `time`: the virtual clock's way to wait. A function of the state, so it
+    /// is no input event.
+    pub fn jump(&mut self, time: Time) {
+        let mut board = self.board.lock();
+        let now = board.now(self.cpu.icount());
+        board.skip(time.0.saturating_sub(now.0));
+    }
+
+    /// Runs with the virtual clock until the instruction count is exactly `limit`; earlier only for what [`Turn::Ran`] and
+    /// [`Turn::Idle`] with a timer are not.
+    pub fn run_until(&mut self, limit: u64) -> Turn {
+        loop {
+            match self.turn(limit) {
+                Turn::Ran => {}
+                Turn::Idle(Some(time)) => self.jump(time),
+                other => return other,
+            }
+        }
+    }
+
+    /// The architectural state in a form that no engine's private scratch disturbs.
+    fn normal_state(&self) -> State {
+        let mut state = self.cpu.cpu.state.clone();
+        state.regs[16..].fill(0);
+        let flags = state.lazy.bits();
+        state.lazy.set_bits(flags);
+        state
+    }
+
+    /// Everything that decides what happens next, for [`crate::snapshot`].
+    pub(crate) fn parts(&mut self) -> (State, Vec<u8>, &GuestMemory) {
+        let board = self.board.lock().save();
+        (self.normal_state(), board, &self.memory)
+    }
+
+    /// Puts back what [`Machine::parts`] gave; RAM is the caller's.
+    pub(crate) fn set_parts(&mut self, state: State, board: &[u8]) -> Result<(), softmetal_bus::StateError> {
+        self.board.lock().load(board)?;
+        self.cpu.load(state);
+        self.cpu.forget_code();
+        Ok(())
+    }
+}

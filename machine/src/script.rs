@@ -1,0 +1,189 @@
+//! The script of `softmetal test`: what the serial port must say, must not say, and is told.
+
+use std::collections::VecDeque;
+
+use regex::bytes::{Regex, RegexBuilder};
+
+/// One step, in the order of the command line.
+#[derive(Clone, Debug)]
+pub enum Step {
+    /// Wait until the output after the previous match matches.
+    Expect(Regex),
+    /// Type bytes.
+    Send(Vec<u8>),
+}
+
+/// Compiles a pattern: `^` and `$` match at lines, which may end in CR LF.
+///
+/// # Errors
+/// A sentence when it is no regular expression.
+pub fn pattern(text: &str) -> Result<Regex, String> {
+    RegexBuilder::new(text).multi_line(true).crlf(true).build().map_err(|e| {
+        let why = e.to_string();
+        let why = why.lines().last().unwrap_or_default().trim_start_matches("error: ").to_string();
+        format!("`{text}` is not a regular expression: {why}")
+    })
+}
+
+/// The bytes of a `--send` text: as written, with the escapes `\n \r \t \e \0 \\ \xHH`. No newline is added.
+///
+/// # Errors
+/// A sentence when an escape is unknown.
+pub fn unescape(text: &str) -> Result<Vec<u8>, String> {
+    let mut out = Vec::new();
+    let mut chars = text.chars();
+    while let Some(c) = chars.next() {
+        if c != '\\' {
+            out.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes());
+            continue;
+        }
+        out.push(match chars.next() {
+            Some('n') => b'\n',
+            Some('r') => b'\r',
+            Some('t') => b'\t',
+            Some('e') => 0x1b,
+            Some('0') => 0,
+            Some('\\') => b'\\',
+            Some('x') => {
+                let hex: String = chars.by_ref().take(2).collect();
+                match u8::from_str_radix(&hex, 16) {
+                    Ok(b) if hex.len() == 2 => b,
+                    _ => {
+                        return Err(format!("`\\x{hex}` in --send needs two hexadecimal digits, like \\x03"));
+                    }
+                }
+            }
+            other => {
+                let it = other.map(String::from).unwrap_or_default();
+                return Err(format!("`\\{it}` in --send is unknown; there are \\n \\r \\t \\e \\0 \\\\ \\xHH"));
+            }
+        });
+    }
+    Ok(out)
+}
+
+/// Where a script stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Steps remain (or there never were any).
+    Open,
+    /// All steps are done.
+    Passed,
+    /// A forbidden text appeared.
+    Forbidden {
+        /// The pattern.
+        pattern: String,
+        /// What it matched.
+        text: String,
+    },
+}
+
+/// Output that is kept for patterns that match across turns.
+const WINDOW: usize = 64 << 10;
+
+/// A script being carried out. A pure function of the output and of where it was cut into turns.
+#[derive(Clone, Debug)]
+pub struct Script {
+    steps: VecDeque<Step>,
+    forbidden: Vec<Regex>,
+    had_steps: bool,
+    /// Output since the last match.
+    window: Vec<u8>,
+    /// Output for the forbidden patterns.
+    guard: Vec<u8>,
+}
+
+impl Script {
+    /// A script of `steps` with `forbidden` patterns.
+    #[must_use]
+    pub fn new(steps: Vec<Step>, forbidden: Vec<Regex>) -> Self {
+        let had_steps = !steps.is_empty();
+        Self { steps: steps.into(), forbidden, had_steps, window: Vec::new(), guard: Vec::new() }
+    }
+
+    /// The pattern that is waited for.
+    #[must_use]
+    pub fn awaited(&self) -> Option<&str> {
+        self.steps.iter().find_map(|s| match s {
+            Step::Expect(re) => Some(re.as_str()),
+            Step::Send(_) => None,
+        })
+    }
+
+    /// Takes in new output; what is to be typed now is appended to `send`.
+    pub fn feed(&mut self, output: &[u8], send: &mut Vec<u8>) -> Verdict {
+        self.guard.extend_from_slice(output);
+        self.window.extend_from_slice(output);
+        // Both buffers end at the same byte of output, so places are compared as distances from the end.
+        let mut left = self.window.len();
+        while let Some(step) = self.steps.front() {
+            match step {
+                Step::Expect(re) => {
+                    let Some(m) = re.find(&self.window) else {
+                        break;
+                    };
+                    let end = m.end();
+                    self.window.drain(..end);
+                    left = self.window.len();
+                }
+                Step::Send(bytes) => send.extend_from_slice(bytes),
+            }
+            self.steps.pop_front();
+        }
+        let passed = self.had_steps && self.steps.is_empty();
+        let hit = self.forbidden.iter().filter_map(|re| re.find(&self.guard).map(|m| (re, m))).min_by_key(|(_, m)| m.end());
+        if let Some((re, m)) = hit {
+            if !passed || self.guard.len() - m.end() >= left {
+                return Verdict::Forbidden { pattern: re.as_str().to_string(), text: String::from_utf8_lossy(m.as_bytes()).into_owned() };
+            }
+        }
+        for buffer in [&mut self.window, &mut self.guard] {
+            if buffer.len() > 2 * WINDOW {
+                let extra = buffer.len() - WINDOW;
+                buffer.drain(..extra);
+            }
+        }
+        if passed { Verdict::Passed } else { Verdict::Open }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn expect(p: &str) -> Step {
+        Step::Expect(pattern(p).unwrap())
+    }
+
+    #[test]
+    fn steps_in_order_across_pieces() {
+        let mut s = Script::new(vec![expect("^login: $"), Step::Send(b"root\n".to_vec()), expect("# ")], vec![]);
+        let mut send = Vec::new();
+        assert_eq!(s.feed(b"# boot\r\nlog", &mut send), Verdict::Open);
+        assert!(send.is_empty());
+        assert_eq!(s.feed(b"in: ", &mut send), Verdict::Open);
+        assert_eq!(send, b"root\n");
+        assert_eq!(s.awaited(), Some("# "));
+        assert_eq!(s.feed(b"\r\n# ", &mut send), Verdict::Passed);
+    }
+
+    #[test]
+    fn forbidden_counts_only_before_the_end() {
+        let bad = || vec![pattern("panic").unwrap()];
+        let mut s = Script::new(vec![expect("done")], bad());
+        assert_eq!(s.feed(b"done, then panic", &mut Vec::new()), Verdict::Passed);
+        let mut s = Script::new(vec![expect("done")], bad());
+        assert!(matches!(s.feed(b"a panic, then done", &mut Vec::new()), Verdict::Forbidden { .. }));
+        let mut s = Script::new(vec![], bad());
+        assert_eq!(s.feed(b"pan", &mut Vec::new()), Verdict::Open);
+        assert!(matches!(s.feed(b"ic", &mut Vec::new()), Verdict::Forbidden { .. }));
+    }
+
+    #[test]
+    fn escapes() {
+        assert_eq!(unescape(r"a\r\n\x03\\é").unwrap(), b"a\r\n\x03\\\xc3\xa9");
+        for bad in [r"\q", r"\x1", r"\xzz", "end\\"] {
+            assert!(unescape(bad).is_err(), "{bad}");
+        }
+    }
+}
