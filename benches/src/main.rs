@@ -26,7 +26,7 @@ use report::{Report, Subject};
 #[derive(Parser)]
 struct Args {
     /// How much work each program does; 1 takes a few seconds natively
-    #[arg(long, default_value_t = 0.1)]
+    #[arg(long, default_value_t = 0.25)]
     scale: f64,
     /// Only these programs, separated by commas
     #[arg(long, value_delimiter = ',', value_name = "NAME,...")]
@@ -145,6 +145,7 @@ fn emulate(
                 Ok(run) => {
                     if what == "boot" {
                         subject.boot.push(run.wall);
+                        subject.boot_rss = subject.boot_rss.max(run.peak_rss);
                         subject.ready.extend(run.lines.iter().find(|(_, l)| l.starts_with("GUEST-READY")).map(|l| l.0));
                     }
                     subject.peak_rss = subject.peak_rss.max(run.peak_rss);

@@ -17,7 +17,9 @@ pub struct Subject {
     pub boot: Vec<Duration>,
     /// From start to the guest's first program.
     pub ready: Vec<Duration>,
-    /// Bytes.
+    /// The most memory resident while it only boots, in bytes.
+    pub boot_rss: Option<u64>,
+    /// The same with the programs.
     pub peak_rss: Option<u64>,
     pub failures: Vec<String>,
 }
@@ -30,6 +32,7 @@ impl Subject {
             samples: Samples::new(),
             boot: Vec::new(),
             ready: Vec::new(),
+            boot_rss: None,
             peak_rss: None,
             failures: Vec::new(),
         }
@@ -114,6 +117,7 @@ impl Report {
             let row = self.subjects.iter().map(|s| match (self.seconds(s, kernel), reference) {
                 (Some(t), Some(r)) if !std::ptr::eq(s, base) => format!("{t:.3} ({:.1})", t / r),
                 (Some(t), _) => format!("{t:.3}"),
+                (None, _) if self.expected(kernel).is_none() && s.samples.contains_key(kernel) => "too little to do".into(),
                 (None, _) if s.checksums(kernel).any(|c| c == SKIPPED) => "not offered".into(),
                 (None, _) if s.checksums(kernel).next().is_some() => "WRONG".into(),
                 (None, _) => "none".into(),
@@ -128,8 +132,9 @@ impl Report {
         let time = |times: &[Duration]| seconds(times).map_or("".into(), |s| format!("{s:.2}"));
         line(&mut out, "start to first program", self.subjects.iter().map(|s| time(&s.ready)));
         line(&mut out, "start to power-off and exit", self.subjects.iter().map(|s| time(&s.boot)));
-        let rss = |s: &Subject| s.peak_rss.map_or(String::new(), |b| format!("{} MiB", b >> 20));
-        line(&mut out, "peak resident memory", self.subjects.iter().map(rss));
+        let rss = |bytes: Option<u64>| bytes.map_or(String::new(), |b| format!("{} MiB", b >> 20));
+        line(&mut out, "peak resident memory, booting", self.subjects.iter().map(|s| rss(s.boot_rss)));
+        line(&mut out, "peak resident memory, programs", self.subjects.iter().map(|s| rss(s.peak_rss)));
         if let [_, softmetal, qemu] = &self.subjects[..] {
             if let Some((mean, of)) = self.mean(softmetal, qemu) {
                 let _ = writeln!(out, "\nOver {of} programs softmetal takes {mean:.2} times the time of qemu.");
@@ -164,6 +169,7 @@ impl Report {
                     "ratio_to_first": self.mean(s, &self.subjects[0]).map(|m| m.0),
                     "ready_s": seconds(&s.ready),
                     "boot_to_poweroff_s": seconds(&s.boot),
+                    "boot_rss_bytes": s.boot_rss,
                     "peak_rss_bytes": s.peak_rss,
                     "failures": s.failures,
                 })

@@ -4,6 +4,7 @@
 //! them while its segments are flat. Breakpoints change no guest memory. A guest that ran on by itself is stopped when
 //! gdb connects, and runs on when it detaches.
 
+mod registers;
 mod target;
 
 use std::collections::BTreeSet;
@@ -16,7 +17,7 @@ use gdbstub::stub::run_blocking::{BlockingEventLoop, Event, WaitForStopReasonErr
 use gdbstub::stub::{DisconnectReason, GdbStub, SingleThreadStopReason};
 use gdbstub::target::Target;
 
-pub use target::Registers;
+pub use registers::{Registers, read_memory};
 use target::{Adapter, Motion, Quit};
 
 /// Why a guest that was let run has stopped.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use super::{DebugTarget, Registers};
 use gdbstub::arch::Arch;
 use gdbstub::common::Signal;
 use gdbstub::outputln;
@@ -12,67 +13,6 @@ use gdbstub::target::ext::base::singlethread::{
 use gdbstub::target::ext::breakpoints::{Breakpoints, BreakpointsOps, HwBreakpoint, HwBreakpointOps, SwBreakpoint, SwBreakpointOps};
 use gdbstub::target::ext::monitor_cmd::{ConsoleOutput, MonitorCmd, MonitorCmdOps};
 use gdbstub::target::{Target, TargetError, TargetResult};
-use gdbstub_arch::x86::reg::X86_64CoreRegs;
-
-use super::DebugTarget;
-
-/// The registers that gdb sees: the core and SSE registers, then the bases of FS and GS and the system registers that it
-/// shows under "info registers system".
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Registers {
-    /// General, segment, x87 and SSE registers.
-    pub core: X86_64CoreRegs,
-    /// Base of FS.
-    pub fs_base: u64,
-    /// Base of GS.
-    pub gs_base: u64,
-    /// IA32_KERNEL_GS_BASE.
-    pub kernel_gs_base: u64,
-    /// CR0.
-    pub cr0: u64,
-    /// CR2.
-    pub cr2: u64,
-    /// CR3.
-    pub cr3: u64,
-    /// CR4.
-    pub cr4: u64,
-    /// CR8.
-    pub cr8: u64,
-    /// IA32_EFER.
-    pub efer: u64,
-}
-
-impl Registers {
-    /// Those after the core, in the order of `target.xml`.
-    fn rest(&mut self) -> [&mut u64; 9] {
-        let Self { core: _, fs_base, gs_base, kernel_gs_base, cr0, cr2, cr3, cr4, cr8, efer } = self;
-        [fs_base, gs_base, kernel_gs_base, cr0, cr2, cr3, cr4, cr8, efer]
-    }
-}
-
-impl gdbstub::arch::Registers for Registers {
-    type ProgramCounter = u64;
-
-    fn pc(&self) -> u64 {
-        self.core.rip
-    }
-
-    fn gdb_serialize(&self, mut write_byte: impl FnMut(Option<u8>)) {
-        self.core.gdb_serialize(&mut write_byte);
-        for register in self.clone().rest() {
-            register.to_le_bytes().into_iter().for_each(|b| write_byte(Some(b)));
-        }
-    }
-
-    fn gdb_deserialize(&mut self, bytes: &[u8]) -> Result<(), ()> {
-        let rest = self.rest();
-        let split = bytes.len().checked_sub(rest.len() * 8).ok_or(())?;
-        for (register, bytes) in rest.into_iter().zip(bytes[split..].chunks_exact(8)) {
-            *register = bytes.try_into().map(u64::from_le_bytes).map_err(|_| ())?;
-        }
-        self.core.gdb_deserialize(&bytes[..split])
-    }
-}
 
 /// x86-64 with system registers.
 pub enum X86 {}

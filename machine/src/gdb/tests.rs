@@ -125,8 +125,8 @@ fn memory_breakpoints_and_steps() {
         assert!(ask(&mut s, "vCont;s:1").starts_with("S05"));
         let registers = ask(&mut s, "g");
         assert_eq!(&registers[0x80 * 2..0x88 * 2], "4310000000000000");
-        // CR3 is the sixth of the nine registers after the core's 0x218 bytes.
-        assert_eq!(&registers[(0x218 + 40) * 2..(0x218 + 48) * 2], "efcdab8967452301");
+        // CR3 is the fifth of the eight registers after the core's 0x218 bytes.
+        assert_eq!(&registers[(0x218 + 32) * 2..(0x218 + 40) * 2], "efcdab8967452301");
         assert_eq!(ask(&mut s, &format!("G{}", registers.replace("4310", "0020"))), "OK");
         assert_eq!(ask(&mut s, "D"), "OK");
     });
