@@ -192,6 +192,8 @@ pub fn segment(r: Register, mode: Mode) -> u8 {
 pub fn register(r: Register) -> u8 {
     match r {
         Register::AH | Register::CH | Register::DH | Register::BH => HIGH_BYTE | (r as u8 - Register::AH as u8),
+        // `number` of an 8-bit register counts AH..BH too; `full_register` does not.
+        _ if r.is_gpr8() => r.full_register().number() as u8,
         _ => r.number() as u8,
     }
 }
