@@ -98,18 +98,16 @@ fn lower_mov(l: &Lower) -> Option<Op> {
         return super::segment::lower_mov(l);
     }
     // The only forms with a 64-bit displacement: the address goes to the immediate.
-    if (l.is_mem(0) || l.is_mem(1))
-        && l.i.memory_displ_size() == 8
-        && l.i.memory_base() == Register::None
-        && l.i.memory_index() == Register::None
-    {
-        let op = Op { imm: l.i.memory_displacement64(), ..l.op };
-        let l = Lower { i: l.i, mode: l.mode, op };
-        if l.is_mem(0) {
-            return by_width!(l, l.bits(1), store_absolute);
-        } else if l.i.memory_displacement64() as i32 as u64 != l.i.memory_displacement64() {
-            return by_width!(l, l.bits(0), load_absolute);
+    let op = Op { imm: l.i.memory_displacement64(), ..l.op };
+    let absolute = Lower { i: l.i, mode: l.mode, op };
+    match l.i.code() {
+        Code::Mov_AL_moffs8 | Code::Mov_AX_moffs16 | Code::Mov_EAX_moffs32 | Code::Mov_RAX_moffs64 => {
+            return by_width!(absolute, l.bits(0), load_absolute);
         }
+        Code::Mov_moffs8_AL | Code::Mov_moffs16_AX | Code::Mov_moffs32_EAX | Code::Mov_moffs64_RAX => {
+            return by_width!(absolute, l.bits(1), store_absolute);
+        }
+        _ => {}
     }
     binary!(l, mov)
 }
