@@ -49,8 +49,8 @@ pub struct Processor {
     cache: BlockCache,
     jumps: Box<[Jump; JUMPS]>,
     breakpoints: BTreeSet<u64>,
-    /// The breakpoint at this address was reported already: step over it.
-    passed: Option<u64>,
+    /// The breakpoint at this address was reported at this instruction count: go on over it.
+    passed: Option<(u64, u64)>,
     /// Exceptions since the last completed instruction, for the crash report.
     chain: Vec<(u64, Exception)>,
     history: [u64; HISTORY],
@@ -434,13 +434,10 @@ impl Processor {
     }
 
     fn at_breakpoint(&mut self) -> bool {
-        let linear = self.cpu.linear_rip();
-        if self.breakpoints.contains(&linear) && self.passed != Some(linear) {
-            self.passed = Some(linear);
-            return true;
-        }
-        self.passed = None;
-        false
+        let here = (self.cpu.linear_rip(), self.cpu.state.icount);
+        let stops = self.breakpoints.contains(&here.0) && self.passed != Some(here);
+        self.passed = stops.then_some(here);
+        stops
     }
 
     /// Delivers the exception in `cpu.fault`; the delivery counts as one retired instruction.

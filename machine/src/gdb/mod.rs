@@ -4,6 +4,7 @@
 //! them while its segments are flat. Breakpoints change no guest memory. A guest that ran on by itself is stopped when
 //! gdb connects, and runs on when it detaches.
 
+mod machine;
 mod registers;
 mod target;
 
@@ -17,6 +18,7 @@ use gdbstub::stub::run_blocking::{BlockingEventLoop, Event, WaitForStopReasonErr
 use gdbstub::stub::{DisconnectReason, GdbStub, SingleThreadStopReason};
 use gdbstub::target::Target;
 
+pub use machine::{Debugged, Session};
 pub use registers::{Registers, read_memory};
 use target::{Adapter, Motion, Quit};
 
@@ -54,6 +56,15 @@ pub trait DebugTarget {
     fn resume(&mut self, poll: &mut dyn FnMut() -> bool) -> StopReason;
     /// Resets the machine.
     fn reset(&mut self);
+    /// The answer to a `monitor` command of the target's own; `None` if there is no such command.
+    fn monitor(&mut self, command: &str) -> Option<String> {
+        let _ = command;
+        None
+    }
+    /// One line for each command of [`DebugTarget::monitor`].
+    fn monitor_help(&self) -> &'static str {
+        ""
+    }
 }
 
 /// How a debugging session ended.
@@ -129,7 +140,7 @@ impl Server {
 
 /// Lets the gdb at `stream` debug `target` until it goes or the guest ends. Its breakpoints are gone afterwards.
 pub fn serve(stream: TcpStream, target: &mut dyn DebugTarget) -> SessionEnd {
-    let mut adapter = Adapter { target, breakpoints: BTreeSet::new(), motion: Motion::Run };
+    let mut adapter = Adapter { target, breakpoints: BTreeSet::new(), motion: Motion::Run, crashed: false };
     let result = GdbStub::new(stream).run_blocking::<Loop>(&mut adapter);
     for linear in std::mem::take(&mut adapter.breakpoints) {
         adapter.target.breakpoint(linear, false);
@@ -167,7 +178,9 @@ impl<'a> BlockingEventLoop for Loop<'a> {
             StopReason::Breakpoint => SingleThreadStopReason::SwBreak(()),
             StopReason::Step => SingleThreadStopReason::DoneStep,
             StopReason::Ended(code) => SingleThreadStopReason::Exited(code),
-            StopReason::Crashed => SingleThreadStopReason::Terminated(Signal::SIGSEGV),
+            // The first time the state can still be looked at; going on from there ends the session.
+            StopReason::Crashed if std::mem::replace(&mut adapter.crashed, true) => SingleThreadStopReason::Terminated(Signal::SIGSEGV),
+            StopReason::Crashed => SingleThreadStopReason::Signal(Signal::SIGSEGV),
             StopReason::Interrupted => {
                 let byte = stream.read().map_err(WaitForStopReasonError::Connection)?;
                 return Ok(Event::IncomingData(byte));

@@ -1,7 +1,8 @@
 //! The processor's registers as gdb numbers them.
 
-use gdbstub_arch::x86::reg::{X86_64CoreRegs, X86SegmentRegs};
+use gdbstub_arch::x86::reg::{X86_64CoreRegs, X86SegmentRegs, X87FpuInternalRegs};
 use softmetal_cpu::Cpu;
+use softmetal_cpu::semantics::x87::{Fpu, image::Layout};
 use softmetal_cpu::state::seg;
 
 /// gdb's order of the general registers (RAX, RBX, RCX, RDX, RSI, RDI, RBP, RSP, R8...), in the instruction set's numbers.
@@ -50,9 +51,10 @@ impl Registers {
                 fs: selector(seg::FS),
                 gs: selector(seg::GS),
             },
+            st: stack(&s.fpu),
+            fpu: internal(&s.fpu),
             xmm: s.xmm,
             mxcsr: s.mxcsr,
-            ..X86_64CoreRegs::default()
         };
         Self {
             core,
@@ -67,7 +69,7 @@ impl Registers {
         }
     }
 
-    /// Puts the general, flag and SSE registers, RIP, CR2 and the bases of FS and GS into `cpu`. Selectors and the other
+    /// Puts the general, flag, x87 and SSE registers, RIP, CR2 and the bases of FS and GS into `cpu`. Selectors and the other
     /// system registers are read-only here: changing them has consequences that only the guest's own instructions carry
     /// out.
     pub fn apply(&self, cpu: &mut Cpu) {
@@ -80,6 +82,9 @@ impl Registers {
             let base = if s.mode.long() { 0 } else { s.segments[seg::CS].base };
             s.rip = self.core.rip.wrapping_sub(base);
             s.halted = false;
+        }
+        if self.core.st != stack(&s.fpu) || self.core.fpu != internal(&s.fpu) {
+            set_fpu(&mut s.fpu, &self.core);
         }
         s.xmm = self.core.xmm;
         s.mxcsr = self.core.mxcsr & 0xffff;
@@ -120,6 +125,48 @@ impl gdbstub::arch::Registers for Registers {
         }
         self.core.gdb_deserialize(&bytes[..split])
     }
+}
+
+/// The image of FNSAVE in 32-bit protected mode: 28 bytes of environment, then ST(0) to ST(7).
+const IMAGE: Layout = Layout { wide: true, real: false };
+
+fn image(fpu: &Fpu) -> Vec<u8> {
+    let mut bytes = vec![0; IMAGE.save_size()];
+    fpu.save(IMAGE, &mut bytes);
+    bytes
+}
+
+/// ST(0) to ST(7).
+fn stack(fpu: &Fpu) -> [[u8; 10]; 8] {
+    let bytes = image(fpu);
+    let registers = &bytes[IMAGE.environment_size()..];
+    std::array::from_fn(|i| std::array::from_fn(|n| registers[10 * i + n]))
+}
+
+fn internal(fpu: &Fpu) -> X87FpuInternalRegs {
+    let bytes = image(fpu);
+    let word = |i: usize| u32::from(u16::from_le_bytes([bytes[4 * i], bytes[4 * i + 1]]));
+    X87FpuInternalRegs {
+        fctrl: word(0),
+        fstat: word(1),
+        ftag: word(2),
+        fiseg: fpu.last.cs.into(),
+        fioff: fpu.last.ip as u32,
+        foseg: fpu.last.ds.into(),
+        fooff: fpu.last.dp as u32,
+        fop: fpu.last.opcode.into(),
+    }
+}
+
+/// Control, status and tag words and the stack; the pointers to the last instruction stay.
+fn set_fpu(fpu: &mut Fpu, core: &X86_64CoreRegs) {
+    let (mut bytes, last) = (image(fpu), fpu.last);
+    for (i, value) in [core.fpu.fctrl, core.fpu.fstat, core.fpu.ftag].into_iter().enumerate() {
+        bytes[4 * i..4 * i + 2].copy_from_slice(&(value as u16).to_le_bytes());
+    }
+    bytes[IMAGE.environment_size()..].copy_from_slice(core.st.as_flattened());
+    fpu.restore(IMAGE, &bytes);
+    fpu.last = last;
 }
 
 /// Reads memory at a linear address up to the first page that is not mapped memory; how many bytes that are.

@@ -44,6 +44,8 @@ pub struct Adapter<'a> {
     pub target: &'a mut dyn DebugTarget,
     pub breakpoints: BTreeSet<u64>,
     pub motion: Motion,
+    /// The guest has crashed and gdb was told.
+    pub crashed: bool,
 }
 
 impl Target for Adapter<'_> {
@@ -142,13 +144,20 @@ impl HwBreakpoint for Adapter<'_> {
 impl MonitorCmd for Adapter<'_> {
     fn handle_monitor_cmd(&mut self, command: &[u8], mut out: ConsoleOutput<'_>) -> Result<(), Quit> {
         match String::from_utf8_lossy(command).trim() {
-            "" | "help" => outputln!(out, "reset   reset the machine\nquit    end the machine\nhelp    this list"),
+            "" | "help" => {
+                outputln!(out, "{}reset                 reset the machine", self.target.monitor_help());
+                outputln!(out, "quit                  end the machine\nhelp                  this list");
+            }
             "reset" => {
                 self.target.reset();
+                self.crashed = false;
                 outputln!(out, "the machine is reset; \"maintenance flush register-cache\" shows it");
             }
             "quit" => return Err(Quit),
-            other => outputln!(out, "there is no command {other:?}; see \"monitor help\""),
+            other => match self.target.monitor(other) {
+                Some(text) => outputln!(out, "{}", text.trim_end()),
+                None => outputln!(out, "there is no command {other:?}; see \"monitor help\""),
+            },
         }
         Ok(())
     }

@@ -1,6 +1,11 @@
 use super::*;
 use std::io::{Read, Write};
 
+use iced_x86::code_asm::*;
+
+use crate::board::Plugs;
+use crate::machine::{Config, Images, Machine};
+
 /// A guest whose memory is one page at 0x1000 and whose instructions are one byte each.
 struct Toy {
     registers: Registers,
@@ -96,6 +101,11 @@ fn answer(stream: &mut TcpStream) -> String {
 }
 
 fn session(client: impl FnOnce(TcpStream) + Send + 'static) -> (SessionEnd, Toy) {
+    let mut toy = Toy::new();
+    (session_with(&mut toy, client), toy)
+}
+
+fn session_with(target: &mut dyn DebugTarget, client: impl FnOnce(TcpStream) + Send + 'static) -> SessionEnd {
     let server = Server::bind("0").unwrap();
     let address = server.local_addr().unwrap();
     assert!(address.ip().is_loopback());
@@ -105,11 +115,10 @@ fn session(client: impl FnOnce(TcpStream) + Send + 'static) -> (SessionEnd, Toy)
         stream.set_nodelay(true).unwrap();
         client(stream);
     });
-    let mut toy = Toy::new();
     let stream = server.wait(&mut || false).unwrap().unwrap();
-    let end = serve(stream, &mut toy);
+    let end = serve(stream, target);
     thread.join().unwrap();
-    (end, toy)
+    end
 }
 
 #[test]
@@ -165,4 +174,170 @@ fn a_lost_connection_detaches() {
         ask(&mut s, "?");
     });
     assert_eq!(end, SessionEnd::Detached);
+}
+
+/// A boot sector that counts in BX from 0 to 3, stores AX at 0x600 each time, waits for `wait` timer interrupts, and
+/// powers off.
+fn machine() -> Machine {
+    let mut a = CodeAssembler::new(16).unwrap();
+    let (mut again, mut handler, mut start) = (a.create_label(), a.create_label(), a.create_label());
+    a.jmp(start).unwrap();
+    // 0x7c02
+    a.set_label(&mut handler).unwrap();
+    a.push(ax).unwrap();
+    a.mov(al, 0x20).unwrap();
+    a.out(0x20, al).unwrap();
+    a.pop(ax).unwrap();
+    a.iret().unwrap();
+    a.set_label(&mut start).unwrap();
+    a.xor(bx, bx).unwrap();
+    a.mov(ds, bx).unwrap();
+    a.mov(word_ptr(0x80), 0x7c02).unwrap();
+    a.mov(word_ptr(0x82), bx).unwrap();
+    for (port, value) in [(0x20, 0x11), (0x21, 0x20), (0x21, 4), (0x21, 1), (0x21, 0xfe), (0x43, 0x34), (0x40, 0), (0x40, 4)] {
+        a.mov(al, value).unwrap();
+        a.out(port, al).unwrap();
+    }
+    a.mov(ax, 0x1233).unwrap();
+    a.set_label(&mut again).unwrap();
+    a.inc(ax).unwrap();
+    a.mov(word_ptr(0x600), ax).unwrap();
+    a.inc(bx).unwrap();
+    a.cmp(bx, 3).unwrap();
+    a.jne(again).unwrap();
+    a.sti().unwrap();
+    a.hlt().unwrap();
+    a.mov(dx, 0x604).unwrap();
+    a.mov(ax, 5 << 10 | 1 << 13).unwrap();
+    a.out(dx, ax).unwrap();
+    a.hlt().unwrap();
+    let mut kernel = a.assemble(0x7c00).unwrap();
+    kernel.resize(510, 0);
+    kernel.extend([0x55, 0xaa]);
+    let plugs = Plugs { disks: Vec::new(), console: false, rtc: 0, seed: 1 };
+    Machine::new(Config { memory: 16 << 20, model: Default::default(), plugs, images: Images { kernel, ..Images::default() } }).unwrap()
+}
+
+/// Where `bytes` are in the boot sector.
+fn find(machine: &mut Machine, bytes: &[u8]) -> u64 {
+    let mut sector = [0; 512];
+    assert!(machine.processor_mut().cpu.debug_read(0x7c00, &mut sector));
+    0x7c00 + sector.windows(bytes.len()).position(|w| w == bytes).unwrap() as u64
+}
+
+/// Register `n` of a `g` answer (8 bytes each as far as RIP).
+fn register(s: &mut TcpStream, n: usize) -> u64 {
+    let all = ask(s, "g");
+    let bytes: Vec<u8> = (0..8).map(|i| u8::from_str_radix(&all[16 * n + 2 * i..][..2], 16).unwrap()).collect();
+    u64::from_le_bytes(bytes.try_into().unwrap())
+}
+const RAX: usize = 0;
+const RBX: usize = 1;
+const RIP: usize = 16;
+
+#[test]
+fn a_machine_is_debugged() {
+    let mut plain = machine();
+    assert_eq!(plain.slice(u64::MAX), Some(StopReason::Ended(0)));
+
+    let mut m = machine();
+    let inc_bx = find(&mut m, &[0x43, 0x83]);
+    let hlt = find(&mut m, &[0xfb, 0xf4]) + 1;
+    let end = session_with(&mut Debugged::new(&mut m), move |mut s| {
+        assert_eq!(register(&mut s, RIP), 0x7c00);
+        assert_eq!(ask(&mut s, &format!("Z1,{inc_bx:x},1")), "OK");
+        let code = ask(&mut s, &format!("m{inc_bx:x},2"));
+        for i in 0..2 {
+            assert!(ask(&mut s, "vCont;c").starts_with("T05"));
+            assert_eq!([RIP, RAX, RBX].map(|n| register(&mut s, n)), [inc_bx, 0x1234 + i, i]);
+            assert_eq!(ask(&mut s, "m600,2"), format!("{:02x}12", 0x34 + i));
+            assert_eq!(ask(&mut s, &format!("m{inc_bx:x},2")), code, "a breakpoint changed memory");
+        }
+        // A step goes over the breakpoint that it starts on.
+        assert!(ask(&mut s, "vCont;s:1").starts_with('S'));
+        assert_eq!([RIP, RBX].map(|n| register(&mut s, n)), [inc_bx + 1, 2]);
+        assert!(ask(&mut s, "vCont;c").starts_with("T05"));
+        // RBX is written and comes back.
+        let all = ask(&mut s, "g");
+        assert_eq!(ask(&mut s, &format!("G{}07{}", &all[..16], &all[18..])), "OK");
+        assert_eq!(register(&mut s, RBX), 7);
+        assert_eq!(ask(&mut s, &format!("G{all}")), "OK");
+        assert_eq!(ask(&mut s, &format!("z1,{inc_bx:x},1")), "OK");
+        assert_eq!(ask(&mut s, &format!("Z0,{hlt:x},1")), "OK");
+        assert!(ask(&mut s, "vCont;c").starts_with("T05"));
+        assert_eq!(register(&mut s, RIP), hlt);
+        // HLT is a step; the next one is the delivery of the timer's interrupt, whenever that comes.
+        assert!(ask(&mut s, "vCont;s:1").starts_with('S'));
+        assert_eq!(register(&mut s, RIP), hlt + 1);
+        assert!(ask(&mut s, "vCont;s:1").starts_with('S'));
+        assert_eq!(register(&mut s, RIP), 0x7c02);
+        assert_eq!(ask(&mut s, "vCont;c"), "W00");
+    });
+    assert_eq!(end, SessionEnd::Ended(0));
+    assert_eq!(m.icount(), plain.icount(), "the debugger changed the run");
+    assert!(m.processor_mut().breakpoints_mut().is_empty());
+}
+
+#[test]
+fn a_crash_can_be_looked_at() {
+    let mut m = machine();
+    // LIDT with limit 0, then UD2.
+    m.processor_mut().cpu.state.idtr.limit = 0;
+    assert!(m.processor_mut().cpu.debug_write(0x7c00, &[0x0f, 0x0b]));
+    let end = session_with(&mut Debugged::new(&mut m), |mut s| {
+        assert!(ask(&mut s, "vCont;c").starts_with("S0b"));
+        assert_eq!(register(&mut s, RIP), 0x7c00);
+        assert!(ask(&mut s, "vCont;c").starts_with("X0b"));
+    });
+    assert_eq!(end, SessionEnd::Crashed);
+}
+
+#[test]
+fn the_real_gdb() {
+    if std::process::Command::new("gdb").arg("--version").output().is_err() {
+        eprintln!("SKIPPED: gdb is not installed");
+        return;
+    }
+    let mut m = machine();
+    let inc_bx = find(&mut m, &[0x43, 0x83]);
+    let server = Server::bind("0").unwrap();
+    let port = server.local_addr().unwrap().port();
+    let gdb = std::thread::spawn(move || {
+        let mut gdb = std::process::Command::new("gdb");
+        gdb.args(["-nx", "-batch"]);
+        for command in [
+            &format!("target remote 127.0.0.1:{port}"),
+            &format!("hbreak *{inc_bx:#x}"),
+            "continue",
+            "stepi",
+            "info registers rip rbx cr0",
+            "p $st0",
+            "x/2xb 0x600",
+            "monitor physical 0x600 2",
+            "monitor disassemble 1",
+            "delete",
+            "continue",
+        ] {
+            gdb.args(["-ex", command]);
+        }
+        let output = gdb.output().unwrap();
+        String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned()
+    });
+    let stream = server.wait(&mut || gdb.is_finished()).unwrap().expect("gdb connects");
+    let end = serve(stream, &mut Debugged::new(&mut m));
+    let text = gdb.join().unwrap();
+    let words: Vec<&str> = text.split_whitespace().collect();
+    for expected in [
+        &format!("rip {:#x} {:#x}", inc_bx + 1, inc_bx + 1),
+        "rbx 0x1 1",
+        "cr0 0x10 16",
+        "0x600: 0x34 0x12",
+        "0000000000000600: 34 12",
+        "cmp bx,3",
+        "exited normally]",
+    ] {
+        let expected: Vec<&str> = expected.split_whitespace().collect();
+        assert!(words.windows(expected.len()).any(|w| w == expected), "no {expected:?} in:\n{text}");
+    }
+    assert_eq!(end, SessionEnd::Ended(0));
 }
