@@ -148,6 +148,8 @@ macro_rules! x87 {
 }
 
 type X87Host = fn(F80, F80, u16) -> (F80, u16);
+/// An instruction's name, the host's, ours.
+type Row = (&'static str, X87Host, fn(&mut Fpu));
 type X87Ours = fn(F80, F80, &mut Env) -> F80;
 
 #[test]
@@ -199,7 +201,7 @@ fn unit(a: F80, b: F80, control: u16) -> Fpu {
 
 #[test]
 fn x87_instructions_leave_what_the_host_leaves() {
-    let table: &[(&str, X87Host, fn(&mut Fpu))] = &[
+    let table: &[Row] = &[
         ("fabs", x87!("fabs"), |f| f.set_sign(false)),
         ("fchs", x87!("fchs"), |f| f.set_sign(true)),
         ("fstp m32fp", x87!("fstp dword ptr [{result}]", "fld dword ptr [{result}]"), |f| {
@@ -276,7 +278,7 @@ fn x87_instructions_leave_what_the_host_leaves() {
 
 #[test]
 fn x87_transcendentals_are_near_the_host() {
-    let table: &[(&str, X87Host, fn(&mut Fpu))] = &[
+    let table: &[Row] = &[
         ("fsin", x87!("fsin"), |f| f.sine(false)),
         ("fcos", x87!("fcos"), |f| f.sine(true)),
         ("fsincos", x87!("fsincos"), Fpu::sine_and_cosine),

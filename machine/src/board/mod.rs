@@ -377,7 +377,6 @@ impl SharedBoard {
     }
 
     /// The board, for the machine.
-    #[must_use]
     pub fn lock(&self) -> MutexGuard<'_, Board> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

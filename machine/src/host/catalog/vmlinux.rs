@@ -69,13 +69,12 @@ fn lz4_block(mut src: &[u8], out: &mut Vec<u8>) -> Option<()> {
     let start = out.len();
     let long = |src: &mut &[u8], nibble: u8| {
         let mut len = usize::from(nibble);
-        while nibble == 15 {
+        let mut more = nibble == 15;
+        while more {
             let (byte, rest) = src.split_first()?;
             *src = rest;
             len += usize::from(*byte);
-            if *byte != 255 {
-                break;
-            }
+            more = *byte == 255;
         }
         Some(len)
     };
