@@ -8,6 +8,7 @@
 //! | [`block`] | decoded blocks, keyed by physical address and mode, chained, invalidated by writes |
 //! | [`run`] | [`Processor`]: the loop that finds and runs blocks, takes interrupts, stops at exact counts |
 //! | [`state`] | [`Cpu`]: registers, segments, control registers: all that handlers see |
+//! | [`debug`] | breakpoints of the debug registers, single steps |
 //! | [`flags`] | lazy arithmetic flags |
 //! | [`mmu`] | page walks, the software TLB, loads and stores |
 //! | [`exec`] | handlers, by instruction family |
@@ -17,6 +18,7 @@
 //! **Invariant:** this crate knows no device; the board is a [`softmetal_bus::CpuBus`].
 
 pub mod block;
+pub mod debug;
 pub mod exec;
 pub mod fault;
 pub mod flags;

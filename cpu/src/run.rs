@@ -1,11 +1,13 @@
 //! The loop that finds and runs blocks, takes interrupts, and stops at exact counts.
 
 use std::collections::BTreeSet;
+use std::ops::Bound;
 use std::sync::Arc;
 
 use softmetal_bus::{Attention, CpuBus, GuestMemory, PAGE_SIZE, PageKind, attention};
 
 use crate::block::{self, BlockCache, Link, MAX_LEN, Undecodable};
+use crate::debug::{self, Before};
 use crate::exec::cpuid::Model;
 use crate::fault::{Exception, Fault, Reason, vector};
 use crate::flags;
@@ -76,6 +78,8 @@ impl Processor {
             block_icount: 0,
             solo: false,
             stamp: 1,
+            watch_hits: 0,
+            untraced: false,
             repeat_budget: 0,
             repeat_extra: 0,
         };
@@ -123,6 +127,7 @@ impl Processor {
         self.chain.clear();
         self.passed = None;
         self.cpu.update_mode();
+        self.cpu.update_watches();
     }
 
     /// Retired instructions.
@@ -168,7 +173,8 @@ impl Processor {
         self.cpu.update_mode();
         loop {
             let wanted = self.cpu.attention.bits();
-            if wanted != 0 || self.cpu.state.halted || self.cpu.memory.code_written() {
+            let asleep = u64::from(self.cpu.state.halted);
+            if asleep | self.cpu.state.pending_debug | u64::from(wanted) != 0 || self.cpu.memory.code_written() {
                 (follow, from) = (None, None);
                 if let Some(stop) = self.attend(wanted, until) {
                     return stop;
@@ -177,14 +183,23 @@ impl Processor {
             if self.cpu.state.icount >= until {
                 return Stop::Budget;
             }
-            let special = self.cpu.state.shadow
-                || self.cpu.state.eflags & flags::TF != 0
-                || !self.breakpoints.is_empty()
-                || self.cpu.state.dr[7] & 0xff != 0;
-            if special {
+            let s = &self.cpu.state;
+            let mut left = until - s.icount;
+            let single = s.eflags & (flags::TF | flags::RF) | u64::from(s.shadow);
+            let careful = single | s.dr[7] & debug::ENABLES | self.breakpoints.len() as u64 != 0;
+            if careful {
                 (follow, from) = (None, None);
                 if self.at_breakpoint() {
                     return Stop::Breakpoint;
+                }
+                if let Err(Fault) = self.cpu.check_code_breakpoints() {
+                    if let Some(stop) = self.deliver_fault() {
+                        return stop;
+                    }
+                    continue;
+                }
+                if single != 0 {
+                    left = 1;
                 }
             }
             let index = match follow.take() {
@@ -207,17 +222,21 @@ impl Processor {
             };
             from = None;
             let block = self.cache.get(index);
-            let s = &mut self.cpu.state;
-            let left = if special { 1 } else { until - s.icount };
-            let n = block.ops.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+            let mut n = block.ops.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+            if careful {
+                n = self.before_breakpoint(&block.ops[..n]);
+            }
             let ops = &block.ops[..n];
+            let s = &mut self.cpu.state;
             s.regs[usize::from(BLOCK_RIP)] = s.rip;
             self.history_at = (self.history_at + 1) % HISTORY;
             self.history[self.history_at] = s.rip;
             self.cpu.block_icount = s.icount;
             self.cpu.repeat_budget = (until - s.icount).saturating_sub(n as u64);
-            let shadow = std::mem::take(&mut s.shadow);
-            let trap = s.eflags & flags::TF != 0;
+            let mut before = Before::default();
+            if careful {
+                before = self.cpu.begin_careful();
+            }
             self.exits += 1;
             let exit = crate::op::next(&mut self.cpu, ops);
             match exit {
@@ -248,8 +267,8 @@ impl Processor {
                         let op = block.ops[usize::from(ordinal)];
                         self.alone(op, until);
                     }
-                    self.cpu.state.shadow |= shadow && matches!(self.cpu.fault, Reason::Exception(_));
                     if self.cpu.fault != Reason::None {
+                        self.cpu.state.eflags |= before.rf;
                         if let Some(stop) = self.deliver_fault() {
                             return stop;
                         }
@@ -257,16 +276,10 @@ impl Processor {
                     }
                 }
             }
-            if trap || !self.chain.is_empty() {
+            if careful || !self.chain.is_empty() {
                 self.chain.clear();
-                if trap {
-                    (follow, from) = (None, None);
-                    self.single_step_trap();
-                    if self.cpu.fault != Reason::None {
-                        if let Some(stop) = self.deliver_fault() {
-                            return stop;
-                        }
-                    }
+                if careful {
+                    self.cpu.end_careful(before);
                 }
             }
         }
@@ -278,7 +291,7 @@ impl Processor {
         cpu.fault = Reason::None;
         cpu.solo = true;
         cpu.block_icount = cpu.state.icount;
-        cpu.repeat_budget = (until - cpu.state.icount).saturating_sub(1);
+        cpu.repeat_budget = if cpu.traced() { 0 } else { (until - cpu.state.icount).saturating_sub(1) };
         let op = Op { ordinal: 0, ..op };
         match crate::op::next(cpu, &[op]) {
             Exit::End => {
@@ -418,6 +431,9 @@ impl Processor {
         if self.cpu.state.icount >= until {
             return Some(Stop::Budget);
         }
+        if self.cpu.debug_trap_due() {
+            return self.deliver_fault();
+        }
         if wanted & attention::NMI != 0 && !self.cpu.state.nmi_blocked && !self.cpu.state.shadow {
             self.cpu.attention.clear(attention::NMI);
             self.cpu.state.halted = false;
@@ -448,25 +464,32 @@ impl Processor {
         if self.chain.len() > HISTORY {
             self.chain.remove(0);
         }
-        self.cpu.state.icount += 1;
-        self.cpu.solo = true;
-        let alive = self.cpu.deliver_exception(e, &mut self.chain);
-        self.cpu.solo = false;
-        if alive { None } else { Some(Stop::Shutdown) }
+        self.cpu.watch_hits = 0;
+        self.delivery(|cpu, chain| cpu.deliver_exception(e, chain))
     }
 
     fn deliver_external(&mut self, vector: u8) -> Option<Stop> {
+        self.delivery(|cpu, chain| cpu.deliver_interrupt(vector, chain))
+    }
+
+    fn delivery(&mut self, deliver: impl FnOnce(&mut Cpu, &mut Vec<(u64, Exception)>) -> bool) -> Option<Stop> {
         self.cpu.state.icount += 1;
         self.cpu.solo = true;
-        let alive = self.cpu.deliver_interrupt(vector, &mut self.chain);
+        let alive = deliver(&mut self.cpu, &mut self.chain);
         self.cpu.solo = false;
+        self.cpu.collect_watch_hits();
         if alive { None } else { Some(Stop::Shutdown) }
     }
 
-    /// After an instruction that began with TF set: #DB with DR6.BS (SDM 3B, 18.3.1.4).
-    fn single_step_trap(&mut self) {
-        self.cpu.state.dr[6] |= 1 << 14;
-        let _ = self.cpu.raise(vector::DB);
+    /// How many of `ops`, from RIP on, come before the next breakpoint after the first.
+    #[cold]
+    fn before_breakpoint(&self, ops: &[Op]) -> usize {
+        let start = self.cpu.linear_rip();
+        let Some(end) = ops.last().and_then(|op| start.checked_add(op.offset.into())) else { return ops.len() };
+        let own = self.breakpoints.range((Bound::Excluded(start), Bound::Included(end))).copied();
+        let guest = self.cpu.state.code_breakpoints().map(|(_, linear)| linear).filter(|&a| start < a && a <= end);
+        let hits = own.chain(guest).filter_map(|a| ops.iter().position(|op| start + u64::from(op.offset) == a));
+        hits.min().unwrap_or(ops.len())
     }
 }
 

@@ -282,6 +282,10 @@ pub struct State {
     pub halted: bool,
     /// Interrupts are held off for one instruction (after STI, MOV SS, POP SS).
     pub shadow: bool,
+    /// Debug exceptions too are held off for one instruction (after MOV SS, POP SS).
+    pub debug_shadow: bool,
+    /// Bits of DR6 of the #DB trap that comes before the next instruction.
+    pub pending_debug: u64,
     /// NMIs are blocked until IRET.
     pub nmi_blocked: bool,
     /// Derived from the above by [`Cpu::update_mode`].
@@ -319,6 +323,10 @@ pub struct Cpu {
     pub repeat_budget: u64,
     /// Iterations retired by repeated instructions beyond one each; the run loop adds it to the count.
     pub repeat_extra: u64,
+    /// Bits of DR6 of the data and I/O breakpoints that the running instruction meets.
+    pub watch_hits: u64,
+    /// The running instruction has entered a handler with TF cleared: its own single step does not come.
+    pub untraced: bool,
 }
 
 impl Cpu {
@@ -464,6 +472,8 @@ impl State {
             icount: 0,
             halted: false,
             shadow: false,
+            debug_shadow: false,
+            pending_debug: 0,
             nmi_blocked: false,
             mode: Mode(0),
         }

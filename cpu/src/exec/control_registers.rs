@@ -5,6 +5,7 @@ use iced_x86::{Mnemonic as M, Register};
 use super::descriptor::canonical;
 use crate::by_width;
 use crate::fault::{Fault, vector};
+use crate::flags;
 use crate::lower::Lower;
 use crate::mmu::PHYSICAL_BITS;
 use crate::op::{Dst, Exit, Mem, Op, Place, Source, last, step};
@@ -144,6 +145,8 @@ impl Cpu {
         self.need_cpl0()?;
         if self.state.dr[7] & 1 << 13 != 0 {
             self.state.dr[6] |= 1 << 13;
+            // As other faults, and unlike an instruction breakpoint, it pushes RF.
+            self.state.eflags |= flags::RF;
             return Err(self.raise(vector::DB));
         }
         Ok(usize::from(if matches!(n, 4 | 5) { n + 2 } else { n }))
@@ -207,6 +210,7 @@ fn mov_to_debug(cpu: &mut Cpu, op: &Op, _: &[Op]) -> Exit {
             7 => v & 0xffff_23ff | 0x400,
             _ => v,
         };
+        cpu.update_watches();
         Ok(())
     })
 }

@@ -214,6 +214,14 @@ impl Cpu {
     /// # Errors
     /// #GP(0) if not; #PF on the TSS.
     pub fn check_port(&mut self, port: u16, width: usize) -> Result<(), Fault> {
+        self.port_allowed(port, width)?;
+        if self.state.dr[7] & crate::debug::ENABLES != 0 {
+            self.watch_port(port, width);
+        }
+        Ok(())
+    }
+
+    fn port_allowed(&mut self, port: u16, width: usize) -> Result<(), Fault> {
         let s = &self.state;
         if !self.pe() || (s.cpl <= self.iopl() && !s.mode.v86()) {
             return Ok(());

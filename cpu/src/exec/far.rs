@@ -281,7 +281,7 @@ fn iret<W: Width>(cpu: &mut Cpu, op: &Op, _: &[Op]) -> Exit {
         let popped = stack.pop(cpu, W::BYTES)?;
         let (cpl, iopl) = (cpu.state.cpl, cpu.iopl());
         let mask = if mode.v86() { changeable_flags(0, 0) & !flags::IOPL } else { changeable_flags(cpl, iopl) };
-        let mask = if W::BYTES == 2 { mask & 0xffff } else { mask };
+        let mask = if W::BYTES == 2 { mask & 0xffff } else { mask | flags::RF };
         let new_flags = cpu.eflags() & !mask | popped & mask;
         if !mode.protected() {
             let cs = cpu.real_segment(seg::CS, selector);
@@ -322,7 +322,7 @@ fn iret_to_v86(cpu: &mut Cpu, mut stack: Stack, rip: u64, selector: u16, popped:
     if rip > 0xffff {
         return Err(cpu.gp(0));
     }
-    let mask = changeable_flags(0, 3) | flags::VM | flags::VIF | flags::VIP;
+    let mask = changeable_flags(0, 3) | flags::RF | flags::VM | flags::VIF | flags::VIP;
     cpu.set_eflags(cpu.eflags() & !mask | popped & mask);
     let [sp, ss, es, ds, fs, gs] = v;
     for (n, s) in [(seg::SS, ss), (seg::ES, es), (seg::DS, ds), (seg::FS, fs), (seg::GS, gs)] {
@@ -375,6 +375,7 @@ fn syscall(cpu: &mut Cpu, op: &Op, _: &[Op]) -> Exit {
         cpu.state.regs[usize::from(reg::RCX)] = cpu.state.rip;
         cpu.state.regs[11] = eflags;
         cpu.set_eflags(eflags & !mask);
+        cpu.untraced = mask & flags::TF != 0;
         enter_flat(cpu, star, (star & !3).wrapping_add(8), true, 0, target);
         Ok(())
     })

@@ -112,6 +112,7 @@ impl Cpu {
             self.interrupt_protected(vector, error, pushed, event)?;
         }
         self.state.shadow = false;
+        self.untraced = true;
         Ok(())
     }
 

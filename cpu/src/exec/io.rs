@@ -132,8 +132,7 @@ fn string<W: Width, const IN: bool>(cpu: &mut Cpu, op: &Op, _: &[Op]) -> Exit {
         if op.imm == 0 {
             return transfer::<W, IN>(cpu, op, start);
         }
-        let traced = cpu.state.eflags & flags::TF != 0;
-        let most = if traced { 1 } else { cpu.repeat_budget.saturating_add(1).min(SLICE) };
+        let most = cpu.repeat_budget.saturating_add(1).min(SLICE);
         let mut done = 0;
         let mut left = get(cpu, op, reg::RCX);
         while left != 0 && done < most {
@@ -147,6 +146,7 @@ fn string<W: Width, const IN: bool>(cpu: &mut Cpu, op: &Op, _: &[Op]) -> Exit {
         }
         cpu.repeat_extra = done.saturating_sub(1);
         if left != 0 {
+            cpu.state.eflags |= flags::RF;
             cpu.state.rip = cpu.this_rip(op);
         }
         Ok(())

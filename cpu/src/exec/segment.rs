@@ -150,6 +150,12 @@ impl Cpu {
     pub fn check_umip(&mut self) -> Result<(), Fault> {
         if self.state.cpl > 0 && self.state.cr4 & bits::CR4_UMIP != 0 { Err(self.gp(0)) } else { Ok(()) }
     }
+
+    /// A load of SS holds off interrupts and debug exceptions, so that the stack pointer can be loaded too (SDM 3A, 6.8.3).
+    fn shadow_after(&mut self, n: usize) {
+        self.state.shadow = n == seg::SS;
+        self.state.debug_shadow = n == seg::SS;
+    }
 }
 
 fn mov_to_segment<S: Source>(cpu: &mut Cpu, op: &Op, _: &[Op]) -> Exit {
@@ -160,7 +166,7 @@ fn mov_to_segment<S: Source>(cpu: &mut Cpu, op: &Op, _: &[Op]) -> Exit {
         }
         let selector = S::get::<u16>(cpu, op)?;
         cpu.load_segment(n, selector)?;
-        cpu.state.shadow = n == seg::SS;
+        cpu.shadow_after(n);
         Ok(())
     })
 }
@@ -191,7 +197,7 @@ fn pop_segment<W: Width>(cpu: &mut Cpu, op: &Op, _: &[Op]) -> Exit {
         let n = usize::from(op.dst) % 6;
         cpu.load_segment(n, selector)?;
         stack.commit(cpu);
-        cpu.state.shadow = n == seg::SS;
+        cpu.shadow_after(n);
         Ok(())
     })
 }
@@ -437,8 +443,7 @@ fn need_fsgsbase(cpu: &mut Cpu) -> Result<(), Fault> {
     if cpu.state.cr4 & bits::CR4_FSGSBASE == 0 { Err(cpu.ud()) } else { Ok(()) }
 }
 
-/// The flags that IRET and POPF may change at privilege `cpl` with I/O privilege `iopl`. RF is not kept: it only holds off
-/// instruction breakpoints, and every instruction would clear it.
+/// The flags that IRET and POPF may change at privilege `cpl` with I/O privilege `iopl`; IRET also restores RF.
 #[must_use]
 pub fn changeable_flags(cpl: u8, iopl: u8) -> u64 {
     let mut mask = flags::ARITHMETIC | flags::TF | flags::DF | flags::NT | flags::AC | flags::ID;

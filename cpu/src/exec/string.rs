@@ -211,6 +211,8 @@ fn repeated<X: StringOp, W: Width, A: Width>(cpu: &mut Cpu, op: &Op, rest: &[Op]
     if finished {
         return next(cpu, rest);
     }
+    // The breakpoint on it, if there is one, was met before the first iteration (SDM 3B, 18.3.1.1).
+    cpu.state.eflags |= flags::RF;
     cpu.state.rip = cpu.this_rip(op);
     cpu.exit_ordinal = op.ordinal;
     Exit::Leave

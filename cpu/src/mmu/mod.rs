@@ -207,6 +207,9 @@ impl Cpu {
 
     /// A store over code, or to a device, must be alone.
     fn check_alone(&mut self, t: &Translation, lin: u64, n: usize) -> Result<(), Fault> {
+        if self.mmu.watches(lin) {
+            self.watch(lin, n, true)?;
+        }
         if self.solo {
             return Ok(());
         }
@@ -225,6 +228,9 @@ impl Cpu {
             let at = lin.wrapping_add(done as u64);
             let n = (PAGE_SIZE - (at & OFFSET) as usize).min(buf.len() - done);
             let t = self.translate(at, Access { write: false, user, fetch: false })?;
+            if self.mmu.watches(at) {
+                self.watch(at, n, false)?;
+            }
             let part = &mut buf[done..done + n];
             match t.kind {
                 PageKind::Memory { offset, .. } => {

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use softmetal_bus::{GuestMemory, PAGE_SIZE, PageKind};
 
+use crate::debug::NO_PAGE;
 use crate::width::Value;
 
 const OFFSET: u64 = PAGE_SIZE as u64 - 1;
@@ -102,6 +103,8 @@ pub struct Mmu {
     /// The generation that belongs to each PCID, 0 if none.
     by_pcid: Box<[u16; 4096]>,
     large_seen: bool,
+    /// Linear pages that are never entered: data breakpoints are on them.
+    watched: [u64; 4],
     /// Misses so far.
     pub misses: u64,
 }
@@ -124,6 +127,7 @@ impl Mmu {
             next_generation: 2,
             by_pcid: Box::new([0; 4096]),
             large_seen: false,
+            watched: [NO_PAGE; 4],
             misses: 0,
         }
     }
@@ -209,6 +213,9 @@ impl Mmu {
         let PageKind::Memory { offset, writable } = t.kind else { return };
         let Ok(host) = self.memory.host_page(offset) else { return };
         self.misses += 1;
+        if self.watches(lin) {
+            return;
+        }
         let tag = self.tag(lin);
         let write = t.write && writable && self.memory.is_dirty(offset) && !self.memory.has_code(offset);
         if write {
@@ -220,6 +227,20 @@ impl Mmu {
         let half = if user { ENTRIES } else { 0 };
         self.entries[Self::index(lin) | half] =
             Entry { read: tag, write: if write { tag } else { 0 }, host, offset: offset | u64::from(t.large) };
+    }
+
+    /// Keeps the linear pages numbered `pages` out of the caches for data.
+    pub fn watch(&mut self, pages: [u64; 4]) {
+        if self.watched != pages {
+            self.watched = pages;
+            self.flush_all();
+        }
+    }
+
+    /// Whether data breakpoints are on the page of `lin`.
+    #[must_use]
+    pub fn watches(&self, lin: u64) -> bool {
+        self.watched.contains(&(lin >> 12))
     }
 
     /// Drops write permission to the memory page at `offset`: it holds code from now on.
