@@ -33,8 +33,6 @@ enum Level {
     V1,
     V2,
     Max,
-    /// Known, but without handlers yet: in no model.
-    Pending,
 }
 
 /// What the table says of a feature.
@@ -85,22 +83,22 @@ features! {
     Cmov "cmov" Leaf1Edx 15 V1 CMOV;
     Pat "pat" Leaf1Edx 16 V1;
     Pse36 "pse36" Leaf1Edx 17 V1;
-    Clflush "clflush" Leaf1Edx 19 Pending CLFSH;
-    Mmx "mmx" Leaf1Edx 23 Pending MMX;
-    Fxsr "fxsr" Leaf1Edx 24 Pending FXSR;
-    Sse "sse" Leaf1Edx 25 Pending SSE;
-    Sse2 "sse2" Leaf1Edx 26 Pending SSE2;
-    Sse3 "sse3" Leaf1Ecx 0 Pending SSE3;
-    Ssse3 "ssse3" Leaf1Ecx 9 Pending SSSE3;
+    Clflush "clflush" Leaf1Edx 19 V1 CLFSH;
+    Mmx "mmx" Leaf1Edx 23 V1 MMX;
+    Fxsr "fxsr" Leaf1Edx 24 V1 FXSR;
+    Sse "sse" Leaf1Edx 25 V1 SSE;
+    Sse2 "sse2" Leaf1Edx 26 V1 SSE2;
+    Sse3 "sse3" Leaf1Ecx 0 V2 SSE3;
+    Ssse3 "ssse3" Leaf1Ecx 9 V2 SSSE3;
     Cx16 "cx16" Leaf1Ecx 13 V2 CMPXCHG16B;
     Pcid "pcid" Leaf1Ecx 17 V2;
-    Sse41 "sse4_1" Leaf1Ecx 19 Pending SSE4_1;
-    Sse42 "sse4_2" Leaf1Ecx 20 Pending SSE4_2;
+    Sse41 "sse4_1" Leaf1Ecx 19 V2 SSE4_1;
+    Sse42 "sse4_2" Leaf1Ecx 20 V2 SSE4_2;
     X2apic "x2apic" Leaf1Ecx 21 V2;
     Movbe "movbe" Leaf1Ecx 22 Max MOVBE;
     Popcnt "popcnt" Leaf1Ecx 23 V2 POPCNT;
     TscDeadline "tsc_deadline_timer" Leaf1Ecx 24 V1;
-    Xsave "xsave" Leaf1Ecx 26 Pending XSAVE;
+    Xsave "xsave" Leaf1Ecx 26 V2 XSAVE;
     Rdrand "rdrand" Leaf1Ecx 30 V2 RDRAND;
     Hypervisor "hypervisor" Leaf1Ecx 31 V1;
     Fsgsbase "fsgsbase" Leaf7Ebx 0 V2 FSGSBASE;
@@ -117,7 +115,7 @@ features! {
     ArchCapabilities "arch_capabilities" Leaf7Edx 29 V1;
     LahfLm "lahf_lm" Extended1Ecx 0 V2;
     Lzcnt "lzcnt" Extended1Ecx 5 Max LZCNT;
-    Prefetchw "3dnowprefetch" Extended1Ecx 8 Pending PREFETCHW;
+    Prefetchw "3dnowprefetch" Extended1Ecx 8 V2 PREFETCHW;
     Syscall "syscall" Extended1Edx 11 V1 SYSCALL;
     Nx "nx" Extended1Edx 20 V1;
     Pdpe1gb "pdpe1gb" Extended1Edx 26 V2;
@@ -183,12 +181,12 @@ impl Model {
 
     /// The names of all features, as Linux calls them.
     pub fn feature_names() -> impl Iterator<Item = &'static str> {
-        FEATURES.iter().filter(|e| e.level != Level::Pending).map(|e| e.name)
+        FEATURES.iter().map(|e| e.name)
     }
 
     /// Adds or takes away a feature by name; false if there is none of that name.
     pub fn set(&mut self, name: &str, on: bool) -> bool {
-        let Some(e) = FEATURES.iter().find(|e| e.name == name && e.level != Level::Pending) else { return false };
+        let Some(e) = FEATURES.iter().find(|e| e.name == name) else { return false };
         let word = &mut self.words[e.word as usize];
         *word = *word & !(1 << e.bit) | u32::from(on) << e.bit;
         true
@@ -315,10 +313,17 @@ mod tests {
         assert_eq!(m.leaf(max + 1, 0, 0), m.leaf(max, 0, 0));
         assert_eq!(m.leaf(1, 0, 0)[2] >> 27 & 1, 0);
         assert_eq!(m.leaf(1, 0, bits::CR4_OSXSAVE)[2] >> 27 & 1, 1);
-        assert!(m.has(Feature::Lm) && m.supports(Cf::BMI2) && !m.supports(Cf::SSE2) && !m.supports(Cf::AVX));
+        assert!(m.has(Feature::Lm) && m.supports(Cf::BMI2) && m.supports(Cf::SSE4_2) && !m.supports(Cf::AVX));
         let v2 = Model::by_name("x86-64-v2").unwrap();
         assert!(!v2.supports(Cf::BMI1) && v2.supports(Cf::POPCNT));
         let mut v1 = Model::by_name("x86-64").unwrap();
-        assert!(!v1.supports(Cf::POPCNT) && v1.set("popcnt", true) && v1.supports(Cf::POPCNT) && !v1.set("nothing", true));
+        assert!(
+            v1.supports(Cf::SSE2)
+                && !v1.supports(Cf::SSE3)
+                && !v1.supports(Cf::POPCNT)
+                && v1.set("popcnt", true)
+                && v1.supports(Cf::POPCNT)
+                && !v1.set("nothing", true)
+        );
     }
 }

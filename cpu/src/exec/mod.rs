@@ -12,9 +12,14 @@ pub mod io;
 pub mod msr;
 pub mod segment;
 pub mod shift;
+pub mod sse_float;
+pub mod sse_integer;
+pub mod sse_move;
 pub mod string;
 pub mod system;
+pub mod vector;
 pub mod x87;
+pub mod xsave;
 
 use iced_x86::{Instruction, Mnemonic};
 
@@ -32,6 +37,12 @@ pub fn families() -> Vec<&'static [Row]> {
         shift::ROWS,
         string::ROWS,
         x87::ROWS,
+        sse_integer::PACKED,
+        sse_integer::ROWS,
+        sse_move::ROWS,
+        sse_float::ARITHMETIC,
+        sse_float::ROWS,
+        xsave::ROWS,
         control_registers::ROWS,
         cpuid::ROWS,
         far::ROWS,
@@ -89,16 +100,4 @@ impl Cpu {
             log::debug!(target: "cpu", "{what} at {rip:#x}: {}", if known { format!("{bytes:02x?}") } else { "bytes not mapped".into() });
         }
     }
-}
-
-/// MOVSD of XMM registers, which shares its mnemonic with the string instruction.
-pub(crate) fn movsd_xmm(l: &crate::lower::Lower) -> Option<Op> {
-    let _ = l;
-    None
-}
-
-/// CMPSD of XMM registers, which shares its mnemonic with the string instruction.
-pub(crate) fn cmpsd_xmm(l: &crate::lower::Lower) -> Option<Op> {
-    let _ = l;
-    None
 }

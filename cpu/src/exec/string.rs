@@ -19,7 +19,9 @@ use crate::width::Width;
 pub const ROWS: &[Row] = &[
     row(M::Movsb, lower::<Movs, u8>),
     row(M::Movsw, lower::<Movs, u16>),
-    row(M::Movsd, |l| if l.i.op0_register().is_xmm() || l.i.op1_register().is_xmm() { super::movsd_xmm(l) } else { lower::<Movs, u32>(l) }),
+    row(M::Movsd, |l| {
+        if l.i.op0_register().is_xmm() || l.i.op1_register().is_xmm() { super::sse_move::lower_movsd(l) } else { lower::<Movs, u32>(l) }
+    }),
     row(M::Movsq, lower::<Movs, u64>),
     row(M::Stosb, lower::<Stos, u8>),
     row(M::Stosw, lower::<Stos, u16>),
@@ -35,7 +37,8 @@ pub const ROWS: &[Row] = &[
     row(M::Scasq, lower::<Scas, u64>).modifies("oszapc"),
     row(M::Cmpsb, lower::<Cmps, u8>).modifies("oszapc"),
     row(M::Cmpsw, lower::<Cmps, u16>).modifies("oszapc"),
-    row(M::Cmpsd, |l| if l.i.op0_register().is_xmm() { super::cmpsd_xmm(l) } else { lower::<Cmps, u32>(l) }).modifies("oszapc"),
+    row(M::Cmpsd, |l| if l.i.op0_register().is_xmm() { super::sse_float::lower_cmpsd(l) } else { lower::<Cmps, u32>(l) })
+        .modifies("oszapc"),
     row(M::Cmpsq, lower::<Cmps, u64>).modifies("oszapc"),
 ];
 
