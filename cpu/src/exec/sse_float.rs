@@ -91,10 +91,10 @@ pub(crate) fn lower_cmpsd(l: &Lower) -> Option<Op> {
 
 /// Instruction rows of other shapes.
 pub const ROWS: &[Row] = &[
-    row(M::Comiss, |l| lower_compare::<F32, false>(l)).modifies("oszapc"),
-    row(M::Ucomiss, |l| lower_compare::<F32, true>(l)).modifies("oszapc"),
-    row(M::Comisd, |l| lower_compare::<F64, false>(l)).modifies("oszapc"),
-    row(M::Ucomisd, |l| lower_compare::<F64, true>(l)).modifies("oszapc"),
+    row(M::Comiss, lower_compare::<F32, false>).modifies("oszapc"),
+    row(M::Ucomiss, lower_compare::<F32, true>).modifies("oszapc"),
+    row(M::Comisd, lower_compare::<F64, false>).modifies("oszapc"),
+    row(M::Ucomisd, lower_compare::<F64, true>).modifies("oszapc"),
     row(M::Cvtsi2ss, |l| {
         lower_from_integer(
             l,
@@ -113,10 +113,10 @@ pub const ROWS: &[Row] = &[
             from_integer::<8, Mem, u64>,
         )
     }),
-    row(M::Cvtss2si, |l| lower_to_integer::<F32, false>(l)),
-    row(M::Cvttss2si, |l| lower_to_integer::<F32, true>(l)),
-    row(M::Cvtsd2si, |l| lower_to_integer::<F64, false>(l)),
-    row(M::Cvttsd2si, |l| lower_to_integer::<F64, true>(l)),
+    row(M::Cvtss2si, lower_to_integer::<F32, false>),
+    row(M::Cvttss2si, lower_to_integer::<F32, true>),
+    row(M::Cvtsd2si, lower_to_integer::<F64, false>),
+    row(M::Cvttsd2si, lower_to_integer::<F64, true>),
     row(M::Cvtss2sd, |l| if l.is_mem(1) { l.with(cvtss2sd::<true>) } else { l.with(cvtss2sd::<false>) }),
     row(M::Cvtsd2ss, |l| if l.is_mem(1) { l.with(cvtsd2ss::<true>) } else { l.with(cvtsd2ss::<false>) }),
     row(M::Cvtpi2ps, |l| if l.is_mem(1) { l.with(cvtpi2ps::<true>) } else { l.with(cvtpi2ps::<false>) }),
