@@ -6,6 +6,7 @@
 //! | [`machine`] | processor, board and memory as one; input events, time |
 //! | [`start`] | from a loader's entry to the processor's state |
 //! | [`snapshot`] | the whole state as bytes, and its hash |
+//! | [`checkpoint`] | the whole state in memory, to go back to |
 //! | [`crash`] | what a triple fault tells |
 //! | [`script`] | the expectations of `softmetal test` |
 //! | [`gdb`] | the remote debugging protocol |
@@ -13,6 +14,7 @@
 #![forbid(unsafe_code)]
 
 pub mod board;
+pub mod checkpoint;
 pub mod crash;
 pub mod error;
 pub mod gdb;

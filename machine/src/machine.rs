@@ -15,6 +15,7 @@ use softmetal_firmware::{Boot, Entry, Layout, LoadError, Module};
 
 use crate::board::{Board, Plugs, SharedBoard, chips::id};
 use crate::error::UserError;
+use crate::snapshot::Digests;
 use crate::start;
 
 /// What is booted; kept for resets.
@@ -88,6 +89,8 @@ pub struct Machine {
     board: SharedBoard,
     cpu: Processor,
     log: Option<Vec<Stamped>>,
+    /// Digests of RAM, for [`Machine::state_hash`].
+    digests: Digests,
 }
 
 impl Machine {
@@ -102,7 +105,7 @@ impl Machine {
         let attention = Arc::new(Attention::default());
         let board = SharedBoard::new(Board::new(layout, memory.clone(), attention.clone(), plugs));
         let cpu = Processor::new(memory.clone(), Box::new(board.clone()), attention.clone(), model);
-        let mut machine = Self { memory, layout, images, attention, board, cpu, log: None };
+        let mut machine = Self { memory, layout, images, attention, board, cpu, log: None, digests: Digests::default() };
         machine.boot().map_err(|e| UserError(e.to_string()))?;
         Ok(machine)
     }
@@ -180,6 +183,18 @@ impl Machine {
     /// Starts (or ends) keeping a log of input events; the log so far.
     pub fn record(&mut self, on: bool) -> Vec<Stamped> {
         std::mem::replace(&mut self.log, on.then(Vec::new)).unwrap_or_default()
+    }
+
+    /// How many events the log holds.
+    pub(crate) fn logged(&self) -> usize {
+        self.log.as_ref().map_or(0, Vec::len)
+    }
+
+    /// Drops the events after the first `n`.
+    pub(crate) fn forget_log(&mut self, n: usize) {
+        if let Some(log) = &mut self.log {
+            log.truncate(n);
+        }
     }
 
     /// Lets something from outside in, now. The only way in.
@@ -276,6 +291,13 @@ impl Machine {
     pub(crate) fn parts(&mut self) -> (State, Vec<u8>, &GuestMemory) {
         let board = self.board.lock().save();
         (self.normal_state(), board, &self.memory)
+    }
+
+    /// The digest of RAM; costs the pages written since the last call.
+    pub(crate) fn memory_digest(&mut self) -> [u8; 32] {
+        let digest = self.digests.update(&self.memory);
+        self.cpu.cpu.mmu.protect_all();
+        digest
     }
 
     /// Puts back what [`Machine::parts`] gave; RAM is the caller's.

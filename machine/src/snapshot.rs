@@ -2,9 +2,11 @@
 //!
 //! Disks are not part of it: they belong to the host.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use softmetal_bus::{GuestMemory, PAGE_SIZE};
+use softmetal_bus::{Collector, GuestMemory, PAGE_SIZE, PageSet};
 use softmetal_cpu::State;
 
 use crate::machine::Machine;
@@ -40,13 +42,25 @@ struct Saved {
     pages: Vec<(u64, Vec<u8>)>,
 }
 
-/// Calls `f` with the number and contents of every page that is not all zeros, in order.
-fn each_page(memory: &GuestMemory, mut f: impl FnMut(u64, &[u8])) {
-    let mut page = [0; PAGE_SIZE];
-    for n in 0..memory.len() / PAGE_SIZE as u64 {
-        if memory.read(n * PAGE_SIZE as u64, &mut page).is_ok() && page != [0; PAGE_SIZE] {
-            f(n, &page);
+/// The digest of each page of RAM that is not all zeros.
+#[derive(Default)]
+pub(crate) struct Digests(BTreeMap<u64, [u8; 32]>);
+
+impl Digests {
+    /// Digests what was written since the last call, and all of it together.
+    pub(crate) fn update(&mut self, memory: &GuestMemory) -> [u8; 32] {
+        for n in memory.collect(Collector::Digest) {
+            match memory.page(n) {
+                Ok(page) if page != [0; PAGE_SIZE] => self.0.insert(n, Sha256::digest(page).into()),
+                _ => self.0.remove(&n),
+            };
         }
+        let mut all = Sha256::new();
+        for (n, digest) in &self.0 {
+            all.update(n.to_le_bytes());
+            all.update(digest);
+        }
+        all.finalize().into()
     }
 }
 
@@ -55,14 +69,12 @@ impl Machine {
     /// far have the same, whatever the engine.
     #[must_use]
     pub fn state_hash(&mut self) -> String {
-        let (state, board, memory) = self.parts();
+        let memory = self.memory_digest();
+        let (state, board, _) = self.parts();
         let mut hash = Sha256::new();
         hash.update(postcard::to_stdvec(&state).expect("plain data always serialises"));
         hash.update(&board);
-        each_page(memory, |n, bytes| {
-            hash.update(n.to_le_bytes());
-            hash.update(bytes);
-        });
+        hash.update(memory);
         let digest = hash.finalize();
         digest[..16].iter().map(|b| format!("{b:02x}")).collect()
     }
@@ -72,8 +84,8 @@ impl Machine {
     pub fn save(&mut self) -> Vec<u8> {
         let memory_bytes = self.memory_bytes();
         let (state, board, memory) = self.parts();
-        let mut pages = Vec::new();
-        each_page(memory, |n, bytes| pages.push((n, bytes.to_vec())));
+        let page = |n| memory.page(n).ok().filter(|page| *page != [0; PAGE_SIZE]);
+        let pages = memory.touched().filter_map(|n| Some((n, page(n)?.to_vec()))).collect();
         let body = postcard::to_stdvec(&Saved { memory_bytes, state, board, pages }).expect("plain data serialises");
         let digest = Sha256::digest(&body);
         [&MAGIC[..], &VERSION.to_le_bytes(), &digest, &body].concat()
@@ -99,19 +111,15 @@ impl Machine {
         if saved.memory_bytes != self.memory_bytes() {
             return Err(SnapshotError::OtherMachine(saved.memory_bytes >> 20, self.memory_bytes() >> 20));
         }
-        let mut pages = saved.pages.into_iter().peekable();
-        let memory = self.parts().2;
-        let mut old = [0; PAGE_SIZE];
-        for n in 0..memory.len() / PAGE_SIZE as u64 {
-            let at = n * PAGE_SIZE as u64;
-            let new = pages.next_if(|(m, _)| *m == n).map_or_else(|| vec![0; PAGE_SIZE], |(_, bytes)| bytes);
-            if new.len() != PAGE_SIZE {
-                return Err(SnapshotError::Damaged("a page has another size".into()));
+        let mut pages = PageSet::default();
+        for (n, bytes) in &saved.pages {
+            let page = bytes.as_slice().try_into().map_err(|_| SnapshotError::Damaged("a page has another size".into()))?;
+            if *n >= self.memory_bytes() / PAGE_SIZE as u64 {
+                return Err(SnapshotError::Damaged("a page lies outside the memory".into()));
             }
-            if memory.read(at, &mut old).is_ok() && old[..] != new[..] {
-                memory.write(at, &new).map_err(|e| SnapshotError::Damaged(e.to_string()))?;
-            }
+            pages.set(*n, page);
         }
+        self.parts().2.restore(&pages).map_err(|e| SnapshotError::Damaged(e.to_string()))?;
         self.set_parts(saved.state, &saved.board).map_err(|e| SnapshotError::Damaged(e.to_string()))
     }
 }

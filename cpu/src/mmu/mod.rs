@@ -198,7 +198,7 @@ impl Cpu {
         while done < bytes {
             let at = lin.wrapping_add(done as u64);
             let n = (PAGE_SIZE - (at & OFFSET) as usize).min(bytes - done);
-            let t = self.translate(at, Access { write: true, user, fetch: false })?;
+            let t = self.translate_data(at, Access { write: true, user, fetch: false })?;
             self.check_alone(&t, at, n)?;
             done += n;
         }
@@ -227,7 +227,7 @@ impl Cpu {
         while done < buf.len() {
             let at = lin.wrapping_add(done as u64);
             let n = (PAGE_SIZE - (at & OFFSET) as usize).min(buf.len() - done);
-            let t = self.translate(at, Access { write: false, user, fetch: false })?;
+            let t = self.translate_data(at, Access { write: false, user, fetch: false })?;
             if self.mmu.watches(at) {
                 self.watch(at, n, false)?;
             }
@@ -256,12 +256,12 @@ impl Cpu {
     fn write_slow(&mut self, lin: u64, buf: &[u8], user: bool) -> Result<(), Fault> {
         let n = (PAGE_SIZE - (lin & OFFSET) as usize).min(buf.len());
         let access = Access { write: true, user, fetch: false };
-        let first = self.translate(lin, access)?;
+        let first = self.translate_data(lin, access)?;
         self.check_alone(&first, lin, n)?;
         if n < buf.len() {
             // Both pages are checked before either is written.
             let at = lin.wrapping_add(n as u64);
-            let second = self.translate(at, access)?;
+            let second = self.translate_data(at, access)?;
             self.check_alone(&second, at, buf.len() - n)?;
             self.write_page(lin, &first, &buf[..n], user);
             self.write_page(at, &second, &buf[n..], user);

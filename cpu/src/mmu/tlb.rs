@@ -35,7 +35,7 @@ pub struct Access {
 /// The outcome of a page walk.
 #[derive(Clone, Copy, Debug)]
 pub struct Translation {
-    /// The physical address of the byte asked for.
+    /// The physical address of the byte asked for; not known of memory that was found in the TLB.
     pub physical: u64,
     /// What backs its page.
     pub kind: PageKind,
@@ -54,9 +54,14 @@ struct Entry {
     write: u64,
     /// Host address of the page.
     host: *mut u8,
-    /// Offset of the page in guest memory; bit 0: part of a large page.
+    /// Offset of the page in guest memory, with [`LARGE`] and [`STORES`].
     offset: u64,
 }
+
+/// Bit of [`Entry::offset`]: part of a large page.
+const LARGE: u64 = 1;
+/// Bit of [`Entry::offset`]: the guest may store there. `write` may hold stores back nevertheless, for the host's sake.
+const STORES: u64 = 2;
 
 const EMPTY: Entry = Entry { read: 0, write: 0, host: std::ptr::null_mut(), offset: 0 };
 
@@ -83,7 +88,7 @@ impl<V: Value> Slot<V> {
     /// Stores.
     #[inline(always)]
     pub fn store(&self, v: V) {
-        // SAFETY: as for `load`; the page is RAM, marked dirty, and holds no decoded code.
+        // SAFETY: as for `load`; the page is RAM, marked as written, and holds no decoded code.
         unsafe { self.0.write_unaligned(v) }
     }
 }
@@ -212,12 +217,12 @@ impl Mmu {
     pub fn fill(&mut self, lin: u64, t: &Translation, user: bool) {
         let PageKind::Memory { offset, writable } = t.kind else { return };
         let Ok(host) = self.memory.host_page(offset) else { return };
-        self.misses += 1;
         if self.watches(lin) {
             return;
         }
         let tag = self.tag(lin);
-        let write = t.write && writable && self.memory.is_dirty(offset) && !self.memory.has_code(offset);
+        let stores = t.write && writable;
+        let write = stores && self.memory.is_marked(offset) && !self.memory.has_code(offset);
         if write {
             let w = &mut self.writers[(offset >> 12) as usize];
             let page = (lin & !OFFSET) | 1;
@@ -225,8 +230,12 @@ impl Mmu {
         }
         self.large_seen |= t.large;
         let half = if user { ENTRIES } else { 0 };
-        self.entries[Self::index(lin) | half] =
-            Entry { read: tag, write: if write { tag } else { 0 }, host, offset: offset | u64::from(t.large) };
+        self.entries[Self::index(lin) | half] = Entry {
+            read: tag,
+            write: if write { tag } else { 0 },
+            host,
+            offset: offset | if t.large { LARGE } else { 0 } | if stores { STORES } else { 0 },
+        };
     }
 
     /// Keeps the linear pages numbered `pages` out of the caches for data.
@@ -264,7 +273,22 @@ impl Mmu {
         }
     }
 
-    /// Drops write permission everywhere: dirty bits were collected.
+    /// The translation of `lin` for `access`, if it is here: of a page that the fast path holds back for the host's sake.
+    /// What the guest sees of its page tables does not depend on that.
+    #[must_use]
+    pub fn cached(&self, lin: u64, access: Access) -> Option<Translation> {
+        let half = if access.user { ENTRIES } else { 0 };
+        let e = &self.entries[Self::index(lin) | half];
+        let stores = e.offset & STORES != 0;
+        (e.read == self.tag(lin) && (stores || !access.write)).then(|| Translation {
+            physical: 0,
+            kind: PageKind::Memory { offset: e.offset & !OFFSET, writable: stores },
+            write: stores,
+            large: e.offset & LARGE != 0,
+        })
+    }
+
+    /// Drops write permission everywhere: marks of written pages were collected.
     pub fn protect_all(&mut self) {
         for e in self.entries.iter_mut() {
             e.write = 0;
@@ -337,7 +361,7 @@ impl Mmu {
         self.code[(lin >> 12) as usize & (CODE_ENTRIES - 1)] = CodeEntry::default();
         if self.large_seen {
             let near = |tag: u64| tag >> 30 == lin >> 30;
-            for e in self.entries.iter_mut().filter(|e| e.offset & 1 != 0 && near(e.read)) {
+            for e in self.entries.iter_mut().filter(|e| e.offset & LARGE != 0 && near(e.read)) {
                 (e.read, e.write) = (0, 0);
             }
             for e in self.code.iter_mut().filter(|e| e.large && near(e.tag)) {

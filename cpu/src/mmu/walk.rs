@@ -37,6 +37,15 @@ struct Level {
 }
 
 impl Cpu {
+    /// As [`Cpu::translate`], for a load or store; from the TLB, if it has the page.
+    pub(super) fn translate_data(&mut self, lin: u64, access: Access) -> Result<Translation, Fault> {
+        if let Some(t) = self.mmu.cached(lin, access) {
+            return Ok(t);
+        }
+        self.mmu.misses += 1;
+        self.translate(lin, access)
+    }
+
     /// Enters a translation in the TLB.
     pub(super) fn fill_tlb(&mut self, lin: u64, t: &Translation, user: bool) {
         self.mmu.fill(lin, t, user);

@@ -3,6 +3,7 @@
 //! | module | what it names |
 //! |---|---|
 //! | [`memory`] | guest RAM and ROM: one host mapping, dirty and contains-code bits |
+//! | [`pages`] | contents of memory at one moment, in shared pages |
 //! | [`space`] | which physical address (or port) belongs to whom |
 //! | [`time`] | virtual time and the queue of timers |
 //! | [`device`] | what a chip is: reads, writes, timers, input, reset, state |
@@ -15,13 +16,15 @@ pub mod block;
 pub mod cpu;
 pub mod device;
 pub mod memory;
+pub mod pages;
 pub mod space;
 pub mod time;
 
 pub use block::{BlockBackend, BlockError};
 pub use cpu::{Attention, CpuBus, PageKind, attention};
 pub use device::{Channel, Ctx, Device, DeviceId, Effect, Input, Request, StateError};
-pub use memory::{GuestMemory, MemoryError, PAGE_SIZE};
+pub use memory::{Collector, GuestMemory, MemoryError, PAGE_SIZE};
+pub use pages::PageSet;
 pub use space::{AddressSpace, Backing, PortSpace, Region};
 pub use time::{Time, TimerQueue};
 

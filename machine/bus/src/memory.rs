@@ -1,4 +1,5 @@
-//! Guest memory: RAM and ROM in one host mapping, with a dirty bit a page and contains-code bits a 64-byte granule.
+//! Guest memory: RAM and ROM in one host mapping, with marks of what was written a page and contains-code bits a 64-byte
+//! granule. Pages that were never written are all zeros and stay untouched on the host.
 //!
 //! All access is through raw pointers or atomics, never `&mut [u8]`: other processors may run at the same time.
 
@@ -6,6 +7,8 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 
 use memmap2::{MmapOptions, MmapRaw};
+
+use crate::pages::{Page, PageSet};
 
 /// Bytes in a page, as the guest sees pages (a host's may be larger).
 pub const PAGE_SIZE: usize = 4096;
@@ -27,14 +30,28 @@ pub enum MemoryError {
 pub struct GuestMemory {
     map: MmapRaw,
     len: usize,
-    dirty: Box<[AtomicU8]>,
+    marks: Box<[AtomicU8]>,
     code: Box<[AtomicU64]>,
     code_written: AtomicBool,
     code_writes: Mutex<Vec<(u64, u32)>>,
+    /// The contents at the last checkpoint; pages without the mark of [`Collector::Checkpoint`] still have them.
+    base: Mutex<PageSet>,
 }
 
-/// The dirty bit: the page was written since [`GuestMemory::take_dirty`].
-const DIRTY: u8 = 1;
+/// Who asks which pages were written since it last asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Collector {
+    /// [`GuestMemory::checkpoint`].
+    Checkpoint = 1,
+    /// Whoever keeps digests of the pages.
+    Digest = 2,
+}
+
+/// The mark of a page that was written at all.
+const TOUCHED: u8 = 4;
+/// All marks: what a store sets.
+const WRITTEN: u8 = Collector::Checkpoint as u8 | Collector::Digest as u8 | TOUCHED;
 
 impl GuestMemory {
     /// Zeroed memory of `len` bytes (rounded up to pages). Host memory is committed when it is touched.
@@ -49,10 +66,11 @@ impl GuestMemory {
         Ok(Self {
             map: map.into(),
             len: size,
-            dirty: (0..pages).map(|_| AtomicU8::new(0)).collect(),
+            marks: (0..pages).map(|_| AtomicU8::new(0)).collect(),
             code: (0..pages).map(|_| AtomicU64::new(0)).collect(),
             code_written: AtomicBool::new(false),
             code_writes: Mutex::default(),
+            base: Mutex::default(),
         })
     }
 
@@ -98,7 +116,7 @@ impl GuestMemory {
         Ok(())
     }
 
-    /// Copies into memory, with dirty and code bookkeeping: writes over code are queued for [`GuestMemory::take_code_writes`].
+    /// Copies into memory, with marks and code bookkeeping: writes over code are queued for [`GuestMemory::take_code_writes`].
     ///
     /// # Errors
     /// [`MemoryError::OutOfRange`] past the end; nothing is copied then.
@@ -110,7 +128,7 @@ impl GuestMemory {
         Ok(())
     }
 
-    /// Notes that `len` bytes at `offset` (in range) are being written: dirty bits, and a queue entry a page where code is hit.
+    /// Notes that `len` bytes at `offset` (in range) are being written: marks, and a queue entry a page where code is hit.
     pub fn mark_written(&self, offset: u64, len: usize) {
         if len == 0 {
             return;
@@ -120,7 +138,10 @@ impl GuestMemory {
         while at < end {
             let page = at / PAGE_SIZE as u64;
             let stop = end.min((page + 1) * PAGE_SIZE as u64);
-            self.dirty[page as usize].fetch_or(DIRTY, Ordering::Relaxed);
+            let marks = &self.marks[page as usize];
+            if marks.load(Ordering::Relaxed) != WRITTEN {
+                marks.fetch_or(WRITTEN, Ordering::Relaxed);
+            }
             let n = (stop - at) as usize;
             if self.code[page as usize].load(Ordering::Acquire) & granules(at as usize % PAGE_SIZE, n) != 0 {
                 self.code_writes.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push((at, n as u32));
@@ -169,24 +190,72 @@ impl GuestMemory {
         std::mem::take(&mut *writes)
     }
 
-    /// Whether the page at `offset` is dirty.
+    /// Whether a further store to the page at `offset` would set no mark: a translation cache may let stores through
+    /// until the next [`GuestMemory::collect`], [`GuestMemory::checkpoint`] or [`GuestMemory::restore`].
     #[must_use]
-    pub fn is_dirty(&self, offset: u64) -> bool {
-        self.dirty[offset as usize / PAGE_SIZE].load(Ordering::Relaxed) & DIRTY != 0
+    pub fn is_marked(&self, offset: u64) -> bool {
+        self.marks[offset as usize / PAGE_SIZE].load(Ordering::Relaxed) == WRITTEN
     }
 
-    /// Marks the page at `offset` dirty; for a translation cache that is about to allow stores to it.
-    pub fn mark_dirty(&self, offset: u64) {
-        self.dirty[offset as usize / PAGE_SIZE].fetch_or(DIRTY, Ordering::Relaxed);
+    /// The numbers of the pages that were written at all, in order; the others are all zeros.
+    pub fn touched(&self) -> impl Iterator<Item = u64> + '_ {
+        self.marks.iter().enumerate().filter(|(_, m)| m.load(Ordering::Relaxed) & TOUCHED != 0).map(|(n, _)| n as u64)
     }
 
-    /// The offsets of the pages written since the last call, in order; they are clean afterwards. Translation caches
-    /// must drop their write permission after this.
-    pub fn take_dirty(&self) -> Vec<u64> {
-        (0..self.dirty.len())
-            .filter(|&i| self.dirty[i].fetch_and(!DIRTY, Ordering::Relaxed) & DIRTY != 0)
-            .map(|i| (i * PAGE_SIZE) as u64)
-            .collect()
+    /// The numbers of the pages written since `by` last asked, in order. Translation caches must drop their permission
+    /// to store after this.
+    pub fn collect(&self, by: Collector) -> Vec<u64> {
+        let bit = by as u8;
+        let taken = |m: &AtomicU8| m.load(Ordering::Relaxed) & bit != 0 && m.fetch_and(!bit, Ordering::Relaxed) & bit != 0;
+        self.marks.iter().enumerate().filter(|(_, m)| taken(m)).map(|(n, _)| n as u64).collect()
+    }
+
+    /// The bytes of page `n`.
+    ///
+    /// # Errors
+    /// [`MemoryError::OutOfRange`] past the end.
+    pub fn page(&self, n: u64) -> Result<Page, MemoryError> {
+        let mut page = [0; PAGE_SIZE];
+        self.read(n.saturating_mul(PAGE_SIZE as u64), &mut page)?;
+        Ok(page)
+    }
+
+    /// The contents now. Costs the pages written since the last checkpoint; the others are shared with it. Translation
+    /// caches must drop their permission to store after this.
+    ///
+    /// # Errors
+    /// None while the marks are of this memory.
+    pub fn checkpoint(&self) -> Result<PageSet, MemoryError> {
+        let mut base = self.base.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        for n in self.collect(Collector::Checkpoint) {
+            base.set(n, &self.page(n)?);
+        }
+        Ok(base.clone())
+    }
+
+    /// Puts `pages` back. Costs the pages that were written since or are not shared with the last checkpoint; those that
+    /// are equal nevertheless are not written. Translation caches must drop their permission to store after this.
+    ///
+    /// # Errors
+    /// [`MemoryError::OutOfRange`] if a page lies past the end; nothing has changed then.
+    pub fn restore(&self, pages: &PageSet) -> Result<(), MemoryError> {
+        let mut base = self.base.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut suspects = base.differing(pages);
+        if let Some(&last) = suspects.last() {
+            self.check(last * PAGE_SIZE as u64, PAGE_SIZE)?;
+        }
+        suspects.extend(self.collect(Collector::Checkpoint));
+        suspects.sort_unstable();
+        suspects.dedup();
+        for n in suspects {
+            let page = pages.page(n).unwrap_or(&[0; PAGE_SIZE]);
+            if self.page(n)? != *page {
+                self.write(n * PAGE_SIZE as u64, page)?;
+            }
+        }
+        *base = pages.clone();
+        self.collect(Collector::Checkpoint);
+        Ok(())
     }
 }
 
@@ -210,8 +279,38 @@ mod tests {
         let mut b = [0; 2];
         m.read(8190, &mut b).unwrap();
         assert_eq!(b, [1, 2]);
-        assert_eq!(m.take_dirty(), [4096]);
-        assert!(m.take_dirty().is_empty());
+        assert_eq!(m.collect(Collector::Digest), [1]);
+        assert!(m.collect(Collector::Digest).is_empty() && !m.is_marked(4096));
+        assert_eq!(m.collect(Collector::Checkpoint), [1]);
+        assert_eq!(m.touched().collect::<Vec<_>>(), [1]);
+    }
+
+    #[test]
+    fn checkpoints_share_and_restore() {
+        let m = GuestMemory::new(64 * 4096).unwrap();
+        m.write(4096, &[1]).unwrap();
+        m.write(2 * 4096, &[2]).unwrap();
+        let a = m.checkpoint().unwrap();
+        m.write(2 * 4096, &[3]).unwrap();
+        m.write(5 * 4096, &[4]).unwrap();
+        let b = m.checkpoint().unwrap();
+        assert_eq!(b.differing(&a), [2, 5]);
+        m.write(7 * 4096, &[5]).unwrap();
+        m.write(4096, &[1]).unwrap();
+        m.collect(Collector::Digest);
+        m.restore(&a).unwrap();
+        assert_eq!(m.collect(Collector::Digest), [2, 5, 7], "only what differs is written");
+        let first = |n: u64| m.page(n).unwrap()[0];
+        assert_eq!([1, 2, 5, 7].map(first), [1, 2, 0, 0]);
+        m.restore(&b).unwrap();
+        assert_eq!([1, 2, 5, 7].map(first), [1, 3, 4, 0]);
+        assert!(m.checkpoint().unwrap().differing(&b).is_empty());
+        let other = GuestMemory::new(64 * 4096).unwrap();
+        other.write(9 * 4096, &[1]).unwrap();
+        other.restore(&b).unwrap();
+        assert_eq!(other.page(9).unwrap()[0], 0);
+        assert_eq!(other.page(5).unwrap()[0], 4);
+        assert!(GuestMemory::new(4096).unwrap().restore(&b).is_err());
     }
 
     #[test]

@@ -1,0 +1,126 @@
+//! Checkpoints, snapshots and state hashes: what runs on from a restored state is what ran on from it before.
+
+use iced_x86::code_asm::*;
+use softmetal_bus::Input;
+use softmetal_machine::board::{Plugs, chips::id};
+use softmetal_machine::machine::{Config, Images, InputEvent, Machine, Turn};
+
+/// Runs for ever: a timer interrupt every 100 ticks whose handler counts; a loop that writes through 64 KiB with a
+/// pattern from the count, changes its own code, and halts now and then.
+fn sector() -> Vec<u8> {
+    let mut a = CodeAssembler::new(16).unwrap();
+    let (mut start, mut handler, mut again, mut patched) = (a.create_label(), a.create_label(), a.create_label(), a.create_label());
+    a.jmp(start).unwrap();
+    // 0x7c02; its immediate is patched.
+    a.set_label(&mut patched).unwrap();
+    a.add(al, 1).unwrap();
+    a.ret().unwrap();
+    // 0x7c05
+    a.set_label(&mut handler).unwrap();
+    a.push(ax).unwrap();
+    a.inc(word_ptr(0x600)).unwrap();
+    a.mov(al, 0x20).unwrap();
+    a.out(0x20, al).unwrap();
+    a.pop(ax).unwrap();
+    a.iret().unwrap();
+    a.set_label(&mut start).unwrap();
+    a.xor(ax, ax).unwrap();
+    a.mov(ds, ax).unwrap();
+    a.mov(word_ptr(0x80), 0x7c05).unwrap();
+    a.mov(word_ptr(0x82), ax).unwrap();
+    for (port, value) in [(0x20, 0x11), (0x21, 0x20), (0x21, 4), (0x21, 1), (0x21, 0xfe), (0x43, 0x34), (0x40, 100), (0x40, 0)] {
+        a.mov(al, value).unwrap();
+        a.out(port, al).unwrap();
+    }
+    a.mov(ax, 0x2000).unwrap();
+    a.mov(es, ax).unwrap();
+    a.sti().unwrap();
+    a.set_label(&mut again).unwrap();
+    a.add(ax, word_ptr(0x600)).unwrap();
+    a.mov(word_ptr(di).es(), ax).unwrap();
+    a.add(di, 0x82).unwrap();
+    a.inc(byte_ptr(0x7c03)).unwrap();
+    a.call(patched).unwrap();
+    a.mov(cx, 5).unwrap();
+    a.rep().stosw().unwrap();
+    a.test(di, 0x100).unwrap();
+    a.jne(again).unwrap();
+    a.hlt().unwrap();
+    a.jmp(again).unwrap();
+    let mut bytes = a.assemble(0x7c00).unwrap();
+    assert!(bytes.len() <= 510);
+    bytes.resize(510, 0);
+    bytes.extend([0x55, 0xaa]);
+    bytes
+}
+
+fn machine() -> Machine {
+    let plugs = Plugs { disks: Vec::new(), console: false, rtc: 0, seed: 1 };
+    Machine::new(Config { memory: 32 << 20, model: Default::default(), plugs, images: Images { kernel: sector(), ..Images::default() } })
+        .unwrap()
+}
+
+fn run(m: &mut Machine, n: u64) -> String {
+    let until = m.icount() + n;
+    assert_eq!(m.run_until(until), Turn::Limit);
+    assert_eq!(m.icount(), until);
+    m.state_hash()
+}
+
+#[test]
+fn the_run_from_a_checkpoint_is_the_run_that_went_on() {
+    let mut m = machine();
+    run(&mut m, 12_345);
+    let first = m.checkpoint().unwrap();
+    let at_first = m.state_hash();
+    let later = run(&mut m, 20_011);
+    let second = m.checkpoint().unwrap();
+    let last = run(&mut m, 7_777);
+    assert_ne!(later, last);
+
+    m.restore(&first).unwrap();
+    assert_eq!((m.icount(), m.state_hash()), (12_345, at_first.clone()));
+    assert_eq!(run(&mut m, 20_011), later);
+    m.restore(&second).unwrap();
+    assert_eq!(m.state_hash(), later);
+    assert_eq!(run(&mut m, 7_777), last);
+    // Into another machine of the same make.
+    let mut other = machine();
+    run(&mut other, 999);
+    other.restore(&first).unwrap();
+    assert_eq!(run(&mut other, 20_011), later);
+    // Without any checkpoint, and hashed nowhere on the way.
+    let mut plain = machine();
+    assert_eq!(run(&mut plain, 12_345 + 20_011 + 7_777), last);
+    // A snapshot is the same state.
+    other.load(&plain.save()).unwrap();
+    assert_eq!(other.state_hash(), last);
+}
+
+#[test]
+fn a_checkpoint_costs_what_was_written() {
+    let mut m = machine();
+    run(&mut m, 30_000);
+    let first = m.checkpoint().unwrap();
+    run(&mut m, 20);
+    let second = m.checkpoint().unwrap();
+    let cost = second.pages_beside(&first);
+    assert!((1..=4).contains(&cost), "{cost} pages for 20 instructions");
+    assert_eq!(m.checkpoint().unwrap().pages_beside(&second), 0);
+}
+
+#[test]
+fn events_after_a_checkpoint_are_forgotten() {
+    let mut m = machine();
+    let event = |byte| InputEvent::Device(id::COM1, Input::Bytes(vec![byte]));
+    m.record(true);
+    m.apply(event(b'a'));
+    run(&mut m, 100);
+    let kept = m.checkpoint().unwrap();
+    m.apply(event(b'b'));
+    run(&mut m, 100);
+    m.restore(&kept).unwrap();
+    m.apply(event(b'c'));
+    let log: Vec<_> = m.record(false).into_iter().map(|e| (e.at, e.event)).collect();
+    assert_eq!(log, [(0, event(b'a')), (100, event(b'c'))]);
+}
