@@ -280,7 +280,7 @@ impl Mmu {
         let half = if access.user { ENTRIES } else { 0 };
         let e = &self.entries[Self::index(lin) | half];
         let stores = e.offset & STORES != 0;
-        (e.read == self.tag(lin) && (stores || !access.write)).then(|| Translation {
+        (e.read == self.tag(lin) && (stores || !access.write)).then_some(Translation {
             physical: 0,
             kind: PageKind::Memory { offset: e.offset & !OFFSET, writable: stores },
             write: stores,
