@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use softmetal_bus::{Attention, DeviceId, GuestMemory, Input, Request, Time, attention};
-use softmetal_cpu::exec::cpuid::Model;
+use softmetal_cpu::exec::cpuid::{Feature, Model};
 use softmetal_cpu::{Processor, State, Stop};
 use softmetal_firmware::{Boot, Entry, Layout, LoadError, Module};
 
@@ -103,7 +103,9 @@ impl Machine {
         let layout = Layout::new(memory);
         let memory = Arc::new(GuestMemory::new(layout.ram_bytes()).map_err(|e| UserError(e.to_string()))?);
         let attention = Arc::new(Attention::default());
-        let board = SharedBoard::new(Board::new(layout, memory.clone(), attention.clone(), plugs));
+        // A processor with RDRAND needs no other source of entropy.
+        let entropy = !model.has(Feature::Rdrand);
+        let board = SharedBoard::new(Board::new(layout, memory.clone(), attention.clone(), plugs, entropy));
         let cpu = Processor::new(memory.clone(), Box::new(board.clone()), attention.clone(), model);
         let mut machine = Self { memory, layout, images, attention, board, cpu, log: None, digests: Digests::default() };
         machine.boot().map_err(|e| UserError(e.to_string()))?;

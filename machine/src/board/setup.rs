@@ -50,9 +50,9 @@ const FIRST_SLOT: u8 = 3;
 const PCI_PORTS: u64 = 0xc000;
 
 impl Board {
-    /// A board at power-on, with the firmware's set-up done.
+    /// A board at power-on, with the firmware's set-up done; with a virtio entropy source if `entropy`.
     #[must_use]
-    pub fn new(layout: Layout, memory: Arc<GuestMemory>, attention: Arc<Attention>, plugs: Plugs) -> Self {
+    pub fn new(layout: Layout, memory: Arc<GuestMemory>, attention: Arc<Attention>, plugs: Plugs, entropy: bool) -> Self {
         let mut pci = vec![
             function(0, 0, Box::new(I440fx::new())),
             function(1, 0, Box::new(Piix3Isa::new())),
@@ -63,7 +63,9 @@ impl Board {
             let read_only = disk.backend.read_only();
             cards.push(Box::new(VirtioPci::new(VirtioBlk::new(disk.backend, format!("softmetal-{n}"), read_only))));
         }
-        cards.push(Box::new(VirtioPci::new(VirtioRng::new(plugs.seed))));
+        if entropy {
+            cards.push(Box::new(VirtioPci::new(VirtioRng::new(plugs.seed))));
+        }
         if plugs.console {
             cards.push(Box::new(VirtioPci::new(VirtioConsole::new())));
         }
