@@ -5,13 +5,19 @@
 //! taken and ends with an unconditional transfer, an instruction after which the run loop must look around, the page's
 //! end, or [`MAX_OPS`] instructions.
 //!
-//! **Invariant:** a live block's bytes are marked as code in [`GuestMemory`], and any write to them retires the block.
+//! **Invariant:** a live block's bytes are marked as code in [`GuestMemory`], and any write to them retires the block;
+//! or it is a *checked* block.
+//!
+//! A page whose code is written again and again (self-modifying code, a JIT that patches itself) would cost a trapped
+//! store and all its blocks each time. Such a page becomes *volatile*: its stores are not watched, its blocks keep a copy
+//! of their bytes that is compared at each entry, and end at each instruction that may store. A page whose blocks pass
+//! that check long enough becomes an ordinary one again.
 
 use std::cell::Cell;
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 
-use iced_x86::{Decoder, DecoderError, DecoderOptions, FlowControl, Instruction};
+use iced_x86::{Decoder, DecoderError, DecoderOptions, FlowControl, Instruction, OpKind};
 use softmetal_bus::{GuestMemory, PAGE_SIZE};
 
 use crate::exec;
@@ -26,6 +32,12 @@ pub const MAX_OPS: usize = 64;
 pub const MAX_LEN: usize = 15;
 /// Blocks in the cache before it is emptied.
 const MAX_BLOCKS: usize = 1 << 17;
+/// A page becomes volatile when its code is written so often, ...
+const CHURN: u32 = 16;
+/// ... each time within so many instructions of the time before.
+const CHURN_WINDOW: u64 = 50_000;
+/// So many entries of a checked block without a change make its page an ordinary one again.
+const STEADY: u32 = 4096;
 
 /// Where a block went last time from one of its exits.
 #[derive(Clone, Copy, Default)]
@@ -54,6 +66,41 @@ pub struct Block {
     pub crosses: bool,
     /// Successors by exit ordinal.
     pub links: [Cell<Link>; 4],
+    /// Of a block in a volatile page: what it was made from.
+    pub checked: Option<Checked>,
+}
+
+/// The bytes of a block in a volatile page.
+pub struct Checked {
+    /// Their place in guest memory.
+    pub offset: u64,
+    bytes: Box<[u8]>,
+    /// Entries since they changed last.
+    steady: Cell<u32>,
+}
+
+/// What a look at a checked block's bytes found.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Check {
+    /// They are as they were.
+    Same,
+    /// They have changed: the block must be made anew.
+    Changed,
+    /// They are as they were, for so long that the page is an ordinary one.
+    Steady,
+}
+
+impl Checked {
+    /// Compares with memory.
+    pub fn check(&self, memory: &GuestMemory) -> Check {
+        let mut now = [0; MAX_OPS * MAX_LEN];
+        let now = &mut now[..self.bytes.len()];
+        if memory.read(self.offset, now).is_err() || *now != *self.bytes {
+            return Check::Changed;
+        }
+        self.steady.set(self.steady.get() + 1);
+        if self.steady.get() > STEADY { Check::Steady } else { Check::Same }
+    }
 }
 
 #[derive(Default)]
@@ -80,6 +127,8 @@ pub struct BlockCache {
     free: Vec<u32>,
     by_start: Map<u32>,
     by_page: Map<Vec<u32>>,
+    /// By page: how often its code was written in a row, and the instruction count of the last time.
+    churn: Map<(u32, u64)>,
     next_serial: u32,
     /// Blocks decoded so far.
     pub decoded: u64,
@@ -106,24 +155,19 @@ impl BlockCache {
         self.by_start.get(&key(physical, mode)).copied()
     }
 
+    /// Whether the page at `offset` of guest memory is volatile.
+    #[must_use]
+    pub fn volatile(&self, offset: u64) -> bool {
+        self.churn.get(&(offset / PAGE_SIZE as u64)).is_some_and(|&(n, _)| n >= CHURN)
+    }
+
     /// Enters a block; `offset` is the place of its first byte in guest memory, if it is there.
     pub fn insert(&mut self, ops: Vec<Op>, physical: u64, mode: Mode, crosses: bool, memory: &GuestMemory, offset: Option<u64>) -> u32 {
         if self.by_start.len() >= MAX_BLOCKS {
             self.clear(memory);
         }
-        self.decoded += 1;
-        self.next_serial = self.next_serial.wrapping_add(1).max(1);
-        let block = Block { ops: ops.into(), serial: self.next_serial, physical, mode, crosses, links: Default::default() };
-        let index = match self.free.pop() {
-            Some(i) => {
-                self.blocks[i as usize] = block;
-                i
-            }
-            None => {
-                self.blocks.push(block);
-                (self.blocks.len() - 1) as u32
-            }
-        };
+        let block = self.make(ops, physical, mode, crosses, None);
+        let index = self.place(block);
         // A block outside memory (code in a device's window) or across pages is used once and never found again.
         if let (Some(offset), false) = (offset, crosses) {
             self.by_start.insert(key(physical, mode), index);
@@ -135,8 +179,51 @@ impl BlockCache {
         index
     }
 
-    /// Retires all blocks of the memory page at `offset`: their bytes are being written.
-    pub fn retire_page(&mut self, offset: u64, memory: &GuestMemory) {
+    /// Enters a block of a volatile page, made from `bytes` at `offset`, or puts it in the place of an older one.
+    pub fn insert_checked(&mut self, ops: Vec<Op>, physical: u64, mode: Mode, bytes: &[u8], offset: u64) -> u32 {
+        let checked = Checked { offset, bytes: bytes.into(), steady: Cell::new(0) };
+        let block = self.make(ops, physical, mode, false, Some(checked));
+        if let Some(index) = self.find(physical, mode) {
+            self.blocks[index as usize] = block;
+            return index;
+        }
+        let index = self.place(block);
+        self.by_start.insert(key(physical, mode), index);
+        self.by_page.entry(offset / PAGE_SIZE as u64).or_default().push(index);
+        index
+    }
+
+    fn make(&mut self, ops: Vec<Op>, physical: u64, mode: Mode, crosses: bool, checked: Option<Checked>) -> Block {
+        self.decoded += 1;
+        self.next_serial = self.next_serial.wrapping_add(1).max(1);
+        Block { ops: ops.into(), serial: self.next_serial, physical, mode, crosses, links: Default::default(), checked }
+    }
+
+    fn place(&mut self, block: Block) -> u32 {
+        if let Some(i) = self.free.pop() {
+            self.blocks[i as usize] = block;
+            return i;
+        }
+        self.blocks.push(block);
+        (self.blocks.len() - 1) as u32
+    }
+
+    /// The code of the page at `offset` is being written, at instruction count `now`: retires its blocks.
+    pub fn written(&mut self, offset: u64, now: u64, memory: &GuestMemory) {
+        let (times, last) = self.churn.entry(offset / PAGE_SIZE as u64).or_default();
+        *times = if now.wrapping_sub(*last) < CHURN_WINDOW { *times + 1 } else { 1 };
+        *last = now;
+        self.retire_page(offset, memory);
+    }
+
+    /// The page at `offset` is an ordinary one again.
+    pub fn calm(&mut self, offset: u64, memory: &GuestMemory) {
+        self.churn.remove(&(offset / PAGE_SIZE as u64));
+        self.retire_page(offset, memory);
+    }
+
+    /// Retires all blocks of the memory page at `offset`.
+    fn retire_page(&mut self, offset: u64, memory: &GuestMemory) {
         memory.clear_code(offset);
         for index in self.by_page.remove(&(offset / PAGE_SIZE as u64)).unwrap_or_default() {
             let b = &mut self.blocks[index as usize];
@@ -154,6 +241,7 @@ impl BlockCache {
         self.blocks.iter_mut().for_each(|b| b.serial = 0);
         self.by_start.clear();
         self.by_page.clear();
+        self.churn.clear();
         self.free = (0..self.blocks.len() as u32).rev().collect();
     }
 }
@@ -162,12 +250,24 @@ fn key(physical: u64, mode: Mode) -> u64 {
     physical << 8 | u64::from(mode.0)
 }
 
+/// How far a block may go.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Extent {
+    /// As the module says.
+    Whole,
+    /// To the first instruction that may store: in a volatile page.
+    ToStore,
+    /// One instruction.
+    Single,
+}
+
 /// Decodes and lowers from `bytes`, which begin at the block's first byte and end at the page's (or, for a single
-/// instruction across pages, later; `single` then). Returns the operations and how many bytes they cover.
+/// instruction across pages, later). Returns the operations and how many bytes they cover.
 ///
 /// # Errors
 /// [`Undecodable::CrossesPage`] if not even the first instruction is complete.
-pub fn decode(bytes: &[u8], mode: Mode, single: bool) -> Result<(Vec<Op>, usize), Undecodable> {
+pub fn decode(bytes: &[u8], mode: Mode, extent: Extent) -> Result<(Vec<Op>, usize), Undecodable> {
+    let single = extent == Extent::Single;
     let mut decoder = Decoder::with_ip(mode.bits(), bytes, 0, DecoderOptions::NONE);
     let mut ops = Vec::with_capacity(8);
     let mut covered = 0;
@@ -198,9 +298,14 @@ pub fn decode(bytes: &[u8], mode: Mode, single: bool) -> Result<(Vec<Op>, usize)
             FlowControl::Next | FlowControl::ConditionalBranch => exec::ends_block(&instruction),
             _ => true,
         };
-        if ends || lowered.is_none() {
+        if ends || lowered.is_none() || extent == Extent::ToStore && may_store(&instruction) {
             break;
         }
     }
     Ok((ops, covered))
+}
+
+/// Whether an instruction may write memory: all that do have it as their first operand, or use the stack.
+fn may_store(i: &Instruction) -> bool {
+    i.is_stack_instruction() || i.op_count() > 0 && !matches!(i.op0_kind(), OpKind::Register)
 }

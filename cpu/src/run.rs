@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use softmetal_bus::{Attention, CpuBus, GuestMemory, PAGE_SIZE, PageKind, attention};
 
-use crate::block::{self, BlockCache, Link, MAX_LEN, Undecodable};
+use crate::block::{self, BlockCache, Check, Extent, Link, MAX_LEN, Undecodable};
 use crate::debug::{self, Before};
 use crate::exec::cpuid::Model;
 use crate::fault::{Exception, Fault, Reason, vector};
@@ -221,59 +221,77 @@ impl Processor {
                 },
             };
             from = None;
-            let block = self.cache.get(index);
-            let mut n = block.ops.len().min(usize::try_from(left).unwrap_or(usize::MAX));
-            if careful {
-                n = self.before_breakpoint(&block.ops[..n]);
-            }
-            let ops = &block.ops[..n];
-            let s = &mut self.cpu.state;
-            s.regs[usize::from(BLOCK_RIP)] = s.rip;
-            self.history_at = (self.history_at + 1) % HISTORY;
-            self.history[self.history_at] = s.rip;
-            self.cpu.block_icount = s.icount;
-            self.cpu.repeat_budget = (until - s.icount).saturating_sub(n as u64);
             let mut before = Before::default();
             if careful {
                 before = self.cpu.begin_careful();
             }
-            self.exits += 1;
-            let exit = crate::op::next(&mut self.cpu, ops);
-            match exit {
-                Exit::End => {
-                    let end = ops[n - 1].end();
-                    self.cpu.state.rip = self.cpu.cut_ip(self.cpu.state.regs[usize::from(BLOCK_RIP)].wrapping_add(end));
-                    self.cpu.retire(n as u64);
-                    if n == block.ops.len() && !block.crosses {
-                        follow = self.followed(index, 3);
-                        from = Some((index, 3));
-                    }
+            let mut index = index;
+            // Blocks that follow each other by links, while nothing asks for attention: the way that nearly all go.
+            let exit = loop {
+                let block = self.cache.get(index);
+                let mut n = block.ops.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+                if careful {
+                    n = self.before_breakpoint(&block.ops[..n]);
                 }
-                Exit::Branch => {
-                    let ordinal = self.cpu.exit_ordinal;
-                    self.cpu.retire(u64::from(ordinal) + 1);
-                    let slot = usize::from(ordinal) % 3;
-                    follow = self.followed(index, slot);
-                    from = Some((index, slot));
-                }
-                Exit::Leave => {
-                    let ordinal = self.cpu.exit_ordinal;
-                    self.cpu.retire(u64::from(ordinal) + 1);
-                }
-                Exit::Fault => {
-                    let ordinal = self.cpu.exit_ordinal;
-                    self.cpu.retire(u64::from(ordinal));
-                    if self.cpu.fault == Reason::Alone {
-                        let op = block.ops[usize::from(ordinal)];
-                        self.alone(op, until);
-                    }
-                    if self.cpu.fault != Reason::None {
-                        self.cpu.state.eflags |= before.rf;
-                        if let Some(stop) = self.deliver_fault() {
-                            return stop;
+                let ops = &block.ops[..n];
+                let s = &mut self.cpu.state;
+                s.regs[usize::from(BLOCK_RIP)] = s.rip;
+                self.history_at = (self.history_at + 1) % HISTORY;
+                self.history[self.history_at] = s.rip;
+                self.cpu.block_icount = s.icount;
+                self.cpu.repeat_budget = if careful && self.cpu.traced() { 0 } else { left.saturating_sub(n as u64) };
+                self.exits += 1;
+                let exit = crate::op::next(&mut self.cpu, ops);
+                let slot = match exit {
+                    Exit::End => {
+                        let end = ops[n - 1].end();
+                        self.cpu.state.rip = self.cpu.cut_ip(self.cpu.state.regs[usize::from(BLOCK_RIP)].wrapping_add(end));
+                        self.cpu.retire(n as u64);
+                        if n != block.ops.len() || block.crosses {
+                            break exit;
                         }
-                        continue;
+                        3
                     }
+                    Exit::Branch => {
+                        let ordinal = self.cpu.exit_ordinal;
+                        self.cpu.retire(u64::from(ordinal) + 1);
+                        usize::from(ordinal) % 3
+                    }
+                    Exit::Leave => {
+                        self.cpu.retire(u64::from(self.cpu.exit_ordinal) + 1);
+                        break exit;
+                    }
+                    Exit::Fault => {
+                        self.cpu.retire(u64::from(self.cpu.exit_ordinal));
+                        break exit;
+                    }
+                };
+                from = Some((index, slot));
+                let s = &self.cpu.state;
+                let itself = s.rip == s.regs[usize::from(BLOCK_RIP)] && block.serial != 0 && block.checked.is_none();
+                let next = if itself { Some(index) } else { self.followed(index, slot) };
+                left = until.wrapping_sub(s.icount);
+                let quiet = self.cpu.attention.bits() == 0 && !self.cpu.memory.code_written() && !careful && s.icount < until;
+                match next {
+                    Some(next) if quiet => index = next,
+                    next => {
+                        follow = next;
+                        break exit;
+                    }
+                }
+            };
+            if exit == Exit::Fault {
+                from = None;
+                if self.cpu.fault == Reason::Alone {
+                    let op = self.cache.get(index).ops[usize::from(self.cpu.exit_ordinal)];
+                    self.alone(op, until);
+                }
+                if self.cpu.fault != Reason::None {
+                    self.cpu.state.eflags |= before.rf;
+                    if let Some(stop) = self.deliver_fault() {
+                        return stop;
+                    }
+                    continue;
                 }
             }
             if careful || !self.chain.is_empty() {
@@ -319,7 +337,7 @@ impl Processor {
     fn link(&self, source: u32, slot: usize, target: u32) {
         let t = self.cache.get(target);
         let s = self.cache.get(source);
-        if t.serial != 0 && s.serial != 0 && s.mode == t.mode && !t.mode.limited() {
+        if t.serial != 0 && t.checked.is_none() && s.serial != 0 && s.mode == t.mode && !t.mode.limited() {
             s.links[slot].set(Link { rip: self.cpu.state.rip, stamp: self.stamp(), serial: t.serial, index: target });
         }
     }
@@ -357,11 +375,18 @@ impl Processor {
         self.cpu.solo = false;
         let physical = found?;
         let index = match self.cache.find(physical, mode) {
-            Some(i) => i,
+            Some(i) => match self.cache.get(i).checked.as_ref().map(|c| (c.offset, c.check(&self.cpu.memory))) {
+                None | Some((_, Check::Same)) => i,
+                Some((_, Check::Changed)) => self.decode(linear, physical)?,
+                Some((offset, Check::Steady)) => {
+                    self.cache.calm(offset, &self.cpu.memory);
+                    self.decode(linear, physical)?
+                }
+            },
             None => self.decode(linear, physical)?,
         };
         let b = self.cache.get(index);
-        if b.serial != 0 && !mode.limited() {
+        if b.serial != 0 && b.checked.is_none() && !mode.limited() {
             self.jumps[jump_index(rip)] = Jump { rip, stamp: self.stamp(), serial: b.serial, index, mode: mode.0 };
         }
         Ok(index)
@@ -373,8 +398,12 @@ impl Processor {
         let mut buf = [0; 512];
         let n = in_page.min(buf.len());
         let offset = self.fetch(physical, &mut buf[..n]);
-        match block::decode(&buf[..n], mode, false) {
+        let volatile = offset.filter(|&offset| self.cache.volatile(offset));
+        match block::decode(&buf[..n], mode, if volatile.is_some() { Extent::ToStore } else { Extent::Whole }) {
             Ok((ops, covered)) => {
+                if let Some(offset) = volatile {
+                    return Ok(self.cache.insert_checked(ops, physical, mode, &buf[..covered], offset));
+                }
                 if let Some(offset) = offset {
                     if self.cpu.memory.mark_code(offset, covered) {
                         self.cpu.mmu.protect(offset);
@@ -389,7 +418,7 @@ impl Processor {
                 let mut bytes = [0; MAX_LEN];
                 bytes[..in_page].copy_from_slice(&buf[..in_page]);
                 self.fetch(second, &mut bytes[in_page..]);
-                let Ok((ops, _)) = block::decode(&bytes, mode, true) else { return Err(self.cpu.ud()) };
+                let Ok((ops, _)) = block::decode(&bytes, mode, Extent::Single) else { return Err(self.cpu.ud()) };
                 // Used once and looked up again each time, so that a change of either page is seen.
                 Ok(self.cache.insert(ops, physical, mode, true, &self.cpu.memory, None))
             }
@@ -417,7 +446,7 @@ impl Processor {
     #[cold]
     fn attend(&mut self, wanted: u32, until: u64) -> Option<Stop> {
         for (offset, _) in self.cpu.memory.take_code_writes() {
-            self.cache.retire_page(offset & !(PAGE_SIZE as u64 - 1), &self.cpu.memory);
+            self.cache.written(offset & !(PAGE_SIZE as u64 - 1), self.cpu.state.icount, &self.cpu.memory);
         }
         self.cpu.attention.clear(attention::CODE);
         if wanted & attention::REMAP != 0 {
