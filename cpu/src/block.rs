@@ -17,7 +17,7 @@ use std::cell::Cell;
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 
-use iced_x86::{Decoder, DecoderError, DecoderOptions, FlowControl, Instruction, OpKind};
+use iced_x86::{Decoder, DecoderError, DecoderOptions, FlowControl, Instruction, Mnemonic, OpKind};
 use softmetal_bus::{GuestMemory, PAGE_SIZE};
 
 use crate::exec;
@@ -75,8 +75,36 @@ pub struct Checked {
     /// Their place in guest memory.
     pub offset: u64,
     bytes: Box<[u8]>,
+    constants: Box<[Constant]>,
     /// Entries since they changed last.
     steady: Cell<u32>,
+}
+
+/// The immediate of a MOV to a register: what programs that patch themselves patch most.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Constant {
+    ordinal: u16,
+    /// Offset from the block's start, and size, of its bytes.
+    at: u16,
+    size: u8,
+    signed: bool,
+}
+
+impl Constant {
+    fn value(self, bytes: &[u8]) -> u64 {
+        let field = &bytes[usize::from(self.at)..][..usize::from(self.size)];
+        let raw = field.iter().rev().fold(0, |v, &b| v << 8 | u64::from(b));
+        let unused = 64 - 8 * u32::from(self.size);
+        if self.signed { ((raw << unused) as i64 >> unused) as u64 } else { raw }
+    }
+}
+
+/// What the decoder makes, and works in.
+#[derive(Default)]
+pub struct Decoded {
+    /// The operations.
+    pub ops: Vec<Op>,
+    constants: Vec<Constant>,
 }
 
 /// What a look at a checked block's bytes found.
@@ -91,12 +119,40 @@ pub enum Check {
 }
 
 impl Checked {
+    /// Reads the bytes anew and takes over constants that have changed; false if anything else has.
+    fn patch(&mut self, ops: &mut [Op], memory: &GuestMemory) -> bool {
+        let mut now = [0; 64];
+        let Some(now) = now.get_mut(..self.bytes.len()) else { return false };
+        if self.constants.is_empty() || memory.read(self.offset, now).is_err() {
+            return false;
+        }
+        let mut from = 0;
+        for c in &self.constants {
+            let at = usize::from(c.at);
+            if now[from..at] != self.bytes[from..at] {
+                return false;
+            }
+            from = at + usize::from(c.size);
+        }
+        if now[from..] != self.bytes[from..] {
+            return false;
+        }
+        for c in &self.constants {
+            ops[usize::from(c.ordinal)].imm = c.value(now);
+        }
+        self.bytes.copy_from_slice(now);
+        self.steady.set(0);
+        true
+    }
+
     /// Compares with memory.
     pub fn check(&self, memory: &GuestMemory) -> Check {
-        let mut now = [0; MAX_OPS * MAX_LEN];
-        let now = &mut now[..self.bytes.len()];
-        if memory.read(self.offset, now).is_err() || *now != *self.bytes {
-            return Check::Changed;
+        let mut now = [0; 32];
+        for (i, bytes) in self.bytes.chunks(now.len()).enumerate() {
+            let now = &mut now[..bytes.len()];
+            if memory.read(self.offset + 32 * i as u64, now).is_err() || now != bytes {
+                return Check::Changed;
+            }
         }
         self.steady.set(self.steady.get() + 1);
         if self.steady.get() > STEADY { Check::Steady } else { Check::Same }
@@ -162,7 +218,7 @@ impl BlockCache {
     }
 
     /// Enters a block; `offset` is the place of its first byte in guest memory, if it is there.
-    pub fn insert(&mut self, ops: Vec<Op>, physical: u64, mode: Mode, crosses: bool, memory: &GuestMemory, offset: Option<u64>) -> u32 {
+    pub fn insert(&mut self, ops: &[Op], physical: u64, mode: Mode, crosses: bool, memory: &GuestMemory, offset: Option<u64>) -> u32 {
         if self.by_start.len() >= MAX_BLOCKS {
             self.clear(memory);
         }
@@ -180,9 +236,9 @@ impl BlockCache {
     }
 
     /// Enters a block of a volatile page, made from `bytes` at `offset`, or puts it in the place of an older one.
-    pub fn insert_checked(&mut self, ops: Vec<Op>, physical: u64, mode: Mode, bytes: &[u8], offset: u64) -> u32 {
-        let checked = Checked { offset, bytes: bytes.into(), steady: Cell::new(0) };
-        let block = self.make(ops, physical, mode, false, Some(checked));
+    pub fn insert_checked(&mut self, decoded: &Decoded, physical: u64, mode: Mode, bytes: &[u8], offset: u64) -> u32 {
+        let checked = Checked { offset, bytes: bytes.into(), constants: decoded.constants.as_slice().into(), steady: Cell::new(0) };
+        let block = self.make(&decoded.ops, physical, mode, false, Some(checked));
         if let Some(index) = self.find(physical, mode) {
             self.blocks[index as usize] = block;
             return index;
@@ -193,7 +249,13 @@ impl BlockCache {
         index
     }
 
-    fn make(&mut self, ops: Vec<Op>, physical: u64, mode: Mode, crosses: bool, checked: Option<Checked>) -> Block {
+    /// Brings a checked block whose bytes have changed up to date, if only constants have; false if it must be made anew.
+    pub fn patch(&mut self, index: u32, memory: &GuestMemory) -> bool {
+        let block = &mut self.blocks[index as usize];
+        block.checked.as_mut().is_some_and(|c| c.patch(&mut block.ops, memory))
+    }
+
+    fn make(&mut self, ops: &[Op], physical: u64, mode: Mode, crosses: bool, checked: Option<Checked>) -> Block {
         self.decoded += 1;
         self.next_serial = self.next_serial.wrapping_add(1).max(1);
         Block { ops: ops.into(), serial: self.next_serial, physical, mode, crosses, links: Default::default(), checked }
@@ -262,14 +324,16 @@ pub enum Extent {
 }
 
 /// Decodes and lowers from `bytes`, which begin at the block's first byte and end at the page's (or, for a single
-/// instruction across pages, later). Returns the operations and how many bytes they cover.
+/// instruction across pages, later). Replaces what is in `out`; returns how many bytes the operations cover.
 ///
 /// # Errors
 /// [`Undecodable::CrossesPage`] if not even the first instruction is complete.
-pub fn decode(bytes: &[u8], mode: Mode, extent: Extent) -> Result<(Vec<Op>, usize), Undecodable> {
+pub fn decode(bytes: &[u8], mode: Mode, extent: Extent, out: &mut Decoded) -> Result<usize, Undecodable> {
     let single = extent == Extent::Single;
     let mut decoder = Decoder::with_ip(mode.bits(), bytes, 0, DecoderOptions::NONE);
-    let mut ops = Vec::with_capacity(8);
+    let Decoded { ops, constants } = out;
+    ops.clear();
+    constants.clear();
     let mut covered = 0;
     let mut instruction = Instruction::default();
     while decoder.can_decode() && ops.len() < if single { 1 } else { MAX_OPS } {
@@ -294,6 +358,14 @@ pub fn decode(bytes: &[u8], mode: Mode, extent: Extent) -> Result<(Vec<Op>, usiz
         let lowered = table::find(instruction.mnemonic()).and_then(|row| (row.lower)(&l));
         ops.push(lowered.unwrap_or(l.op));
         covered = instruction.ip() as usize + instruction.len();
+        if extent == Extent::ToStore && instruction.mnemonic() == Mnemonic::Mov && instruction.op0_kind() == OpKind::Register {
+            let offsets = decoder.get_constant_offsets(&instruction);
+            if offsets.has_immediate() {
+                let at = instruction.ip() as u16 + offsets.immediate_offset() as u16;
+                let signed = instruction.op1_kind() == OpKind::Immediate32to64;
+                constants.push(Constant { ordinal, at, size: offsets.immediate_size() as u8, signed });
+            }
+        }
         let ends = match instruction.flow_control() {
             FlowControl::Next | FlowControl::ConditionalBranch => exec::ends_block(&instruction),
             _ => true,
@@ -302,7 +374,7 @@ pub fn decode(bytes: &[u8], mode: Mode, extent: Extent) -> Result<(Vec<Op>, usiz
             break;
         }
     }
-    Ok((ops, covered))
+    Ok(covered)
 }
 
 /// Whether an instruction may write memory: all that do have it as their first operand, or use the stack.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use softmetal_bus::{Attention, CpuBus, GuestMemory, PAGE_SIZE, PageKind, attention};
 
-use crate::block::{self, BlockCache, Check, Extent, Link, MAX_LEN, Undecodable};
+use crate::block::{self, BlockCache, Check, Decoded, Extent, Link, MAX_LEN, Undecodable};
 use crate::debug::{self, Before};
 use crate::exec::cpuid::Model;
 use crate::fault::{Exception, Fault, Reason, vector};
@@ -59,6 +59,8 @@ pub struct Processor {
     history_at: usize,
     /// Exits from blocks to the loop.
     pub exits: u64,
+    /// What the decoder works in.
+    scratch: Decoded,
 }
 
 impl Processor {
@@ -93,6 +95,7 @@ impl Processor {
             history: [0; HISTORY],
             history_at: 0,
             exits: 0,
+            scratch: Decoded::default(),
         };
         p.cpu.update_mode();
         p
@@ -377,6 +380,7 @@ impl Processor {
         let index = match self.cache.find(physical, mode) {
             Some(i) => match self.cache.get(i).checked.as_ref().map(|c| (c.offset, c.check(&self.cpu.memory))) {
                 None | Some((_, Check::Same)) => i,
+                Some((_, Check::Changed)) if self.cache.patch(i, &self.cpu.memory) => i,
                 Some((_, Check::Changed)) => self.decode(linear, physical)?,
                 Some((offset, Check::Steady)) => {
                     self.cache.calm(offset, &self.cpu.memory);
@@ -396,49 +400,63 @@ impl Processor {
         let mode = self.cpu.state.mode;
         let in_page = PAGE_SIZE - (physical as usize & (PAGE_SIZE - 1));
         let mut buf = [0; 512];
-        let n = in_page.min(buf.len());
-        let offset = self.fetch(physical, &mut buf[..n]);
+        let mut n = in_page.min(buf.len());
+        let offset = self.memory_offset(physical);
         let volatile = offset.filter(|&offset| self.cache.volatile(offset));
-        match block::decode(&buf[..n], mode, if volatile.is_some() { Extent::ToStore } else { Extent::Whole }) {
-            Ok((ops, covered)) => {
-                if let Some(offset) = volatile {
-                    return Ok(self.cache.insert_checked(ops, physical, mode, &buf[..covered], offset));
-                }
+        if volatile.is_some() {
+            n = n.min(64);
+        }
+        self.fetch(physical, offset, &mut buf[..n]);
+        let mut out = std::mem::take(&mut self.scratch);
+        let extent = if volatile.is_some() { Extent::ToStore } else { Extent::Whole };
+        let index = match (block::decode(&buf[..n], mode, extent, &mut out), offset) {
+            (Ok(covered), Some(offset)) if volatile.is_some() => {
+                Ok(self.cache.insert_checked(&out, physical, mode, &buf[..covered], offset))
+            }
+            (Ok(covered), offset) => {
                 if let Some(offset) = offset {
                     if self.cpu.memory.mark_code(offset, covered) {
                         self.cpu.mmu.protect(offset);
                     }
                 }
-                Ok(self.cache.insert(ops, physical, mode, false, &self.cpu.memory, offset))
+                Ok(self.cache.insert(&out.ops, physical, mode, false, &self.cpu.memory, offset))
             }
-            Err(Undecodable::CrossesPage) => {
-                let next = linear.wrapping_add(in_page as u64);
-                let next = if mode.long() { next } else { next & 0xffff_ffff };
-                let second = self.cpu.translate_code(next)?;
-                let mut bytes = [0; MAX_LEN];
-                bytes[..in_page].copy_from_slice(&buf[..in_page]);
-                self.fetch(second, &mut bytes[in_page..]);
-                let Ok((ops, _)) = block::decode(&bytes, mode, Extent::Single) else { return Err(self.cpu.ud()) };
-                // Used once and looked up again each time, so that a change of either page is seen.
-                Ok(self.cache.insert(ops, physical, mode, true, &self.cpu.memory, None))
-            }
+            (Err(Undecodable::CrossesPage), _) => self.decode_crossing(linear, physical, &buf[..in_page], &mut out),
+        };
+        self.scratch = out;
+        index
+    }
+
+    /// One instruction whose first bytes are the last of a page.
+    fn decode_crossing(&mut self, linear: u64, physical: u64, first: &[u8], out: &mut Decoded) -> Result<u32, Fault> {
+        let mode = self.cpu.state.mode;
+        let next = linear.wrapping_add(first.len() as u64);
+        let next = if mode.long() { next } else { next & 0xffff_ffff };
+        let second = self.cpu.translate_code(next)?;
+        let mut bytes = [0; MAX_LEN];
+        bytes[..first.len()].copy_from_slice(first);
+        self.fetch(second, self.memory_offset(second), &mut bytes[first.len()..]);
+        if block::decode(&bytes, mode, Extent::Single, out).is_err() {
+            return Err(self.cpu.ud());
+        }
+        // Used once and looked up again each time, so that a change of either page is seen.
+        Ok(self.cache.insert(&out.ops, physical, mode, true, &self.cpu.memory, None))
+    }
+
+    /// The place of a physical address in guest memory, if that is what is there.
+    fn memory_offset(&self, physical: u64) -> Option<u64> {
+        let mask = PAGE_SIZE as u64 - 1;
+        match self.cpu.bus.page(physical & !mask) {
+            PageKind::Memory { offset, .. } => Some(offset + (physical & mask)),
+            PageKind::Device => None,
         }
     }
 
-    /// Fetches code bytes within a page; the place in guest memory, if that is what they come from.
-    fn fetch(&mut self, physical: u64, buf: &mut [u8]) -> Option<u64> {
-        let mask = PAGE_SIZE as u64 - 1;
-        match self.cpu.bus.page(physical & !mask) {
-            PageKind::Memory { offset, .. } => {
-                let offset = offset + (physical & mask);
-                self.cpu.memory.read(offset, buf).ok()?;
-                Some(offset)
-            }
-            PageKind::Device => {
-                log::warn!(target: "cpu", "code fetched from a device or nothing at physical {physical:#x}");
-                buf.fill(0xff);
-                None
-            }
+    /// Fetches code bytes within a page, from `offset` of guest memory if they are there.
+    fn fetch(&self, physical: u64, offset: Option<u64>, buf: &mut [u8]) {
+        if offset.is_none_or(|offset| self.cpu.memory.read(offset, buf).is_err()) {
+            log::warn!(target: "cpu", "code fetched from a device or nothing at physical {physical:#x}");
+            buf.fill(0xff);
         }
     }
 
