@@ -41,6 +41,8 @@ pub enum Reason {
     Exception(Exception),
     /// The instruction touches a device or code: run it again, alone (see [`Cpu::solo`]).
     Alone,
+    /// The instruction waits for an interrupt, as HLT does, but RIP stays on it.
+    Frozen,
 }
 
 /// An exception.

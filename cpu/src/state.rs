@@ -286,6 +286,8 @@ pub struct State {
     pub debug_shadow: bool,
     /// Bits of DR6 of the #DB trap that comes before the next instruction.
     pub pending_debug: u64,
+    /// FERR# is asserted.
+    pub float_error: bool,
     /// NMIs are blocked until IRET.
     pub nmi_blocked: bool,
     /// Derived from the above by [`Cpu::update_mode`].
@@ -474,6 +476,7 @@ impl State {
             shadow: false,
             debug_shadow: false,
             pending_debug: 0,
+            float_error: false,
             nmi_blocked: false,
             mode: Mode(0),
         }

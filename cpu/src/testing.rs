@@ -48,6 +48,10 @@ pub struct Edge {
     pub vectors: VecDeque<u8>,
     /// CR8.
     pub task_priority: u8,
+    /// Levels of FERR#, in order.
+    pub float_errors: Vec<bool>,
+    /// IGNNE#.
+    pub ignore_float_errors: bool,
 }
 
 /// A board with [`RAM`] bytes at 0 and no devices; the time-stamp counter is the instruction count.
@@ -96,6 +100,11 @@ impl CpuBus for FlatBus {
     }
     fn time_stamp(&mut self, at: u64) -> u64 {
         at
+    }
+    fn float_error(&mut self, _: u64, pending: bool) -> bool {
+        let mut edge = self.edge();
+        edge.float_errors.push(pending);
+        edge.ignore_float_errors
     }
     fn random(&mut self, at: u64) -> u64 {
         at.wrapping_mul(0x9e37_79b9_7f4a_7c15)

@@ -114,6 +114,54 @@ impl Device for Port92 {
     device_state!(state, 1);
 }
 
+/// The logic between a processor's FERR# and IGNNE# and IRQ 13 (PIIX3 datasheet, coprocessor error register at 0xF0): FERR#
+/// requests the interrupt; a store to the port takes the request back and asserts IGNNE# until FERR# falls. Region 0: the
+/// port. Line 0: the interrupt.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct CoprocessorError {
+    state: CoprocessorErrorState,
+}
+
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+struct CoprocessorErrorState {
+    ferr: bool,
+    ignne: bool,
+}
+
+impl CoprocessorError {
+    /// The logic at rest.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The processor drives FERR#; the level of IGNNE#.
+    pub fn drive(&mut self, ctx: &mut Ctx, ferr: bool) -> bool {
+        self.state.ferr = ferr;
+        self.state.ignne &= ferr;
+        ctx.line(0, ferr && !self.state.ignne);
+        self.state.ignne
+    }
+}
+
+impl Device for CoprocessorError {
+    fn name(&self) -> &'static str {
+        "coprocessor-error"
+    }
+    fn read(&mut self, _ctx: &mut Ctx, _region: u8, _offset: u64, width: usize) -> u64 {
+        ones(width)
+    }
+    fn write(&mut self, ctx: &mut Ctx, _region: u8, _offset: u64, _width: usize, _value: u64) {
+        self.state.ignne = self.state.ferr;
+        ctx.line(0, false);
+    }
+    fn reset(&mut self, ctx: &mut Ctx) {
+        *self = Self::new();
+        ctx.line(0, false);
+    }
+    device_state!(state, 1);
+}
+
 const RESET_CPU: u8 = 1 << 2;
 const RESET_KEPT: u8 = 0x0a;
 
@@ -227,6 +275,23 @@ mod tests {
         rig.write(&mut control, 0, 0, 1, 0xe);
         assert_eq!(rig.take(), request(Request::Reset));
         assert_eq!(rig.read(&mut control, 0, 0, 1), 0xa);
+    }
+
+    #[test]
+    fn coprocessor_error() {
+        let mut rig = Rig::new();
+        let mut logic = CoprocessorError::new();
+        let line = |level| [Effect::Line { line: 0, level }];
+        assert!(!logic.drive(&mut rig.ctx(), true));
+        assert_eq!(rig.take(), line(true));
+        rig.write(&mut logic, 0, 0, 1, 0);
+        assert_eq!(rig.take(), line(false));
+        assert!(logic.drive(&mut rig.ctx(), true));
+        assert_eq!(rig.take(), line(false));
+        assert!(!logic.drive(&mut rig.ctx(), false));
+        assert_eq!(rig.take(), line(false));
+        assert!(!logic.drive(&mut rig.ctx(), true));
+        assert_eq!(rig.take(), line(true));
     }
 
     #[test]

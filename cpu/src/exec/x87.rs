@@ -1,12 +1,11 @@
 //! The x87 instructions: operands, exceptions and rows. What they compute is in [`crate::semantics::x87`].
 //!
-//! An unmasked exception is delivered by the next waiting instruction: #MF where CR0.NE is set; otherwise the FERR# pin of
-//! a PC would raise IRQ 13, which no system newer than DOS relies on: it is logged, and the instruction goes on as though
-//! IGNNE# were asserted. The instruction and operand pointers are recorded when an exception becomes pending, and only then.
+//! An unmasked exception is delivered by the next waiting instruction: #MF where CR0.NE is set. Otherwise it asserts FERR#,
+//! from which a PC makes IRQ 13, and freezes until an interrupt comes, unless the board asserts IGNNE#. The instruction and operand pointers are recorded when an exception becomes pending, and only then.
 
 use iced_x86::Mnemonic as M;
 
-use crate::fault::{Fault, vector};
+use crate::fault::{Fault, Reason, vector};
 use crate::flags;
 use crate::lower::Lower;
 use crate::op::{Dst, Exit, Op, Place, step};
@@ -43,9 +42,24 @@ impl Cpu {
         if self.state.cr0 & bits::CR0_NE != 0 {
             return Err(self.raise(vector::MF));
         }
-        let rip = self.this_rip(op);
-        self.log_unusual("x87 exception pending with CR0.NE clear", rip);
-        Ok(())
+        let at = self.now(op);
+        self.state.float_error = true;
+        if self.bus.float_error(at, true) {
+            return Ok(());
+        }
+        self.state.halted = true;
+        self.fault = Reason::Frozen;
+        Err(Fault)
+    }
+
+    /// After an instruction that may have cleared exceptions: FERR# falls with the last one.
+    #[inline(always)]
+    pub fn fpu_settle(&mut self, op: &Op) {
+        if self.state.float_error && !self.state.fpu.pending() {
+            self.state.float_error = false;
+            let at = self.now(op);
+            self.bus.float_error(at, false);
+        }
     }
 
     /// Records where the instruction is that made an exception pending.
@@ -118,7 +132,9 @@ fn control(cpu: &mut Cpu, op: &Op, rest: &[Op], waiting: bool, body: impl FnOnce
         if waiting {
             cpu.fpu_wait(op)?;
         }
-        body(cpu, op)
+        body(cpu, op)?;
+        cpu.fpu_settle(op);
+        Ok(())
     })
 }
 

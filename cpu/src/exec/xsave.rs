@@ -160,6 +160,7 @@ fn fxrstor<const LONG: bool>(cpu: &mut Cpu, op: &Op, rest: &[Op]) -> Exit {
         cpu.load_area(linear, &mut area)?;
         cpu.state.mxcsr = cpu.load_mxcsr(&area)?;
         cpu.load_x87(&area, LONG);
+        cpu.fpu_settle(op);
         cpu.load_xmm(&area);
         Ok(())
     })
@@ -215,6 +216,7 @@ fn xrstor<const LONG: bool>(cpu: &mut Cpu, op: &Op, rest: &[Op]) -> Exit {
             } else {
                 cpu.state.fpu = Fpu::default();
             }
+            cpu.fpu_settle(op);
         }
         if wanted & XCR0_SSE != 0 {
             if present & XCR0_SSE == 0 {

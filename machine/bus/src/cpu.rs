@@ -83,6 +83,12 @@ pub trait CpuBus: Send {
     fn set_task_priority(&mut self, at: u64, value: u8);
     /// The time-stamp counter that belongs to instruction count `at`, before IA32_TSC_ADJUST.
     fn time_stamp(&mut self, at: u64) -> u64;
+    /// FERR# rises (`pending`: an unmasked x87 exception waits and CR0.NE is clear) or falls. The level of IGNNE#: whether
+    /// the processor goes on in spite of it (SDM 1, 8.7.2). A board without that logic ignores such exceptions.
+    fn float_error(&mut self, at: u64, pending: bool) -> bool {
+        let _ = (at, pending);
+        true
+    }
     /// The next 64 bits of the machine's seeded random source (RDRAND).
     fn random(&mut self, at: u64) -> u64;
 }

@@ -10,7 +10,7 @@ use softmetal_devices::lapic::Lapic;
 use softmetal_devices::pci::{PciDevice, PciHost};
 use softmetal_devices::pic8259::Pic8259;
 use softmetal_devices::pit8254::Pit8254;
-use softmetal_devices::ports::{DebugCon, DebugExit, Port92, PostCode};
+use softmetal_devices::ports::{CoprocessorError, DebugCon, DebugExit, Port92, PostCode};
 use softmetal_devices::rtc_mc146818::Rtc;
 use softmetal_devices::uart16550::Uart16550;
 
@@ -50,6 +50,8 @@ pub mod id {
     pub const POST: DeviceId = DeviceId(14);
     /// The PCI configuration ports, 0xCF8 to 0xCFF.
     pub const PCIHOST: DeviceId = DeviceId(15);
+    /// The logic of coprocessor errors, 0xF0.
+    pub const FERR: DeviceId = DeviceId(16);
     /// The first PCI function; the others follow in the order in which they were plugged in.
     pub const PCI: u16 = 24;
 }
@@ -81,6 +83,7 @@ pub struct Chips {
     pub(super) port92: Port92,
     pub(super) post: PostCode,
     pub(super) pcihost: PciHost,
+    pub(super) ferr: CoprocessorError,
     /// By number from [`id::PCI`].
     pub(super) pci: Vec<PciFunction>,
 }
@@ -105,6 +108,7 @@ impl Chips {
             id::PORT92 => &mut self.port92,
             id::POST => &mut self.post,
             id::PCIHOST => &mut self.pcihost,
+            id::FERR => &mut self.ferr,
             DeviceId(n) => self.pci.get_mut(usize::from(n.checked_sub(id::PCI)?))?.device.as_mut(),
         })
     }
@@ -112,6 +116,6 @@ impl Chips {
     /// The numbers of all chips, in order.
     pub fn ids(&self) -> impl Iterator<Item = DeviceId> + use<> {
         let pci = id::PCI..id::PCI + self.pci.len() as u16;
-        (id::PIC.0..=id::PCIHOST.0).chain(pci).map(DeviceId)
+        (id::PIC.0..=id::FERR.0).chain(pci).map(DeviceId)
     }
 }

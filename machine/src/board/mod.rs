@@ -355,6 +355,14 @@ impl Board {
         vector
     }
 
+    /// The processor drives FERR#; the level of IGNNE#.
+    fn float_error(&mut self, at: u64, pending: bool) -> bool {
+        let now = self.now(at);
+        let ignore = self.chips.ferr.drive(&mut self.around.ctx(now, id::FERR), pending);
+        self.settle(now, id::FERR);
+        ignore
+    }
+
     /// The next number of the random source (SplitMix64).
     fn random(&mut self) -> u64 {
         self.state.random = self.state.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
@@ -429,6 +437,9 @@ impl CpuBus for SharedBoard {
     }
     fn time_stamp(&mut self, at: u64) -> u64 {
         self.lock().now(at).0
+    }
+    fn float_error(&mut self, at: u64, pending: bool) -> bool {
+        self.lock().float_error(at, pending)
     }
     fn random(&mut self, _at: u64) -> u64 {
         self.lock().random()

@@ -10,7 +10,7 @@ use softmetal_devices::lapic::Lapic;
 use softmetal_devices::pci::{Access, I440fx, MappingKind, PciDevice, PciHost, Piix3Isa, Piix4Pm, command};
 use softmetal_devices::pic8259::Pic8259;
 use softmetal_devices::pit8254::Pit8254;
-use softmetal_devices::ports::{DebugCon, DebugExit, Port92, PostCode};
+use softmetal_devices::ports::{CoprocessorError, DebugCon, DebugExit, Port92, PostCode};
 use softmetal_devices::rtc_mc146818::Rtc;
 use softmetal_devices::uart16550::Uart16550;
 use softmetal_devices::virtio::{VirtioBlk, VirtioConsole, VirtioPci, VirtioRng};
@@ -86,6 +86,7 @@ impl Board {
             port92: Port92::new(),
             post: PostCode::new(),
             pcihost: PciHost::new(),
+            ferr: CoprocessorError::new(),
             pci,
         };
         let mut board = Self {
@@ -138,6 +139,7 @@ impl Board {
             chip(SMI_CMD_PORT.into(), 2, id::PM, 1),
             chip(0xc0, 32, id::DMA, 1),
             chip(0xe9, 1, id::DEBUGCON, 0),
+            chip(0xf0, 1, id::FERR, 0),
             chip(0xf4, 1, id::DEBUGEXIT, 0),
             chip(0x2f8, 8, id::COM2, 0),
             chip(0x3f8, 8, id::COM1, 0),
