@@ -2,6 +2,7 @@
 
 use iced_x86::{CpuidFeature as Cf, Mnemonic as M};
 
+use super::xsave::{XCR0_SUPPORTED, XSAVE_AREA};
 use crate::mmu::PHYSICAL_BITS;
 use crate::op::{Exit, Op, step};
 use crate::state::{Cpu, bits, reg};
@@ -22,10 +23,11 @@ enum Word {
     Leaf7Ebx,
     Leaf7Ecx,
     Leaf7Edx,
+    LeafDEax,
     Extended1Ecx,
     Extended1Edx,
 }
-const WORDS: usize = 7;
+const WORDS: usize = 8;
 
 /// The smallest model that has a feature.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -113,6 +115,7 @@ features! {
     Fsrm "fsrm" Leaf7Edx 4 V2;
     SpecCtrl "spec_ctrl" Leaf7Edx 26 V1;
     ArchCapabilities "arch_capabilities" Leaf7Edx 29 V1;
+    Xsaveopt "xsaveopt" LeafDEax 0 Max XSAVEOPT;
     LahfLm "lahf_lm" Extended1Ecx 0 V2;
     Lzcnt "lzcnt" Extended1Ecx 5 Max LZCNT;
     Prefetchw "3dnowprefetch" Extended1Ecx 8 V2 PREFETCHW;
@@ -238,7 +241,8 @@ impl Model {
             0xb => self.topology(sub),
             0xd if self.has(Feature::Xsave) => match sub {
                 // x87 and SSE: the legacy area and the header.
-                0 => [3, 576, 576, 0],
+                0 => [XCR0_SUPPORTED as u32, XSAVE_AREA as u32, XSAVE_AREA as u32, 0],
+                1 => [self.word(Word::LeafDEax), 0, 0, 0],
                 _ => [0; 4],
             },
             0x15 => [1, 1, TSC_HZ, 0],

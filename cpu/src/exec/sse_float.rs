@@ -242,6 +242,7 @@ fn cvtsd2ss<const MEM: bool>(cpu: &mut Cpu, op: &Op, rest: &[Op]) -> Exit {
     })
 }
 
+/// The memory form, too, makes the x87 state MMX state (SDM 2A, CVTPI2PS; AMD's processors differ).
 fn cvtpi2ps<const MEM: bool>(cpu: &mut Cpu, op: &Op, rest: &[Op]) -> Exit {
     step(cpu, op, rest, |cpu, op| {
         cpu.sse_ready()?;
@@ -296,7 +297,7 @@ fn to_mm<const N: usize, const MEM: usize>(cpu: &mut Cpu, op: &Op, rest: &[Op], 
         cpu.sse_ready()?;
         cpu.mmx_ready(op)?;
         if MEM == 16 {
-            cpu.check_aligned(op, 16, false)?;
+            cpu.check_aligned(op, 16, 16, false)?;
         }
         let b = if MEM == 0 { cpu.xmm::<N>(op.src) } else { cpu.load_vector::<N, MEM>(op)? };
         let result = convert(b, &mut cpu.state.mxcsr);

@@ -58,7 +58,7 @@ fn load<const ALIGNED: bool>(cpu: &mut Cpu, op: &Op, rest: &[Op]) -> Exit {
     step(cpu, op, rest, |cpu, op| {
         cpu.sse_ready()?;
         if ALIGNED {
-            cpu.check_aligned(op, 16, false)?;
+            cpu.check_aligned(op, 16, 16, false)?;
         }
         cpu.state.xmm[usize::from(op.dst & 15)] = cpu.load(op)?;
         Ok(())
@@ -69,7 +69,7 @@ fn store<const ALIGNED: bool>(cpu: &mut Cpu, op: &Op, rest: &[Op]) -> Exit {
     step(cpu, op, rest, |cpu, op| {
         cpu.sse_ready()?;
         if ALIGNED {
-            cpu.check_aligned(op, 16, true)?;
+            cpu.check_aligned(op, 16, 16, true)?;
         }
         cpu.store(op, cpu.state.xmm[usize::from(op.src & 15)])
     })

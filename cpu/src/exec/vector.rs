@@ -84,15 +84,15 @@ impl Cpu {
         Ok(v)
     }
 
-    /// #GP(0) unless the memory operand is aligned to `bytes`.
+    /// The linear address of the memory operand of `bytes` bytes; #GP(0) unless it is a multiple of `alignment`.
     ///
     /// # Errors
     /// #GP(0), or the segment's fault.
     #[inline(always)]
-    pub(crate) fn check_aligned(&mut self, op: &Op, bytes: u64, write: bool) -> Result<u64, Fault> {
+    pub(crate) fn check_aligned(&mut self, op: &Op, alignment: u64, bytes: usize, write: bool) -> Result<u64, Fault> {
         let ea = self.effective(op);
-        let linear = self.linear(op.seg, ea, bytes as usize, write, op.addr)?;
-        if linear & (bytes - 1) != 0 { Err(self.raise_with(vector::GP, 0)) } else { Ok(linear) }
+        let linear = self.linear(op.seg, ea, bytes, write, op.addr)?;
+        if linear & (alignment - 1) != 0 { Err(self.raise_with(vector::GP, 0)) } else { Ok(linear) }
     }
 
     /// The fault of an unmasked SIMD floating-point exception (SDM 1, 11.5.1).
@@ -176,7 +176,7 @@ pub(crate) fn operand<B: Bank<N>, const N: usize, const MEM: usize>(cpu: &mut Cp
         return Ok(B::get(cpu, op.src));
     }
     if MEM == 16 {
-        cpu.check_aligned(op, 16, false)?;
+        cpu.check_aligned(op, 16, 16, false)?;
     }
     cpu.load_vector::<N, MEM>(op)
 }
@@ -227,7 +227,7 @@ fn float<T: Float<N>, const N: usize, const MEM: usize>(cpu: &mut Cpu, op: &Op, 
         let b = match MEM {
             0 => cpu.xmm::<N>(op.src),
             16 => {
-                cpu.check_aligned(op, 16, false)?;
+                cpu.check_aligned(op, 16, 16, false)?;
                 cpu.load_vector::<N, 16>(op)?
             }
             _ => cpu.load_vector::<N, MEM>(op)?,

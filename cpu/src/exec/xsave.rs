@@ -23,8 +23,12 @@ pub const XCR0_SUPPORTED: u64 = XCR0_X87 | XCR0_SSE;
 const LEGACY: usize = 416;
 const MXCSR_AT: u64 = 24;
 const XMM_AT: usize = 160;
+/// Bytes of an FXSAVE area.
+const FX_AREA: usize = 512;
 /// Offset of the XSAVE header.
 const HEADER: u64 = 512;
+/// Bytes of an XSAVE area: the legacy area and the header.
+pub const XSAVE_AREA: usize = 576;
 
 /// Instruction rows.
 pub const ROWS: &[Row] = &[
@@ -34,6 +38,9 @@ pub const ROWS: &[Row] = &[
     row(M::Fxrstor64, |l| l.with(fxrstor::<true>)),
     row(M::Xsave, |l| l.with(xsave::<false>)),
     row(M::Xsave64, |l| l.with(xsave::<true>)),
+    // No component is known to be unmodified: as XSAVE.
+    row(M::Xsaveopt, |l| l.with(xsave::<false>)),
+    row(M::Xsaveopt64, |l| l.with(xsave::<true>)),
     row(M::Xrstor, |l| l.with(xrstor::<false>)),
     row(M::Xrstor64, |l| l.with(xrstor::<true>)),
     row(M::Xgetbv, |l| l.with(xgetbv)),
@@ -145,7 +152,7 @@ impl Cpu {
 fn fxsave<const LONG: bool>(cpu: &mut Cpu, op: &Op, rest: &[Op]) -> Exit {
     step(cpu, op, rest, |cpu, op| {
         fx_ready(cpu)?;
-        let linear = cpu.check_aligned(op, 16, true)?;
+        let linear = cpu.check_aligned(op, 16, FX_AREA, true)?;
         let area = cpu.legacy_area(LONG);
         let used = XMM_AT + 16 * cpu.xmm_count();
         cpu.store_area(linear, &area[..used])
@@ -155,7 +162,7 @@ fn fxsave<const LONG: bool>(cpu: &mut Cpu, op: &Op, rest: &[Op]) -> Exit {
 fn fxrstor<const LONG: bool>(cpu: &mut Cpu, op: &Op, rest: &[Op]) -> Exit {
     step(cpu, op, rest, |cpu, op| {
         fx_ready(cpu)?;
-        let linear = cpu.check_aligned(op, 16, false)?;
+        let linear = cpu.check_aligned(op, 16, FX_AREA, false)?;
         let mut area = [0; LEGACY];
         cpu.load_area(linear, &mut area)?;
         cpu.state.mxcsr = cpu.load_mxcsr(&area)?;
@@ -173,7 +180,7 @@ fn fx_ready(cpu: &mut Cpu) -> Result<(), Fault> {
 fn xsave<const LONG: bool>(cpu: &mut Cpu, op: &Op, rest: &[Op]) -> Exit {
     step(cpu, op, rest, |cpu, op| {
         cpu.xsave_ready()?;
-        let linear = cpu.check_aligned(op, 64, true)?;
+        let linear = cpu.check_aligned(op, 64, XSAVE_AREA, true)?;
         let wanted = cpu.requested();
         let header = linear.wrapping_add(HEADER);
         let old: u64 = cpu.read(header)?;
@@ -197,7 +204,7 @@ fn xsave<const LONG: bool>(cpu: &mut Cpu, op: &Op, rest: &[Op]) -> Exit {
 fn xrstor<const LONG: bool>(cpu: &mut Cpu, op: &Op, rest: &[Op]) -> Exit {
     step(cpu, op, rest, |cpu, op| {
         cpu.xsave_ready()?;
-        let linear = cpu.check_aligned(op, 64, false)?;
+        let linear = cpu.check_aligned(op, 64, XSAVE_AREA, false)?;
         let wanted = cpu.requested();
         let mut header = [0; 24];
         cpu.load_area(linear.wrapping_add(HEADER), &mut header)?;
