@@ -20,7 +20,7 @@ use std::hash::{BuildHasherDefault, Hasher};
 use iced_x86::{Decoder, DecoderError, DecoderOptions, FlowControl, Instruction, Mnemonic, OpKind};
 use softmetal_bus::{GuestMemory, PAGE_SIZE};
 
-use crate::exec;
+use crate::exec::{self, vector};
 use crate::lower::Lower;
 use crate::op::Op;
 use crate::state::Mode;
@@ -355,7 +355,10 @@ pub fn decode(bytes: &[u8], mode: Mode, extent: Extent, out: &mut Decoded) -> Re
             break;
         }
         let l = Lower::new(&instruction, mode, ordinal, exec::unimplemented);
-        let lowered = table::find(instruction.mnemonic()).and_then(|row| (row.lower)(&l));
+        let lowered = match table::find(instruction.mnemonic()).and_then(|row| (row.lower)(&l)) {
+            Some(op) if !mode.sse() && vector::needs_sse(&instruction) => Some(Op { handler: vector::unavailable, ..op }),
+            lowered => lowered,
+        };
         ops.push(lowered.unwrap_or(l.op));
         covered = instruction.ip() as usize + instruction.len();
         if extent == Extent::ToStore && instruction.mnemonic() == Mnemonic::Mov && instruction.op0_kind() == OpKind::Register {

@@ -9,6 +9,7 @@ use crate::fault::Reason;
 use crate::flags::{self, Lazy};
 use crate::mmu::Mmu;
 use crate::op::{BLOCK_RIP, FLAT, FLAT_STACK, Op};
+use crate::semantics::simd::V128;
 
 /// Segment register numbers as instructions encode them.
 #[allow(missing_docs)]
@@ -182,6 +183,7 @@ impl Mode {
     const V86: u8 = 16;
     const USER: u8 = 32;
     const LIMITED: u8 = 64;
+    const SSE: u8 = 128;
 
     /// Code size in bits.
     #[must_use]
@@ -223,6 +225,11 @@ impl Mode {
     #[must_use]
     pub const fn limited(self) -> bool {
         self.0 & Self::LIMITED != 0
+    }
+    /// Instructions with XMM registers do not fault as such: CR0.EM and CR0.TS are clear and CR4.OSFXSR is set.
+    #[must_use]
+    pub const fn sse(self) -> bool {
+        self.0 & Self::SSE != 0
     }
 }
 
@@ -267,9 +274,9 @@ pub struct State {
     /// DR0..DR7 (4 and 5 unused).
     pub dr: [u64; 8],
     /// XMM registers.
-    pub xmm: [u128; 16],
+    pub xmm: [V128; 16],
     /// Upper halves of the YMM registers.
-    pub ymm_high: [u128; 16],
+    pub ymm_high: [V128; 16],
     /// MXCSR.
     pub mxcsr: u32,
     /// x87 and MMX.
@@ -392,7 +399,7 @@ impl Cpu {
     pub fn lma(&self) -> bool {
         self.state.efer & bits::EFER_LMA != 0
     }
-    /// Recomputes [`State::mode`] after a change of CS, SS, CPL, CR0, EFER or EFLAGS.VM.
+    /// Recomputes [`State::mode`] after a change of CS, SS, CPL, CR0, CR4, EFER or EFLAGS.VM.
     pub fn update_mode(&mut self) {
         let s = &mut self.state;
         let v86 = s.eflags & flags::VM != 0 && s.cr0 & bits::CR0_PE != 0;
@@ -421,6 +428,9 @@ impl Cpu {
         }
         if m & 3 != Mode::CODE_64 && cs.limit != u32::MAX {
             m |= Mode::LIMITED;
+        }
+        if s.cr0 & (bits::CR0_EM | bits::CR0_TS) == 0 && s.cr4 & bits::CR4_OSFXSR != 0 {
+            m |= Mode::SSE;
         }
         s.mode = Mode(m);
         s.bases[usize::from(FLAT)] = 0;
@@ -466,8 +476,8 @@ impl State {
             efer: 0,
             xcr0: 1,
             dr,
-            xmm: [0; 16],
-            ymm_high: [0; 16],
+            xmm: [V128::ZERO; 16],
+            ymm_high: [V128::ZERO; 16],
             mxcsr: 0x1f80,
             fpu: crate::semantics::x87::Fpu::default(),
             msr: crate::exec::msr::Msrs::default(),

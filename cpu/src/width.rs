@@ -1,5 +1,7 @@
 //! Operand widths: every integer semantic is written once, generic over [`Width`].
 
+use crate::semantics::simd::V128;
+
 /// A value that a load or store moves at once (little-endian in memory).
 pub trait Value: Copy + Default + 'static {
     /// Size in bytes.
@@ -30,6 +32,21 @@ macro_rules! value {
     )*};
 }
 value!(u8, u16, u32, u64, u128);
+
+/// An XMM operand.
+impl Value for V128 {
+    const BYTES: usize = 16;
+    #[inline(always)]
+    fn from_le(bytes: &[u8]) -> Self {
+        let mut v = Self::ZERO;
+        v.0.copy_from_slice(&bytes[..16]);
+        v
+    }
+    #[inline(always)]
+    fn to_le(self) -> [u8; 16] {
+        self.0
+    }
+}
 
 /// An 80-bit x87 operand.
 impl Value for [u8; 10] {

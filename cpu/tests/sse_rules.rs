@@ -13,6 +13,16 @@ const DATA: u64 = 0x2_0000;
 const ONE: u32 = 0x3f80_0000;
 const PATTERN: u128 = 0x0f0e_0d0c_0b0a_0908_0706_0504_0302_0100;
 
+/// An XMM register.
+fn xmm(h: &Harness, r: usize) -> u128 {
+    h.p.cpu.state.xmm[r].into()
+}
+
+/// Sets an XMM register.
+fn set_xmm(h: &mut Harness, r: usize, v: u128) {
+    h.p.cpu.state.xmm[r] = v.into();
+}
+
 /// A processor about to run `code`, RAX at [`DATA`].
 fn with(code: Code) -> Harness {
     let mut h = Harness::long().asm(code);
@@ -155,9 +165,9 @@ fn unmasked_exceptions() {
             let s = &mut h.p.cpu.state;
             s.cr4 &= !clear;
             s.mxcsr = 0x1f80 & !0x200;
-            s.xmm[0] = u128::from(ONE);
+            s.xmm[0] = u128::from(ONE).into();
             assert_eq!(fault_in(&mut h, 1), expected);
-            assert_eq!(h.p.cpu.state.xmm[0], u128::from(ONE));
+            assert_eq!(xmm(&h, 0), u128::from(ONE));
             assert_eq!(h.p.cpu.state.mxcsr & 0x3f, 0x5, "0/0 in three lanes, 1/0 in one");
         }
     }
@@ -166,7 +176,7 @@ fn unmasked_exceptions() {
     for code in codes {
         let mut h = with(code);
         h.p.cpu.state.mxcsr = 0x1f80 & !0x80;
-        h.p.cpu.state.xmm[0] = 0x7f80_0001;
+        set_xmm(&mut h, 0, 0x7f80_0001);
         h.set_reg(reg::RCX, 7);
         h.p.cpu.set_eflags(0x8d7);
         assert_eq!(fault_in(&mut h, 1), XM);
@@ -190,9 +200,9 @@ fn mxcsr_has_no_reserved_bits() {
         assert_eq!(h.p.cpu.state.mxcsr, now);
         let mut h = with(|a| a.fxrstor(ptr(rax)));
         h.set_mem(DATA + 24, &value.to_le_bytes());
-        h.p.cpu.state.xmm[0] = PATTERN;
+        set_xmm(&mut h, 0, PATTERN);
         assert_eq!(fault_in(&mut h, 1), expected);
-        assert_eq!(h.p.cpu.state.xmm[0], if expected.is_none() { 0 } else { PATTERN });
+        assert_eq!(xmm(&h, 0), if expected.is_none() { 0 } else { PATTERN });
     }
 }
 
@@ -203,16 +213,16 @@ fn across_pages_and_past_memory() {
         a.movups(xmm4, ptr(rax))
     });
     h.set_reg(reg::RAX, DATA - 5);
-    h.p.cpu.state.xmm[3] = PATTERN;
+    set_xmm(&mut h, 3, PATTERN);
     assert_eq!(fault_in(&mut h, 2), None);
-    assert_eq!(h.p.cpu.state.xmm[4], PATTERN);
+    assert_eq!(xmm(&h, 4), PATTERN);
     // Nothing is stored if the second page is missing.
     let codes: [Code; 3] = [|a| a.movups(ptr(rdi), xmm3), |a| a.fxsave(ptr(rdi - 0xf8)), |a| a.maskmovdqu(xmm3, xmm5)];
     for code in codes {
         let mut h = with(code);
         h.set_reg(reg::RDI, RAM - 8);
-        h.p.cpu.state.xmm[3] = PATTERN;
-        h.p.cpu.state.xmm[5] = !0;
+        set_xmm(&mut h, 3, PATTERN);
+        set_xmm(&mut h, 5, !0);
         assert_eq!(fault_in(&mut h, 1), Some((vector::PF, Some(2))));
         assert_eq!(h.exception().map(|(_, e)| e.address), Some(RAM));
         assert_eq!((h.u64(RAM - 8), h.u64(RAM - 16), h.u64(RAM - 256)), (0, 0, 0));
@@ -220,14 +230,14 @@ fn across_pages_and_past_memory() {
     // Bytes that the mask leaves out are not touched.
     let mut h = with(|a| a.maskmovdqu(xmm3, xmm5));
     h.set_reg(reg::RDI, RAM - 8);
-    h.p.cpu.state.xmm[3] = PATTERN;
-    h.p.cpu.state.xmm[5] = 0x80_0080;
+    set_xmm(&mut h, 3, PATTERN);
+    set_xmm(&mut h, 5, 0x80_0080);
     assert_eq!(fault_in(&mut h, 1), None);
     assert_eq!(h.u64(RAM - 8), 0x02_0000);
     // A device answers, here with ones.
     let mut h = Harness::protected32().asm(|a| a.addps(xmm1, xmmword_ptr(0x400_0000)));
     assert_eq!(fault_in(&mut h, 1), None);
-    assert_eq!(h.p.cpu.state.xmm[1], !0);
+    assert_eq!(xmm(&h, 1), !0);
 }
 
 #[test]
@@ -256,7 +266,7 @@ fn fxsave_outside_64_bit_mode_has_eight_registers() {
     });
     h.set_reg(reg::RAX, DATA);
     h.set_mem(DATA, &[0xaa; 512]);
-    h.p.cpu.state.xmm = std::array::from_fn(|i| PATTERN + i as u128);
+    h.p.cpu.state.xmm = std::array::from_fn(|i| (PATTERN + i as u128).into());
     assert_eq!(fault_in(&mut h, 1), None);
     let mut area = [0; 512];
     h.mem(DATA, &mut area);
@@ -264,9 +274,9 @@ fn fxsave_outside_64_bit_mode_has_eight_registers() {
     assert_eq!((register(0), register(7)), (PATTERN, PATTERN + 7));
     assert_eq!(area[288..], [0xaa; 224]);
     assert_eq!(area[24..32], [0x80, 0x1f, 0, 0, 0xff, 0xff, 0, 0]);
-    h.p.cpu.state.xmm = [0; 16];
+    h.p.cpu.state.xmm = [0.into(); 16];
     assert_eq!(fault_in(&mut h, 1), None);
-    assert_eq!((h.p.cpu.state.xmm[7], h.p.cpu.state.xmm[8]), (PATTERN + 7, 0));
+    assert_eq!((xmm(&h, 7), xmm(&h, 8)), (PATTERN + 7, 0));
 }
 
 /// XSAVE enabled, `xcr0` set; EDX:EAX asks for `wanted`, RDI is [`DATA`].
@@ -275,7 +285,7 @@ fn extended(xcr0: u64, wanted: u64, code: Code) -> Harness {
     let s = &mut h.p.cpu.state;
     s.cr4 |= CR4_OSXSAVE;
     s.xcr0 = xcr0;
-    s.xmm = std::array::from_fn(|i| PATTERN + i as u128);
+    s.xmm = std::array::from_fn(|i| (PATTERN + i as u128).into());
     s.mxcsr = 0x9fc0;
     s.fpu.set_control(0x27f);
     h.set_reg(reg::RAX, wanted);
@@ -320,7 +330,7 @@ fn xrstor_restores_or_initialises() {
         assert_eq!(fault_in(&mut h, 1), None);
         h.set_mem(DATA + 512, &[present]);
         let s = &mut h.p.cpu.state;
-        s.xmm = [1; 16];
+        s.xmm = [1.into(); 16];
         s.mxcsr = 0x1f80;
         s.fpu.set_control(0x77f);
         h.set_reg(reg::RAX, wanted);
@@ -328,7 +338,7 @@ fn xrstor_restores_or_initialises() {
         let s = &h.p.cpu.state;
         let pick = |bit: u64| (wanted & bit != 0).then_some(u64::from(present) & bit != 0);
         assert_eq!(s.fpu.control(), pick(1).map_or(0x77f, |kept| if kept { 0x27f } else { 0x37f }));
-        assert_eq!(s.xmm[15], pick(2).map_or(1, |kept| if kept { PATTERN + 15 } else { 0 }));
+        assert_eq!(u128::from(s.xmm[15]), pick(2).map_or(1, |kept| if kept { PATTERN + 15 } else { 0 }));
         // MXCSR comes from the area even if the registers are initialised.
         assert_eq!(s.mxcsr, if wanted & 2 != 0 { 0x9fc0 } else { 0x1f80 });
     }
@@ -340,7 +350,7 @@ fn xrstor_refuses_a_bad_header() {
         let mut h = extended(3, 3, |a| a.xrstor(ptr(rdi)));
         h.set_mem(DATA + offset, &[value]);
         assert_eq!(fault_in(&mut h, 1), expected, "{value:#x} at {offset}");
-        assert_eq!(h.p.cpu.state.xmm[1] == PATTERN + 1, expected.is_some());
+        assert_eq!(xmm(&h, 1) == PATTERN + 1, expected.is_some());
     }
 }
 

@@ -130,6 +130,7 @@ impl Cpu {
             return Err(self.gp(0));
         }
         self.state.cr4 = v;
+        self.update_mode();
         const PAGING: u64 = bits::CR4_PSE | bits::CR4_PAE | bits::CR4_PGE | bits::CR4_PCIDE | bits::CR4_SMEP;
         if (old ^ v) & PAGING != 0 {
             self.flush_translations();
@@ -246,6 +247,7 @@ fn clts(cpu: &mut Cpu, op: &Op, _: &[Op]) -> Exit {
     last(cpu, op, |cpu, _| {
         cpu.need_cpl0()?;
         cpu.state.cr0 &= !bits::CR0_TS;
+        cpu.update_mode();
         Ok(())
     })
 }

@@ -154,7 +154,6 @@ fn lower_compare<F: Real, const QUIET: bool>(l: &Lower) -> Option<Op> {
 
 fn compare<F: Real, const QUIET: bool, const MEM: bool>(cpu: &mut Cpu, op: &Op, rest: &[Op]) -> Exit {
     step(cpu, op, rest, |cpu, op| {
-        cpu.sse_ready()?;
         let b = scalar::<F, MEM>(cpu, op)?;
         let a = cpu.xmm::<16>(op.dst).get(0);
         let order = f::comi::<F>(a, b, QUIET, &mut cpu.state.mxcsr);
@@ -187,7 +186,6 @@ fn lower_from_integer(
 /// To a single (`N` is 4) or a double (8).
 fn from_integer<const N: usize, S: Source, W: Width>(cpu: &mut Cpu, op: &Op, rest: &[Op]) -> Exit {
     step(cpu, op, rest, |cpu, op| {
-        cpu.sse_ready()?;
         let v = S::get::<W>(cpu, op)?.sx() as i64;
         let m = &mut cpu.state.mxcsr;
         let result = if N == 4 { c::cvtsi2ss(v, m).map(u64::from) } else { c::cvtsi2sd(v, m) };
@@ -210,7 +208,6 @@ fn lower_to_integer<F: Real, const TRUNCATE: bool>(l: &Lower) -> Option<Op> {
 
 fn to_integer<F: Real, I: Integer, const TRUNCATE: bool, const MEM: bool>(cpu: &mut Cpu, op: &Op, rest: &[Op]) -> Exit {
     step(cpu, op, rest, |cpu, op| {
-        cpu.sse_ready()?;
         let x = scalar::<F, MEM>(cpu, op)?;
         let result = c::cvtf2si::<F, I>(x, TRUNCATE, &mut cpu.state.mxcsr);
         let v = cpu.masked(result)?;
@@ -222,7 +219,6 @@ fn to_integer<F: Real, I: Integer, const TRUNCATE: bool, const MEM: bool>(cpu: &
 
 fn cvtss2sd<const MEM: bool>(cpu: &mut Cpu, op: &Op, rest: &[Op]) -> Exit {
     step(cpu, op, rest, |cpu, op| {
-        cpu.sse_ready()?;
         let b = if MEM { cpu.load_vector::<4, 4>(op)? } else { cpu.xmm(op.src) };
         let result = c::cvtss2sd(b, &mut cpu.state.mxcsr);
         let result = cpu.masked(result)?;
@@ -233,7 +229,6 @@ fn cvtss2sd<const MEM: bool>(cpu: &mut Cpu, op: &Op, rest: &[Op]) -> Exit {
 
 fn cvtsd2ss<const MEM: bool>(cpu: &mut Cpu, op: &Op, rest: &[Op]) -> Exit {
     step(cpu, op, rest, |cpu, op| {
-        cpu.sse_ready()?;
         let b = if MEM { cpu.load_vector::<8, 8>(op)? } else { cpu.xmm(op.src) };
         let result = c::cvtsd2ss(b, &mut cpu.state.mxcsr);
         let result = cpu.masked(result)?;
@@ -245,7 +240,6 @@ fn cvtsd2ss<const MEM: bool>(cpu: &mut Cpu, op: &Op, rest: &[Op]) -> Exit {
 /// The memory form, too, makes the x87 state MMX state (SDM 2A, CVTPI2PS; AMD's processors differ).
 fn cvtpi2ps<const MEM: bool>(cpu: &mut Cpu, op: &Op, rest: &[Op]) -> Exit {
     step(cpu, op, rest, |cpu, op| {
-        cpu.sse_ready()?;
         cpu.mmx_ready(op)?;
         let b = if MEM { cpu.load_vector::<8, 8>(op)? } else { cpu.mm(op.src) };
         let result = c::cvtdq2ps(b, &mut cpu.state.mxcsr);
@@ -259,7 +253,6 @@ fn cvtpi2ps<const MEM: bool>(cpu: &mut Cpu, op: &Op, rest: &[Op]) -> Exit {
 /// With a memory operand no MMX state is touched (SDM 2A, CVTPI2PD).
 fn cvtpi2pd<const MEM: bool>(cpu: &mut Cpu, op: &Op, rest: &[Op]) -> Exit {
     step(cpu, op, rest, |cpu, op| {
-        cpu.sse_ready()?;
         let b = if MEM {
             cpu.load_vector::<8, 8>(op)?
         } else {
@@ -294,7 +287,6 @@ fn lower_to_mm(l: &Lower, register: crate::op::Handler, memory: crate::op::Handl
 #[inline(always)]
 fn to_mm<const N: usize, const MEM: usize>(cpu: &mut Cpu, op: &Op, rest: &[Op], convert: ToMm<N>) -> Exit {
     step(cpu, op, rest, |cpu, op| {
-        cpu.sse_ready()?;
         cpu.mmx_ready(op)?;
         if MEM == 16 {
             cpu.check_aligned(op, 16, 16, false)?;
@@ -309,7 +301,6 @@ fn to_mm<const N: usize, const MEM: usize>(cpu: &mut Cpu, op: &Op, rest: &[Op], 
 
 fn ldmxcsr(cpu: &mut Cpu, op: &Op, rest: &[Op]) -> Exit {
     step(cpu, op, rest, |cpu, op| {
-        cpu.sse_ready()?;
         let v: u32 = cpu.load(op)?;
         if v & !MXCSR_MASK != 0 {
             return Err(cpu.raise_with(vector::GP, 0));
@@ -320,8 +311,5 @@ fn ldmxcsr(cpu: &mut Cpu, op: &Op, rest: &[Op]) -> Exit {
 }
 
 fn stmxcsr(cpu: &mut Cpu, op: &Op, rest: &[Op]) -> Exit {
-    step(cpu, op, rest, |cpu, op| {
-        cpu.sse_ready()?;
-        cpu.store(op, cpu.state.mxcsr)
-    })
+    step(cpu, op, rest, |cpu, op| cpu.store(op, cpu.state.mxcsr))
 }

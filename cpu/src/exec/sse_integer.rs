@@ -195,7 +195,6 @@ fn mm(l: &Lower, n: u32) -> bool {
 #[inline(always)]
 fn shift_bytes(cpu: &mut Cpu, op: &Op, rest: &[Op], f: impl FnOnce(V128, u8) -> V128) -> Exit {
     step(cpu, op, rest, |cpu, op| {
-        cpu.sse_ready()?;
         let r = f(cpu.xmm(op.dst), op.imm as u8);
         cpu.set_xmm(op.dst, r);
         Ok(())
@@ -215,7 +214,6 @@ fn pmovmskb<B: Bank<N>, const N: usize>(cpu: &mut Cpu, op: &Op, rest: &[Op]) -> 
 #[inline(always)]
 fn signs(cpu: &mut Cpu, op: &Op, rest: &[Op], f: impl FnOnce(V128) -> u32) -> Exit {
     step(cpu, op, rest, |cpu, op| {
-        cpu.sse_ready()?;
         let bits = f(cpu.xmm(op.src));
         u32::set(&mut cpu.state.regs, op.dst, bits);
         Ok(())
@@ -224,7 +222,6 @@ fn signs(cpu: &mut Cpu, op: &Op, rest: &[Op], f: impl FnOnce(V128) -> u32) -> Ex
 
 fn ptest<const MEM: usize>(cpu: &mut Cpu, op: &Op, rest: &[Op]) -> Exit {
     step(cpu, op, rest, |cpu, op| {
-        cpu.sse_ready()?;
         let b = operand::<Xmm, 16, MEM>(cpu, op)?;
         let (zero, carry) = i::ptest(cpu.xmm(op.dst), b);
         cpu.state.lazy.set_bits(if zero { ZF } else { 0 } | if carry { CF } else { 0 });
@@ -240,7 +237,6 @@ fn blend(l: &Lower, register: crate::op::Handler, memory: crate::op::Handler) ->
 #[inline(always)]
 fn variable<const MEM: usize>(cpu: &mut Cpu, op: &Op, rest: &[Op], f: impl FnOnce(V128, V128, V128) -> V128) -> Exit {
     step(cpu, op, rest, |cpu, op| {
-        cpu.sse_ready()?;
         let b = operand::<Xmm, 16, MEM>(cpu, op)?;
         let r = f(cpu.xmm(op.dst), b, cpu.xmm(0));
         cpu.set_xmm(op.dst, r);
@@ -270,7 +266,6 @@ fn insert<B: Bank<N>, const N: usize, S: Source, W: Width + crate::semantics::si
 
 fn insertps<const MEM: bool>(cpu: &mut Cpu, op: &Op, rest: &[Op]) -> Exit {
     step(cpu, op, rest, |cpu, op| {
-        cpu.sse_ready()?;
         // Bits 7:6 choose a lane of a register; memory has one.
         let v = if MEM { cpu.load(op)? } else { cpu.xmm::<16>(op.src).get(op.imm as usize >> 6 & 3) };
         let r = s::insertps(cpu.xmm(op.dst), v, op.imm as u8);
@@ -348,7 +343,6 @@ fn lower_string<const EXPLICIT: bool, const INDEX: bool>(l: &Lower) -> Option<Op
 
 fn strings<const EXPLICIT: bool, const INDEX: bool, const MEM: bool, const WIDE: bool>(cpu: &mut Cpu, op: &Op, rest: &[Op]) -> Exit {
     step(cpu, op, rest, |cpu, op| {
-        cpu.sse_ready()?;
         // These need no alignment.
         let b = if MEM { cpu.load_vector::<16, 16>(op)? } else { cpu.xmm(op.src) };
         let a = cpu.xmm(op.dst);

@@ -3,7 +3,6 @@
 use iced_x86::Mnemonic as M;
 
 use super::vector::{Bank, Mm, Xmm, integer};
-use crate::fault::Fault;
 use crate::lower::Lower;
 use crate::op::{Dst, Exit, Handler, Mem, Op, Place, Source, Src, step};
 use crate::semantics::simd::Lane;
@@ -56,7 +55,6 @@ fn lower_whole<const ALIGNED: bool>(l: &Lower) -> Option<Op> {
 
 fn load<const ALIGNED: bool>(cpu: &mut Cpu, op: &Op, rest: &[Op]) -> Exit {
     step(cpu, op, rest, |cpu, op| {
-        cpu.sse_ready()?;
         if ALIGNED {
             cpu.check_aligned(op, 16, 16, false)?;
         }
@@ -67,7 +65,6 @@ fn load<const ALIGNED: bool>(cpu: &mut Cpu, op: &Op, rest: &[Op]) -> Exit {
 
 fn store<const ALIGNED: bool>(cpu: &mut Cpu, op: &Op, rest: &[Op]) -> Exit {
     step(cpu, op, rest, |cpu, op| {
-        cpu.sse_ready()?;
         if ALIGNED {
             cpu.check_aligned(op, 16, 16, true)?;
         }
@@ -77,7 +74,6 @@ fn store<const ALIGNED: bool>(cpu: &mut Cpu, op: &Op, rest: &[Op]) -> Exit {
 
 fn copy(cpu: &mut Cpu, op: &Op, rest: &[Op]) -> Exit {
     step(cpu, op, rest, |cpu, op| {
-        cpu.sse_ready()?;
         cpu.state.xmm[usize::from(op.dst & 15)] = cpu.state.xmm[usize::from(op.src & 15)];
         Ok(())
     })
@@ -94,9 +90,8 @@ fn lower_scalar<W: Width + Lane>(l: &Lower) -> Option<Op> {
 /// Loads the lowest lane; the others become zero.
 fn load_scalar<W: Width + Lane>(cpu: &mut Cpu, op: &Op, rest: &[Op]) -> Exit {
     step(cpu, op, rest, |cpu, op| {
-        cpu.sse_ready()?;
         let v: W = cpu.load(op)?;
-        cpu.state.xmm[usize::from(op.dst & 15)] = v.zx().into();
+        cpu.state.xmm[usize::from(op.dst & 15)] = integer(v);
         Ok(())
     })
 }
@@ -104,7 +99,6 @@ fn load_scalar<W: Width + Lane>(cpu: &mut Cpu, op: &Op, rest: &[Op]) -> Exit {
 /// Between registers only the lowest lane changes.
 fn merge<W: Width + Lane>(cpu: &mut Cpu, op: &Op, rest: &[Op]) -> Exit {
     step(cpu, op, rest, |cpu, op| {
-        cpu.sse_ready()?;
         let v: W = cpu.xmm::<16>(op.src).get(0);
         let r = cpu.xmm::<16>(op.dst).with(0, v);
         cpu.set_xmm(op.dst, r);
@@ -114,7 +108,6 @@ fn merge<W: Width + Lane>(cpu: &mut Cpu, op: &Op, rest: &[Op]) -> Exit {
 
 fn store_part<W: Width + Lane, const LANE: usize>(cpu: &mut Cpu, op: &Op, rest: &[Op]) -> Exit {
     step(cpu, op, rest, |cpu, op| {
-        cpu.sse_ready()?;
         let v: W = cpu.xmm::<16>(op.src).get(LANE);
         cpu.store(op, v)
     })
@@ -127,7 +120,6 @@ fn lower_half<const LANE: usize>(l: &Lower) -> Option<Op> {
 /// Loads one quadword; the other stays.
 fn load_half<const LANE: usize>(cpu: &mut Cpu, op: &Op, rest: &[Op]) -> Exit {
     step(cpu, op, rest, |cpu, op| {
-        cpu.sse_ready()?;
         let v: u64 = cpu.load(op)?;
         let r = cpu.xmm::<16>(op.dst).with(LANE, v);
         cpu.set_xmm(op.dst, r);
@@ -137,7 +129,6 @@ fn load_half<const LANE: usize>(cpu: &mut Cpu, op: &Op, rest: &[Op]) -> Exit {
 
 fn between<const TO: usize, const FROM: usize>(cpu: &mut Cpu, op: &Op, rest: &[Op]) -> Exit {
     step(cpu, op, rest, |cpu, op| {
-        cpu.sse_ready()?;
         let v: u64 = cpu.xmm::<16>(op.src).get(FROM);
         let r = cpu.xmm::<16>(op.dst).with(TO, v);
         cpu.set_xmm(op.dst, r);
@@ -211,21 +202,14 @@ fn copy_mm(cpu: &mut Cpu, op: &Op, rest: &[Op]) -> Exit {
 
 fn copy_low(cpu: &mut Cpu, op: &Op, rest: &[Op]) -> Exit {
     step(cpu, op, rest, |cpu, op| {
-        cpu.sse_ready()?;
-        cpu.state.xmm[usize::from(op.dst & 15)] = cpu.state.xmm[usize::from(op.src & 15)] & u128::from(u64::MAX);
+        cpu.state.xmm[usize::from(op.dst & 15)] = integer(cpu.xmm::<8>(op.src).get::<u64>(0));
         Ok(())
     })
 }
 
-/// MOVDQ2Q and MOVQ2DQ use both files: both must be ready.
-fn both_ready(cpu: &mut Cpu, op: &Op) -> Result<(), Fault> {
-    cpu.sse_ready()?;
-    cpu.mmx_ready(op)
-}
-
 fn movdq2q(cpu: &mut Cpu, op: &Op, rest: &[Op]) -> Exit {
     step(cpu, op, rest, |cpu, op| {
-        both_ready(cpu, op)?;
+        cpu.mmx_ready(op)?;
         Mm::set(cpu, op.dst, cpu.xmm(op.src));
         Ok(())
     })
@@ -233,8 +217,8 @@ fn movdq2q(cpu: &mut Cpu, op: &Op, rest: &[Op]) -> Exit {
 
 fn movq2dq(cpu: &mut Cpu, op: &Op, rest: &[Op]) -> Exit {
     step(cpu, op, rest, |cpu, op| {
-        both_ready(cpu, op)?;
-        cpu.state.xmm[usize::from(op.dst & 15)] = u64::from(cpu.mm(op.src)).into();
+        cpu.mmx_ready(op)?;
+        cpu.state.xmm[usize::from(op.dst & 15)] = integer(u64::from(cpu.mm(op.src)));
         Mm::touch(cpu);
         Ok(())
     })

@@ -4,6 +4,8 @@
 //! row from a mnemonic and an expression, and the lowerings here pick the handler's instance: by register file (MMX or
 //! XMM) and by the operand's place and size.
 
+use iced_x86::{Instruction, Mnemonic};
+
 use crate::fault::{Fault, vector};
 use crate::lower::Lower;
 use crate::op::{Exit, Op, step};
@@ -13,24 +15,7 @@ use crate::state::{Cpu, bits};
 use crate::width::Width;
 
 impl Cpu {
-    /// #UD where the system has not enabled SSE, #NM where the registers may be another task's (SDM 3A, table 14-1).
-    ///
-    /// # Errors
-    /// #UD, #NM.
-    #[inline(always)]
-    pub(crate) fn sse_ready(&mut self) -> Result<(), Fault> {
-        let s = &self.state;
-        if s.cr0 & (bits::CR0_EM | bits::CR0_TS) | !s.cr4 & bits::CR4_OSFXSR != 0 { self.sse_unavailable() } else { Ok(()) }
-    }
-
-    #[cold]
-    fn sse_unavailable(&mut self) -> Result<(), Fault> {
-        let s = &self.state;
-        let off = s.cr0 & bits::CR0_EM != 0 || s.cr4 & bits::CR4_OSFXSR == 0;
-        Err(self.raise(if off { vector::UD } else { vector::NM }))
-    }
-
-    /// As [`Cpu::sse_ready`] for MMX registers: a pending x87 exception comes first (SDM 1, 9.5.1).
+    /// What instructions with MMX registers check first; a pending x87 exception comes before their own (SDM 1, 9.5.1).
     ///
     /// # Errors
     /// #UD, #NM, #MF.
@@ -46,19 +31,15 @@ impl Cpu {
     /// The low bytes of an XMM register.
     #[inline(always)]
     pub(crate) fn xmm<const N: usize>(&self, r: u8) -> Vector<N> {
-        let bytes = self.state.xmm[usize::from(r & 15)].to_le_bytes();
         let mut v = Vector::ZERO;
-        v.0.copy_from_slice(&bytes[..N]);
+        v.0.copy_from_slice(&self.state.xmm[usize::from(r & 15)].0[..N]);
         v
     }
 
     /// Writes the low bytes of an XMM register; the others stay.
     #[inline(always)]
     pub(crate) fn set_xmm<const N: usize>(&mut self, r: u8, v: Vector<N>) {
-        let register = &mut self.state.xmm[usize::from(r & 15)];
-        let mut bytes = register.to_le_bytes();
-        bytes[..N].copy_from_slice(&v.0);
-        *register = u128::from_le_bytes(bytes);
+        self.state.xmm[usize::from(r & 15)].0[..N].copy_from_slice(&v.0);
     }
 
     /// An MMX register.
@@ -79,7 +60,7 @@ impl Cpu {
             2 => v.set(0, self.load::<u16>(op)?),
             4 => v.set(0, self.load::<u32>(op)?),
             8 => v.set(0, self.load::<u64>(op)?),
-            _ => v.set(0, self.load::<u128>(op)?),
+            _ => v.0.copy_from_slice(&self.load::<V128>(op)?.0[..N]),
         }
         Ok(v)
     }
@@ -112,9 +93,25 @@ impl Cpu {
     }
 }
 
+/// Whether the instruction is one that [`Mode::sse`] decides about: it has an XMM register, or moves MXCSR.
+#[must_use]
+pub(crate) fn needs_sse(i: &Instruction) -> bool {
+    matches!(i.mnemonic(), Mnemonic::Ldmxcsr | Mnemonic::Stmxcsr) || (0..i.op_count()).any(|n| i.op_register(n).is_xmm())
+}
+
+/// Takes the place of an SSE instruction while it is not available: #UD where the system has not enabled SSE, #NM where
+/// the registers may be another task's (SDM 3A, table 14-1).
+pub(crate) fn unavailable(cpu: &mut Cpu, op: &Op, rest: &[Op]) -> Exit {
+    step(cpu, op, rest, |cpu, _| {
+        let s = &cpu.state;
+        let off = s.cr0 & bits::CR0_EM != 0 || s.cr4 & bits::CR4_OSFXSR == 0;
+        Err(cpu.raise(if off { vector::UD } else { vector::NM }))
+    })
+}
+
 /// A vector register file.
 pub trait Bank<const N: usize> {
-    /// Checks that it may be used.
+    /// Checks that it may be used; for XMM registers, the block's mode has seen to it ([`needs_sse`]).
     ///
     /// # Errors
     /// #UD, #NM, #MF.
@@ -154,8 +151,8 @@ impl Bank<8> for Mm {
 
 impl Bank<16> for Xmm {
     #[inline(always)]
-    fn ready(cpu: &mut Cpu, _: &Op) -> Result<(), Fault> {
-        cpu.sse_ready()
+    fn ready(_: &mut Cpu, _: &Op) -> Result<(), Fault> {
+        Ok(())
     }
     #[inline(always)]
     fn get(cpu: &Cpu, r: u8) -> V128 {
@@ -223,7 +220,6 @@ fn shift<T: Shift<N>, B: Bank<N>, const N: usize, const MEM: usize>(cpu: &mut Cp
 
 fn float<T: Float<N>, const N: usize, const MEM: usize>(cpu: &mut Cpu, op: &Op, rest: &[Op]) -> Exit {
     step(cpu, op, rest, |cpu, op| {
-        cpu.sse_ready()?;
         let b = match MEM {
             0 => cpu.xmm::<N>(op.src),
             16 => {

@@ -84,7 +84,7 @@ impl Cpu {
         area[24..28].copy_from_slice(&self.state.mxcsr.to_le_bytes());
         area[28..32].copy_from_slice(&MXCSR_MASK.to_le_bytes());
         for (slot, v) in area[XMM_AT..].chunks_exact_mut(16).zip(self.state.xmm) {
-            slot.copy_from_slice(&v.to_le_bytes());
+            slot.copy_from_slice(&v.0);
         }
         area
     }
@@ -125,9 +125,7 @@ impl Cpu {
     fn load_xmm(&mut self, area: &[u8; LEGACY]) {
         let count = self.xmm_count();
         for (slot, v) in area[XMM_AT..].chunks_exact(16).zip(&mut self.state.xmm[..count]) {
-            let mut bytes = [0; 16];
-            bytes.copy_from_slice(slot);
-            *v = u128::from_le_bytes(bytes);
+            v.0.copy_from_slice(slot);
         }
     }
 

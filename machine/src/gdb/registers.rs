@@ -2,6 +2,7 @@
 
 use gdbstub_arch::x86::reg::{X86_64CoreRegs, X86SegmentRegs, X87FpuInternalRegs};
 use softmetal_cpu::Cpu;
+use softmetal_cpu::semantics::simd::V128;
 use softmetal_cpu::semantics::x87::{Fpu, image::Layout};
 use softmetal_cpu::state::seg;
 
@@ -53,7 +54,7 @@ impl Registers {
             },
             st: stack(&s.fpu),
             fpu: internal(&s.fpu),
-            xmm: s.xmm,
+            xmm: s.xmm.map(u128::from),
             mxcsr: s.mxcsr,
         };
         Self {
@@ -86,7 +87,7 @@ impl Registers {
         if self.core.st != stack(&s.fpu) || self.core.fpu != internal(&s.fpu) {
             set_fpu(&mut s.fpu, &self.core);
         }
-        s.xmm = self.core.xmm;
+        s.xmm = self.core.xmm.map(V128::from);
         s.mxcsr = self.core.mxcsr & 0xffff;
         s.cr2 = self.cr2;
         cpu.set_base(seg::FS, self.fs_base);
