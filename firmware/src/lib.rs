@@ -77,6 +77,7 @@ pub fn boot(images: &Boot<'_>, layout: &Layout, memory: &GuestMemory, cpus: u8) 
         ImageKind::BzImage => loaders::bzimage::load(images, &writer),
         ImageKind::ElfPvh => loaders::pvh::load(images, &writer),
         ImageKind::Multiboot => loaders::multiboot::load(images, &writer),
+        ImageKind::BootSector if !images.modules.is_empty() => Err(LoadError::NoModules),
         ImageKind::BootSector => loaders::bootsector::load(images.kernel, &writer),
         kind => Err(LoadError::NotAKernel(kind)),
     }

@@ -9,6 +9,7 @@
 //! | [`checkpoint`] | the whole state in memory, to go back to |
 //! | [`crash`] | what a triple fault tells |
 //! | [`script`] | the expectations of `softmetal test` |
+//! | [`session`] | a machine and its user: the loop between them, and how it ends |
 //! | [`gdb`] | the remote debugging protocol |
 //! | [`host`] | terminal, files, sockets, signals: the only code that touches the outside world |
 #![forbid(unsafe_code)]
@@ -21,6 +22,7 @@ pub mod gdb;
 pub mod host;
 pub mod machine;
 pub mod script;
+pub mod session;
 pub mod snapshot;
 pub mod start;
 

@@ -9,7 +9,8 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use softmetal_bus::{Attention, DeviceId, GuestMemory, Input, Request, Time, attention};
-use softmetal_cpu::exec::cpuid::{Feature, Model};
+use softmetal_cpu::exec::cpuid::Feature;
+pub use softmetal_cpu::exec::cpuid::Model;
 use softmetal_cpu::{Processor, State, Stop};
 use softmetal_firmware::{Boot, Entry, Layout, LoadError, Module};
 

@@ -67,7 +67,7 @@ pub fn unescape(text: &str) -> Result<Vec<u8>, String> {
 pub enum Verdict {
     /// Steps remain (or there never were any).
     Open,
-    /// All steps are done.
+    /// All steps are done, and the last one was an expectation. (After a last [`Step::Send`] it is for the guest to act.)
     Passed,
     /// A forbidden text appeared.
     Forbidden {
@@ -86,7 +86,7 @@ const WINDOW: usize = 64 << 10;
 pub struct Script {
     steps: VecDeque<Step>,
     forbidden: Vec<Regex>,
-    had_steps: bool,
+    ends_in_expect: bool,
     /// Output since the last match.
     window: Vec<u8>,
     /// Output for the forbidden patterns.
@@ -97,8 +97,8 @@ impl Script {
     /// A script of `steps` with `forbidden` patterns.
     #[must_use]
     pub fn new(steps: Vec<Step>, forbidden: Vec<Regex>) -> Self {
-        let had_steps = !steps.is_empty();
-        Self { steps: steps.into(), forbidden, had_steps, window: Vec::new(), guard: Vec::new() }
+        let ends_in_expect = matches!(steps.last(), Some(Step::Expect(_)));
+        Self { steps: steps.into(), forbidden, ends_in_expect, window: Vec::new(), guard: Vec::new() }
     }
 
     /// The pattern that is waited for.
@@ -130,7 +130,7 @@ impl Script {
             }
             self.steps.pop_front();
         }
-        let passed = self.had_steps && self.steps.is_empty();
+        let passed = self.ends_in_expect && self.steps.is_empty();
         let hit = self.forbidden.iter().filter_map(|re| re.find(&self.guard).map(|m| (re, m))).min_by_key(|(_, m)| m.end());
         if let Some((re, m)) = hit {
             if !passed || self.guard.len() - m.end() >= left {
@@ -177,6 +177,15 @@ mod tests {
         let mut s = Script::new(vec![], bad());
         assert_eq!(s.feed(b"pan", &mut Vec::new()), Verdict::Open);
         assert!(matches!(s.feed(b"ic", &mut Vec::new()), Verdict::Forbidden { .. }));
+    }
+
+    #[test]
+    fn a_last_send_leaves_the_end_to_the_guest() {
+        let mut s = Script::new(vec![expect("# "), Step::Send(b"poweroff\n".to_vec())], vec![pattern("Oops").unwrap()]);
+        let mut send = Vec::new();
+        assert_eq!(s.feed(b"# ", &mut send), Verdict::Open);
+        assert_eq!((&send[..], s.awaited()), (&b"poweroff\n"[..], None));
+        assert!(matches!(s.feed(b"Oops", &mut send), Verdict::Forbidden { .. }));
     }
 
     #[test]

@@ -1,90 +1,77 @@
 //! The `softmetal` command.
 #![forbid(unsafe_code)]
 
+mod doctor;
+mod errors;
+mod images;
+mod options;
+mod start;
+mod values;
+
 use std::io::Write;
-use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{ArgMatches, CommandFactory};
 use softmetal_machine::UserError;
-use softmetal_machine::board::Plugs;
-use softmetal_machine::machine::{Config, Images, Machine, Turn};
+use softmetal_machine::host::terminal;
 
-/// An x86-64 PC made of software.
-#[derive(Parser)]
-#[command(name = "softmetal", version)]
-struct Cli {
-    #[command(subcommand)]
-    command: Command,
+use options::{Cli, Command};
+use start::Purpose;
+use values::LogFilter;
+
+/// Log lines go to stderr, right on a raw terminal too.
+fn log_to_stderr(filters: &[LogFilter]) {
+    let mut builder = env_logger::Builder::new();
+    builder.filter_level(log::LevelFilter::Warn);
+    for filter in filters {
+        builder.filter(filter.target.as_deref(), filter.level);
+    }
+    builder.format(|out, record| {
+        let end = if terminal::is_raw() { "\r\n" } else { "\n" };
+        write!(out, "softmetal: {} {}: {}{end}", record.level().as_str().to_lowercase(), record.target(), record.args())
+    });
+    builder.init();
 }
 
-#[derive(Subcommand)]
-enum Command {
-    /// Boots a kernel on the virtual clock; its serial output goes to stdout
-    Run(Run),
-}
-
-#[derive(clap::Args)]
-struct Run {
-    /// A bzImage, a PVH or multiboot ELF, or a boot sector
-    #[arg(long, value_name = "FILE")]
-    kernel: PathBuf,
-    /// The initial RAM disk
-    #[arg(long, value_name = "FILE")]
-    initrd: Option<PathBuf>,
-    /// The kernel's command line
-    #[arg(long, value_name = "TEXT", default_value = "")]
-    append: String,
-    /// RAM in MiB
-    #[arg(long, value_name = "MIB", default_value_t = 512, value_parser = clap::value_parser!(u64).range(16..=65536))]
-    memory: u64,
-}
-
-fn read(what: &str, path: &Path) -> Result<Vec<u8>, UserError> {
-    std::fs::read(path).map_err(|e| UserError::file(what, path, &e))
-}
-
-fn run(args: &Run) -> Result<u8, UserError> {
-    let images = Images {
-        kernel: read("kernel", &args.kernel)?,
-        initrd: args.initrd.as_deref().map(|p| read("initrd", p)).transpose()?,
-        cmdline: args.append.clone(),
-    };
-    let plugs = Plugs { disks: Vec::new(), console: false, rtc: 1_767_225_600, seed: 0 };
-    let mut machine = Machine::new(Config { memory: args.memory << 20, model: Default::default(), plugs, images })?;
-    let mut stdout = std::io::stdout().lock();
-    loop {
-        let limit = machine.icount() + 1_000_000;
-        let turn = machine.turn(limit);
-        for (_, bytes) in machine.take_output() {
-            if stdout.write_all(&bytes).and_then(|()| stdout.flush()).is_err() {
-                return Ok(141);
-            }
+fn carry_out(command: &Command, matches: &ArgMatches) -> Result<u8, UserError> {
+    match command {
+        Command::Run(args) => {
+            log_to_stderr(&args.machine.log);
+            start::start(&args.machine, matches, &Purpose { test: false, success_code: None })
         }
-        match turn {
-            Turn::Idle(Some(time)) => machine.jump(time),
-            Turn::Request(softmetal_bus::Request::PowerOff) => return Ok(0),
-            Turn::Request(softmetal_bus::Request::DebugExit(v)) => return Ok((v << 1) as u8 | 1),
-            Turn::Request(softmetal_bus::Request::Reset) => machine.reset(),
-            Turn::Shutdown | Turn::Dead | Turn::Idle(None) => {
-                eprintln!("softmetal: the guest stopped for good ({turn:?}) at {:#x}", machine.processor().cpu.state.rip);
-                for (rip, e) in machine.processor().exception_chain() {
-                    eprintln!("  exception {} (error {:x?}, address {:#x}) at {rip:#x}", e.vector, e.error, e.address);
-                }
-                return Ok(3);
-            }
-            Turn::Limit | Turn::Ran | Turn::Request(_) | Turn::Breakpoint => {}
+        Command::Test(args) => {
+            log_to_stderr(&args.machine.log);
+            start::start(&args.machine, matches, &Purpose { test: true, success_code: args.success_code })
+        }
+        Command::Catalog => doctor::catalog().map(|()| 0),
+        Command::Doctor => {
+            doctor::doctor();
+            Ok(0)
         }
     }
 }
 
 fn main() -> ExitCode {
-    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn")).init();
-    let Command::Run(args) = Cli::parse().command;
-    match run(&args) {
+    let name = std::env::args().nth(1);
+    let parsed = Cli::command().try_get_matches().and_then(|m| options::command(&m).map(|c| (m, c)));
+    let (matches, command) = match parsed {
+        Ok(parsed) => parsed,
+        Err(e) if e.exit_code() == 0 || e.kind() == clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+            // Help or the version; a closed stdout is the reader's wish.
+            let _ = e.print();
+            return ExitCode::from(e.exit_code() as u8);
+        }
+        Err(e) => {
+            let known = name.as_deref().filter(|n| Cli::command().find_subcommand(n).is_some());
+            terminal::say(&format!("softmetal: {}", errors::sentence(&e, known)));
+            return ExitCode::from(2);
+        }
+    };
+    let arguments = matches.subcommand().map_or(&matches, |(_, sub)| sub);
+    match carry_out(&command, arguments) {
         Ok(code) => ExitCode::from(code),
         Err(e) => {
-            eprintln!("softmetal: {e}");
+            terminal::say(&format!("softmetal: {e}"));
             ExitCode::from(2)
         }
     }

@@ -31,6 +31,24 @@ impl HostClock {
     }
 }
 
+/// Host time since a moment.
+#[derive(Clone, Copy, Debug)]
+pub struct Stopwatch(Instant);
+
+impl Stopwatch {
+    /// Starts now.
+    #[must_use]
+    pub fn start() -> Self {
+        Self(Instant::now())
+    }
+
+    /// What has passed.
+    #[must_use]
+    pub fn elapsed(&self) -> Duration {
+        self.0.elapsed()
+    }
+}
+
 /// Seconds since 1970 at this moment (UTC).
 #[must_use]
 pub fn unix_now() -> i64 {

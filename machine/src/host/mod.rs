@@ -5,6 +5,8 @@
 pub mod catalog;
 pub mod clock;
 pub mod disk;
+pub mod events;
+pub mod files;
 pub mod serial;
 pub mod signals;
 pub mod terminal;

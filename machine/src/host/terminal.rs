@@ -1,5 +1,6 @@
 //! The user's terminal: raw mode, always restored, and the `Ctrl-A` keys.
 
+use std::io::IsTerminal;
 use std::sync::{Mutex, Once, PoisonError};
 
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
@@ -67,6 +68,37 @@ pub fn say(text: &str) {
     }
     // stderr may be gone; there is nobody left to tell.
     let _ = std::io::stderr().write_all(out.as_bytes());
+}
+
+/// Shows `text` in place of the last status line on stderr; an empty one takes it away.
+pub fn status(text: &str) {
+    use std::io::Write;
+    let _ = std::io::stderr().write_all(format!("\r\x1b[K{text}").as_bytes());
+}
+
+/// Writes text to stdout, for commands whose answer that is.
+pub fn print(text: &str) {
+    use std::io::Write;
+    // Whoever closes stdout does not want the rest.
+    let _ = std::io::stdout().write_all(text.as_bytes());
+}
+
+/// Asks for a line on stderr.
+pub fn prompt(text: &str) {
+    use std::io::Write;
+    let _ = std::io::stderr().write_all(text.as_bytes());
+}
+
+/// Whether stdin and stdout are a terminal that a user sits at.
+#[must_use]
+pub fn interactive() -> bool {
+    std::io::stdin().is_terminal() && std::io::stdout().is_terminal()
+}
+
+/// Whether stderr is a terminal.
+#[must_use]
+pub fn stderr_is_terminal() -> bool {
+    std::io::stderr().is_terminal()
 }
 
 /// What a key press means.

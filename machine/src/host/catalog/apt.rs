@@ -14,11 +14,14 @@ use super::{CatalogError, Recipe, Result, at};
 /// The package that holds the guest's programs.
 const BUSYBOX: &str = "busybox-static";
 
+/// Whether the host has apt-get.
+pub fn available() -> bool {
+    Command::new("apt-get").arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok_and(|status| status.success())
+}
+
 /// Downloads the packages of `recipe` for amd64 into `work`; the paths are sorted.
 pub fn download(work: &Path, recipe: &Recipe, progress: &mut dyn FnMut(&str)) -> Result<Vec<PathBuf>> {
-    let found =
-        Command::new("apt-get").arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok_and(|status| status.success());
-    if !found {
+    if !available() {
         return Err(CatalogError::NoPackageManager(recipe.name.into()));
     }
     // The system's lists on another kind of host do not cover amd64.

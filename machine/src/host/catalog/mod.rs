@@ -214,6 +214,18 @@ impl Catalog {
         RECIPES.iter().any(|r| r.name == name)
     }
 
+    /// The names of all entries.
+    #[must_use]
+    pub fn names() -> Vec<&'static str> {
+        RECIPES.iter().map(|r| r.name).collect()
+    }
+
+    /// Whether this host has what entries are fetched with.
+    #[must_use]
+    pub fn can_fetch() -> bool {
+        apt::available()
+    }
+
     /// Every entry and its state in this cache.
     #[must_use]
     pub fn entries(&self) -> Vec<Entry> {

@@ -1,0 +1,91 @@
+//! From IMAGE, `--kernel` and `--initrd` to what the machine boots.
+
+use std::path::{Path, PathBuf};
+
+use softmetal_firmware::{HEAD_LEN, ImageKind, detect};
+use softmetal_machine::UserError;
+use softmetal_machine::host::catalog::Catalog;
+use softmetal_machine::host::{files, terminal};
+use softmetal_machine::machine::Images;
+
+use crate::options::MachineArgs;
+use crate::values::{did_you_mean, nearest};
+
+/// What Linux is told when nothing else is asked for: to use the serial port.
+const LINUX_CMDLINE: &str = "console=ttyS0";
+
+/// Reads what `args` name. `None` if they name nothing.
+pub fn images(args: &MachineArgs) -> Result<Option<Images>, UserError> {
+    let mut initrd = args.initrd.clone();
+    let mut cmdline = args.append.clone();
+    let kernel = match (&args.image, &args.kernel) {
+        (Some(image), Some(_)) => {
+            return Err(UserError(format!("both IMAGE ({}) and --kernel are given; give one of them", image.display())));
+        }
+        (None, None) if initrd.is_some() => return Err(UserError::new("--initrd needs a kernel; add --kernel FILE")),
+        (None, None) if cmdline.is_some() => return Err(UserError::new("--append needs a kernel; add --kernel FILE")),
+        (None, None) => return Ok(None),
+        (None, Some(kernel)) => kernel.clone(),
+        (Some(image), None) => match catalogue_name(image) {
+            Some(name) => {
+                let catalog = Catalog::new(args.offline).map_err(|e| UserError(e.to_string()))?;
+                let mut progress = |step: &str| terminal::say(&format!("softmetal: {step}"));
+                let fetched = catalog.fetch(name, &mut progress).map_err(|e| UserError(e.to_string()))?;
+                initrd = initrd.or(Some(fetched.initrd));
+                cmdline = Some(match &args.append {
+                    Some(more) => format!("{} {more}", fetched.cmdline),
+                    None => fetched.cmdline,
+                });
+                fetched.kernel
+            }
+            None => existing(image)?,
+        },
+    };
+    let bytes = files::read("kernel", &kernel, args.memory)?;
+    let kind = detect(&bytes[..bytes.len().min(HEAD_LEN)]);
+    refuse(&kernel, kind, bytes.len())?;
+    let initrd = initrd.map(|path| files::read("initrd", &path, args.memory)).transpose()?;
+    let linux = matches!(kind, ImageKind::BzImage | ImageKind::ElfPvh);
+    let cmdline = cmdline.unwrap_or_else(|| if linux { LINUX_CMDLINE.into() } else { String::new() });
+    Ok(Some(Images { kernel: bytes, initrd, cmdline }))
+}
+
+/// The name of a catalogue entry, if `image` is one and no path.
+fn catalogue_name(image: &Path) -> Option<&str> {
+    image.to_str().filter(|name| Catalog::knows(name))
+}
+
+fn existing(image: &Path) -> Result<PathBuf, UserError> {
+    if image.exists() || image == Path::new("-") {
+        return Ok(image.to_path_buf());
+    }
+    let name = image.display();
+    let names = Catalog::names();
+    let near = nearest(&image.to_string_lossy(), names.iter().copied());
+    Err(UserError(format!(
+        "there is no file {name}, and the catalogue has only {}{}",
+        names.join(", "),
+        near.map_or_else(|| "; check the path".into(), |n| did_you_mean(Some(n)))
+    )))
+}
+
+/// What cannot be booted (yet) is refused with what can be done instead.
+fn refuse(path: &Path, kind: ImageKind, len: usize) -> Result<(), UserError> {
+    /// The most that fits where boot sectors are loaded, in bytes.
+    const CONVENTIONAL: usize = 512 << 10;
+    let (name, what) = (path.display(), kind.name());
+    let not_yet = match kind {
+        ImageKind::BzImage | ImageKind::ElfPvh | ImageKind::Multiboot => return Ok(()),
+        ImageKind::BootSector if len <= CONVENTIONAL => return Ok(()),
+        ImageKind::RawDisk | ImageKind::BootSector => {
+            format!("attach it to a kernel: softmetal run --kernel VMLINUZ --disk {name}")
+        }
+        ImageKind::Qcow2 | ImageKind::Vmdk | ImageKind::Vdi | ImageKind::Vhd => {
+            "convert it with `qemu-img convert -O raw OLD NEW` and attach it to a kernel with --disk NEW".into()
+        }
+        ImageKind::Iso9660 => "unpack the kernel and the initrd in it and give them with --kernel and --initrd".into(),
+        ImageKind::GzipKernel | ImageKind::Unknown => return Err(UserError(format!("{name} is {what}, not a kernel; {}", kind.advice()))),
+    };
+    let what = if kind == ImageKind::BootSector { "a disk image with a boot sector" } else { what };
+    Err(UserError(format!("{name} is {what}, and booting from disks does not work yet; {not_yet}")))
+}

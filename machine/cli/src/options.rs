@@ -1,0 +1,275 @@
+//! The command line: options, their values, their order.
+
+use std::path::PathBuf;
+
+use clap::{ArgMatches, Args, FromArgMatches, Parser, Subcommand, ValueEnum};
+use softmetal_machine::host::clock::parse_date;
+use softmetal_machine::host::serial::Target;
+use softmetal_machine::script::{Step, pattern, unescape};
+use softmetal_machine::session;
+
+use crate::values::{DiskArg, LogFilter, Processor, disk, exit_code, log_filter, processor, seconds, size};
+
+const EXAMPLES: &str = "\
+Examples:
+  softmetal run busybox                       a Linux shell, fetched through the package manager
+  softmetal run --kernel vmlinuz --initrd initrd.gz --append 'console=ttyS0 quiet'
+  softmetal test busybox --expect '# $' --send 'uname -a\\n' --expect x86_64
+";
+
+const RUN_EXAMPLES: &str = "\
+Examples:
+  softmetal run busybox                       a Linux shell; Ctrl-A x quits
+  softmetal run busybox --disk data.img       with a disk as /dev/vda
+  softmetal run vmlinuz --initrd initrd.gz --append 'console=ttyS0 quiet' --memory 1G
+  softmetal run boot.bin                      a boot sector or a multiboot kernel
+  softmetal run busybox --gdb 1234 --wait     then, in gdb: target remote :1234
+";
+
+const TEST_EXAMPLES: &str = "\
+The options --expect and --send are carried out in the order given. The test passes when the last expectation is met; if
+the last step is a --send, when the guest then powers off. Texts of --send know \\n \\r \\t \\e \\0 \\\\ \\xHH.
+
+Exit codes: 0 passed, 1 an expectation failed or a --forbid matched, 2 wrong input, 3 the guest crashed, 124 out of time;
+a guest that writes V to port 0xf4 ends with 2*V+1.
+
+Examples:
+  softmetal test busybox --expect '# $' --send 'uname -a\\n' --expect x86_64
+  softmetal test vmlinuz --initrd initrd.gz --forbid 'Call Trace' --expect '# $' --send 'poweroff\\n'
+  softmetal test selftest.bin --success-code 33 --guest-timeout 10
+";
+
+/// An x86-64 PC made of software: boots unmodified systems, without hardware virtualization.
+#[derive(Parser)]
+#[command(name = "softmetal", version, after_help = EXAMPLES, subcommand_required = true, arg_required_else_help = true)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Subcommand)]
+pub enum Command {
+    /// Boot something and use it
+    #[command(after_help = RUN_EXAMPLES)]
+    Run(RunArgs),
+    /// Boot something headless, script it, judge it
+    #[command(after_help = TEST_EXAMPLES)]
+    Test(TestArgs),
+    /// List the images that can be fetched by name
+    Catalog,
+    /// Tell what this host offers
+    Doctor,
+}
+
+/// The board.
+#[derive(Clone, Copy, Debug)]
+pub enum Board {
+    Pc,
+}
+
+/// What runs the guest's code.
+#[derive(Clone, Copy, Debug)]
+pub enum Engine {
+    Interpreter,
+}
+
+/// The host's clock or the virtual one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ClockArg {
+    Host,
+    Virtual,
+}
+
+impl From<ClockArg> for session::Clock {
+    fn from(clock: ClockArg) -> Self {
+        match clock {
+            ClockArg::Host => Self::Host,
+            ClockArg::Virtual => Self::Virtual,
+        }
+    }
+}
+
+/// Options of `run` and `test`.
+#[derive(Args)]
+pub struct MachineArgs {
+    /// A kernel (bzImage, PVH or multiboot ELF), a boot sector, or a name from `softmetal catalog`
+    #[arg(value_name = "IMAGE")]
+    pub image: Option<PathBuf>,
+    /// Boot this kernel
+    #[arg(long, value_name = "FILE", help_heading = "Image")]
+    pub kernel: Option<PathBuf>,
+    /// Its initial RAM disk, or a multiboot module
+    #[arg(long, value_name = "FILE", help_heading = "Image")]
+    pub initrd: Option<PathBuf>,
+    /// Its command line [default for Linux: console=ttyS0]; for a catalogue image, what to add to its own
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true, help_heading = "Image")]
+    pub append: Option<String>,
+    /// A raw disk image: FILE[,ro][,snapshot]; repeatable; `snapshot` drops all writes at the end
+    #[arg(long, value_name = "DISK", value_parser = disk, help_heading = "Machine")]
+    pub disk: Vec<DiskArg>,
+    /// RAM, like 512M or 4G
+    #[arg(long, value_name = "SIZE", default_value = "512M", value_parser = size, help_heading = "Machine")]
+    pub memory: u64,
+    /// Processors; only 1 works so far
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = one_cpu, help_heading = "Machine")]
+    pub cpus: u8,
+    /// A model (x86-64, x86-64-v2, max), with features added or removed: max,-rdrand
+    #[arg(long, value_name = "MODEL", default_value = "max", value_parser = processor, help_heading = "Machine")]
+    pub cpu: Processor,
+    /// The board
+    #[arg(long, value_name = "BOARD", default_value = "pc", value_parser = board, help_heading = "Machine")]
+    pub machine: Board,
+    /// How the guest's code is run
+    #[arg(long, value_name = "ENGINE", default_value = "auto", value_parser = engine, help_heading = "Machine")]
+    pub engine: Engine,
+    /// The first serial port: stdio, null, file:FILE, tcp:ADDR:PORT, unix:FILE
+    #[arg(long, value_name = "TARGET", default_value = "stdio", help_heading = "Machine")]
+    pub serial: Target,
+    /// `host`: virtual time is held to the host's; `virtual`: it jumps when the guest idles, and runs repeat exactly
+    /// [default: host in `run`, virtual in `test`]
+    #[arg(long, value_name = "CLOCK", hide_possible_values = true, help_heading = "Time")]
+    pub clock: Option<ClockArg>,
+    /// The date at power-on [default: now; with the virtual clock 2026-01-01T00:00:00Z]
+    #[arg(long, value_name = "DATE", value_parser = parse_date, help_heading = "Time")]
+    pub rtc: Option<i64>,
+    /// Seed of everything random in the machine [default: random; with the virtual clock 0]
+    #[arg(long, value_name = "N", help_heading = "Time")]
+    pub seed: Option<u64>,
+    /// Give up after so many host seconds [default: 600 in `test`]
+    #[arg(long, value_name = "SECONDS", value_parser = seconds, help_heading = "Time")]
+    pub timeout: Option<std::time::Duration>,
+    /// Give up after so many virtual seconds
+    #[arg(long, value_name = "SECONDS", value_parser = seconds, help_heading = "Time")]
+    pub guest_timeout: Option<std::time::Duration>,
+    /// Wait until the serial output matches
+    #[arg(long, value_name = "REGEX", allow_hyphen_values = true, help_heading = "Script, in the order given")]
+    expect: Vec<String>,
+    /// Type this
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true, help_heading = "Script, in the order given")]
+    send: Vec<String>,
+    /// Fail at once if the serial output matches
+    #[arg(long, value_name = "REGEX", allow_hyphen_values = true, help_heading = "Script, in the order given")]
+    forbid: Vec<String>,
+    /// A reset or crash of the guest ends the run [always in `test`]
+    #[arg(long, help_heading = "End")]
+    pub no_reboot: bool,
+    /// Let gdb connect at PORT or ADDR:PORT (then, in gdb: target remote :PORT)
+    #[arg(long, value_name = "ADDRESS", help_heading = "Diagnostics")]
+    pub gdb: Option<String>,
+    /// Start only when gdb has connected
+    #[arg(long, requires = "gdb", help_heading = "Diagnostics")]
+    pub wait: bool,
+    /// Print figures at the end
+    #[arg(long, help_heading = "End")]
+    pub stats: bool,
+    /// Write figures to this file at the end
+    #[arg(long, value_name = "FILE", help_heading = "End")]
+    pub stats_json: Option<PathBuf>,
+    /// What to tell on stderr: off, error, warn, info, debug or trace, or MODULE=LEVEL; repeatable [default: warn]
+    #[arg(long, value_name = "LEVEL", value_parser = log_filter, help_heading = "Diagnostics")]
+    pub log: Vec<LogFilter>,
+    /// Use only catalogue images that were fetched before
+    #[arg(long, help_heading = "Image")]
+    pub offline: bool,
+}
+
+/// Options of `run`.
+#[derive(Args)]
+pub struct RunArgs {
+    /// The machine.
+    #[command(flatten)]
+    pub machine: MachineArgs,
+}
+
+/// Options of `test`.
+#[derive(Args)]
+pub struct TestArgs {
+    /// The machine.
+    #[command(flatten)]
+    pub machine: MachineArgs,
+    /// The exit code of the debug-exit port that means success (2*V+1 for a written V)
+    #[arg(long, value_name = "CODE", value_parser = exit_code, help_heading = "End")]
+    pub success_code: Option<u8>,
+}
+
+/// The steps of the script in the order of the command line, and the forbidden patterns.
+///
+/// # Errors
+/// A sentence when one is malformed.
+pub fn script(matches: &ArgMatches) -> Result<(Vec<Step>, Vec<regex::bytes::Regex>), String> {
+    let given = |name: &'static str| {
+        let values = matches.get_many::<String>(name).unwrap_or_default();
+        matches.indices_of(name).into_iter().flatten().zip(values)
+    };
+    let mut steps = Vec::new();
+    for (at, text) in given("expect") {
+        steps.push((at, Step::Expect(pattern(text)?)));
+    }
+    for (at, text) in given("send") {
+        steps.push((at, Step::Send(unescape(text)?)));
+    }
+    steps.sort_by_key(|(at, _)| *at);
+    let forbidden = given("forbid").map(|(_, text)| pattern(text)).collect::<Result<_, _>>()?;
+    Ok((steps.into_iter().map(|(_, step)| step).collect(), forbidden))
+}
+
+/// The command of `matches`.
+///
+/// # Errors
+/// As clap's.
+pub fn command(matches: &ArgMatches) -> Result<Command, clap::Error> {
+    Cli::from_arg_matches(matches).map(|cli| cli.command)
+}
+
+fn one_cpu(text: &str) -> Result<u8, String> {
+    match text.parse::<u32>() {
+        Ok(1) => Ok(1),
+        Ok(2..) => Err("more than one processor does not work yet; leave out --cpus".into()),
+        _ => Err(format!("`{text}` is no number of processors; use --cpus 1")),
+    }
+}
+
+fn board(text: &str) -> Result<Board, String> {
+    match text {
+        "pc" => Ok(Board::Pc),
+        "q35" | "microvm" => Err(format!("the board {text} does not work yet; use pc")),
+        _ => Err(format!("there is no board `{text}`; use pc")),
+    }
+}
+
+fn engine(text: &str) -> Result<Engine, String> {
+    match text {
+        "auto" | "interpreter" => Ok(Engine::Interpreter),
+        "translator" => Err("the translator does not work yet; use --engine interpreter".into()),
+        _ => Err(format!("there is no engine `{text}`; use auto or interpreter")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_script_keeps_its_order() {
+        let line = ["softmetal", "test", "x", "--send", "a", "--expect", "b", "--forbid", "c", "--send=-d", "--expect", "e"];
+        let matches = Cli::command().try_get_matches_from(line).unwrap();
+        let (steps, forbidden) = script(matches.subcommand().unwrap().1).unwrap();
+        let told: Vec<String> = steps
+            .iter()
+            .map(|s| match s {
+                Step::Expect(re) => format!("expect {re}"),
+                Step::Send(bytes) => format!("send {}", String::from_utf8_lossy(bytes)),
+            })
+            .collect();
+        assert_eq!(told, ["send a", "expect b", "send -d", "expect e"]);
+        assert_eq!(forbidden.len(), 1);
+    }
+}

@@ -1,0 +1,179 @@
+//! From the command line to a running session.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::time::Duration;
+
+use clap::ArgMatches;
+use softmetal_firmware::{HEAD_LEN, ImageKind, detect};
+use softmetal_machine::UserError;
+use softmetal_machine::board::{Disk, Plugs};
+use softmetal_machine::gdb::Server;
+use softmetal_machine::host::clock::{fresh_seed, unix_now};
+use softmetal_machine::host::serial::{Serial, Target};
+use softmetal_machine::host::{disk, files, signals, terminal};
+use softmetal_machine::machine::{Config, Machine};
+use softmetal_machine::session::{Clock, Debugger, End, Options, Session};
+
+use crate::images;
+use crate::options::{self, MachineArgs};
+use crate::values::DiskArg;
+
+/// The date at which a machine with the virtual clock is switched on: 2026-01-01T00:00:00Z.
+const VIRTUAL_DATE: i64 = 1_767_225_600;
+/// How long a test may take if nothing else is said.
+const TEST_TIMEOUT: Duration = Duration::from_secs(600);
+/// The most disks: there are 32 slots, and some are taken.
+const MAX_DISKS: usize = 16;
+
+/// What `run` and `test` do differently.
+pub struct Purpose {
+    /// It is a test.
+    pub test: bool,
+    /// The exit code of the debug-exit port that means success.
+    pub success_code: Option<u8>,
+}
+
+/// Runs what `args` describe; the exit code.
+///
+/// # Errors
+/// [`UserError`] for wrong input; nothing has been written then.
+pub fn start(args: &MachineArgs, matches: &ArgMatches, purpose: &Purpose) -> Result<u8, UserError> {
+    let options = session_options(args, matches, purpose)?;
+    let is_virtual = options.clock == Clock::Virtual;
+    check_stdin(args, purpose.test)?;
+    check_memory(args.memory)?;
+    if let Some(path) = &args.stats_json {
+        files::creatable("file for --stats-json", path)?;
+    }
+    if let Target::File(path) = &args.serial {
+        files::creatable("serial log", path)?;
+    }
+    let Some(images) = images::images(args)? else {
+        return Err(UserError::new("there is nothing to boot; give an IMAGE, like: softmetal run busybox"));
+    };
+    let plugs = Plugs {
+        disks: disks(&args.disk)?,
+        console: false,
+        rtc: args.rtc.unwrap_or_else(|| if is_virtual { VIRTUAL_DATE } else { unix_now() }),
+        seed: args.seed.unwrap_or_else(|| if is_virtual { 0 } else { fresh_seed() }),
+    };
+    let machine = Machine::new(Config { memory: args.memory, model: args.cpu.0.clone(), plugs, images })?;
+    let debugger = args.gdb.as_deref().map(|at| debugger(at, args.wait)).transpose()?;
+    let serial = Serial::open(&args.serial, !purpose.test)?;
+    let signals = signals::catch().map_err(|e| UserError(format!("the host lets no signal handlers be set: {e}")))?;
+    let mut session = Session::new(machine, serial, signals, options);
+    if let Some(debugger) = debugger {
+        session.debug(debugger);
+    }
+    let end = session.run();
+    finish(&mut session, &end, args, purpose);
+    Ok(end.code())
+}
+
+/// Tells how it ended, and the figures.
+fn finish(session: &mut Session, end: &End, args: &MachineArgs, purpose: &Purpose) {
+    if purpose.test && end.failed() {
+        terminal::say(&session.report(end));
+    } else if let End::Crash(report) = end {
+        terminal::say(report);
+    }
+    let expected = matches!(end, End::PowerOff | End::Quit | End::ReaderGone | End::Reset);
+    if purpose.test || !(expected || matches!(end, End::Crash(_))) {
+        terminal::say(&format!("softmetal: {end}"));
+    }
+    if !args.stats && args.stats_json.is_none() {
+        return;
+    }
+    let stats = session.stats();
+    if args.stats {
+        terminal::say(&stats.to_string());
+    }
+    if let Some(path) = &args.stats_json {
+        if let Err(e) = files::write("figures", path, stats.json().as_bytes()) {
+            terminal::say(&format!("softmetal: {e}"));
+        }
+    }
+}
+
+fn session_options(args: &MachineArgs, matches: &ArgMatches, purpose: &Purpose) -> Result<Options, UserError> {
+    let (steps, forbidden) = options::script(matches).map_err(UserError)?;
+    let clock = args.clock.map_or(if purpose.test { Clock::Virtual } else { Clock::Host }, Clock::from);
+    Ok(Options {
+        clock,
+        no_reboot: args.no_reboot || purpose.test,
+        timeout: args.timeout.or(purpose.test.then_some(TEST_TIMEOUT)),
+        guest_timeout: args.guest_timeout,
+        steps,
+        forbidden,
+        judge: purpose.test,
+        success_code: purpose.success_code,
+    })
+}
+
+/// Listens for gdb.
+fn debugger(address: &str, wait: bool) -> Result<Debugger, UserError> {
+    let refused =
+        |e: &dyn std::fmt::Display| UserError(format!("--gdb {address}: {e}; give a free port, or ADDR:PORT with an address of this host"));
+    let server = Server::bind(address).map_err(|e| refused(&e))?;
+    let at = server.local_addr().map_err(|e| refused(&e))?;
+    terminal::say(&format!("softmetal: gdb can connect: target remote {at}"));
+    Ok(Debugger { server, wait })
+}
+
+/// Only one thing can be read from stdin.
+fn check_stdin(args: &MachineArgs, test: bool) -> Result<(), UserError> {
+    let is_stdin = |p: &Option<std::path::PathBuf>| p.as_deref() == Some(Path::new("-"));
+    let mut readers = Vec::new();
+    for (given, name) in [(is_stdin(&args.image), "the image"), (is_stdin(&args.kernel), "--kernel"), (is_stdin(&args.initrd), "--initrd")]
+    {
+        if given {
+            readers.push(name);
+        }
+    }
+    if args.serial == Target::Stdio && !test && !readers.is_empty() {
+        readers.push("the serial port");
+    }
+    match readers[..] {
+        [first, second, ..] => {
+            Err(UserError(format!("{first} and {second} cannot both be read from stdin; put one in a file (or use --serial null)")))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn check_memory(memory: u64) -> Result<(), UserError> {
+    match files::host_memory() {
+        Some(has) if memory > has => {
+            Err(UserError(format!("--memory {}M is more than this host has ({} MiB); choose a smaller --memory", memory >> 20, has >> 20)))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn disks(args: &[DiskArg]) -> Result<Vec<Disk>, UserError> {
+    if args.len() > MAX_DISKS {
+        return Err(UserError(format!("{} disks are more than fit; give at most {MAX_DISKS}", args.len())));
+    }
+    let mut seen = BTreeSet::new();
+    let mut disks = Vec::new();
+    for arg in args {
+        let DiskArg { path, mode, raw } = arg;
+        if path.canonicalize().is_ok_and(|p| !seen.insert(p)) {
+            return Err(UserError(format!("the disk {} is given twice; give it once", path.display())));
+        }
+        if !raw {
+            let kind = detect(&files::head("disk", path, HEAD_LEN)?);
+            if matches!(kind, ImageKind::Qcow2 | ImageKind::Vmdk | ImageKind::Vdi | ImageKind::Vhd) {
+                return Err(UserError(format!(
+                    "the disk {} is {}, which does not work yet; convert it with `qemu-img convert -O raw OLD NEW`, \
+                     or add `,format=raw` if it only looks so",
+                    path.display(),
+                    kind.name()
+                )));
+            }
+        }
+        disks.push(Disk { backend: disk::open(path, *mode)? });
+    }
+    Ok(disks)
+}

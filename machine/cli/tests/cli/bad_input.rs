@@ -1,0 +1,150 @@
+//! Each wrong input is one sentence on stderr and exit code 2; nothing is written.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use crate::common::{guest, outcome, power_off, softmetal};
+
+/// The command fails with one line that contains all of `words`, and leaves the files of `dir` as they were.
+#[track_caller]
+fn refused(dir: &Path, args: &[&str], words: &[&str]) {
+    let list = || {
+        let mut all: Vec<_> =
+            std::fs::read_dir(dir).unwrap().map(|e| e.unwrap().path()).map(|p| (std::fs::read(&p).unwrap_or_default(), p)).collect();
+        all.sort();
+        all
+    };
+    let before = list();
+    let (code, out, err) = outcome(softmetal(args).current_dir(dir));
+    assert_eq!((code, out.as_str()), (Some(2), ""), "{args:?}: {err}");
+    assert_eq!(err.lines().count(), 1, "{args:?}: {err}");
+    for word in words {
+        assert!(err.contains(word), "{args:?}: {err} lacks {word}");
+    }
+    assert!(before == list(), "{args:?} wrote something");
+}
+
+#[test]
+fn kernels() {
+    let dir = tempfile::tempdir().unwrap();
+    let d = dir.path();
+    guest(d, power_off);
+    std::fs::write(d.join("empty"), "").unwrap();
+    std::fs::write(d.join("text"), "not a kernel\n").unwrap();
+    // A Linux kernel whose header promises more than there is.
+    let mut cut = vec![0; 0x400];
+    cut[0x1f1] = 1;
+    cut[0x1f4] = 0xff;
+    cut[0x1fe..0x200].copy_from_slice(&[0x55, 0xaa]);
+    cut[0x200] = 0xeb;
+    cut[0x201] = 0x6a;
+    cut[0x202..0x206].copy_from_slice(b"HdrS");
+    cut[0x206..0x208].copy_from_slice(&[0x0f, 0x02]);
+    std::fs::write(d.join("cut"), cut).unwrap();
+    std::fs::write(d.join("elf"), b"\x7fELF\x02\x01\x01").unwrap();
+    std::fs::write(d.join("disk.qcow2"), b"QFI\xfb and more").unwrap();
+    refused(d, &["run", "--kernel", "missing"], &["missing", "does not exist"]);
+    refused(d, &["run", "missing"], &["there is no file missing", "busybox"]);
+    refused(d, &["run", "busybx"], &["did you mean busybox?"]);
+    refused(d, &["run", "--kernel", "."], &["is a directory"]);
+    refused(d, &["run", "--kernel", "empty"], &["empty"]);
+    refused(d, &["run", "text"], &["not a kernel"]);
+    refused(d, &["run", "cut"], &["truncated"]);
+    refused(d, &["run", "elf"], &["ELF"]);
+    refused(d, &["run", "disk.qcow2"], &["qcow2", "qemu-img convert"]);
+    refused(d, &["run", "guest.bin", "--kernel", "guest.bin"], &["give one of them"]);
+    refused(d, &["run", "--initrd", "text"], &["--kernel"]);
+    refused(d, &["test"], &["nothing to boot"]);
+}
+
+#[test]
+fn initrds() {
+    let dir = tempfile::tempdir().unwrap();
+    let d = dir.path();
+    guest(d, power_off);
+    std::fs::write(d.join("empty"), "").unwrap();
+    refused(d, &["run", "guest.bin", "--initrd", "missing"], &["initrd missing", "does not exist"]);
+    refused(d, &["run", "guest.bin", "--initrd", "empty"], &["initrd empty is empty"]);
+    refused(d, &["run", "guest.bin", "--initrd", "."], &["is a directory"]);
+    refused(d, &["run", "guest.bin", "--initrd", "guest.bin"], &["leave out --initrd"]);
+}
+
+#[test]
+fn disks() {
+    let dir = tempfile::tempdir().unwrap();
+    let d = dir.path();
+    guest(d, power_off);
+    std::fs::write(d.join("empty"), "").unwrap();
+    std::fs::write(d.join("cut"), [1; 700]).unwrap();
+    std::fs::write(d.join("qcow2"), b"QFI\xfb").unwrap();
+    std::fs::write(d.join("good"), [0; 1024]).unwrap();
+    let with = |disk: &str, words: &[&str]| refused(d, &["run", "guest.bin", "--disk", disk], words);
+    with("missing", &["disk missing", "does not exist"]);
+    with("empty", &["empty"]);
+    with("cut", &["700 bytes", "cut short"]);
+    with("qcow2", &["qcow2", "convert"]);
+    with(".", &["directory"]);
+    with("good,if=nvme", &["does not work yet"]);
+    with("good,cache=none", &["cache=none", "snapshot"]);
+    refused(d, &["run", "guest.bin", "--disk", "good", "--disk", "./good"], &["given twice"]);
+
+    let file = std::fs::File::open(d.join("good")).unwrap();
+    rustix::fs::flock(&file, rustix::fs::FlockOperation::LockExclusive).unwrap();
+    with("good", &["in use by another run"]);
+    with("good,ro", &["in use by another run"]);
+    drop(file);
+
+    std::fs::set_permissions(d.join("good"), std::fs::Permissions::from_mode(0o444)).unwrap();
+    // Root may write it all the same.
+    if std::fs::OpenOptions::new().write(true).open(d.join("good")).is_err() {
+        with("good", &["cannot be written", ",ro"]);
+    }
+    assert_eq!(outcome(softmetal(&["run", "guest.bin", "--disk", "good,ro"]).current_dir(d)).0, Some(0));
+}
+
+#[test]
+fn options() {
+    let dir = tempfile::tempdir().unwrap();
+    let d = dir.path();
+    guest(d, power_off);
+    let with = |args: &[&str], words: &[&str]| refused(d, &[&["run", "guest.bin"], args].concat(), words);
+    with(&["--memroy", "1G"], &["no option --memroy", "did you mean --memory?"]);
+    with(&["--memory", "lots"], &["--memory", "512M"]);
+    with(&["--memory", "900000G"], &["more than this host has"]);
+    with(&["--cpus", "2"], &["does not work yet"]);
+    with(&["--cpu", "i486"], &["x86-64-v2"]);
+    with(&["--engine", "translator"], &["does not work yet"]);
+    with(&["--machine", "q35"], &["does not work yet"]);
+    with(&["--vnc", ":1"], &["--vnc does not work yet"]);
+    with(&["--record", "f"], &["--record does not work yet"]);
+    with(&["--serial", "stdio", "--serial", "stdio"], &["--serial is given twice"]);
+    with(&["--initrd", "-"], &["stdin", "--serial null"]);
+    with(&["--serial", "com1"], &["file:F"]);
+    with(&["--serial", "file:no/such/log"], &["does not exist"]);
+    with(&["--stats-json", "no/such/file"], &["does not exist"]);
+    with(&["--expect", "("], &["not a regular expression"]);
+    with(&["--send", "\\q"], &["\\q"]);
+    with(&["--rtc", "yesterday"], &["2026-01-01T00:00:00Z"]);
+    with(&["--timeout", "soon"], &["seconds"]);
+    with(&["--wait"], &["--gdb"]);
+    with(&["--gdb", "nowhere.invalid:x"], &["--gdb"]);
+    with(&["--log", "loud"], &["level"]);
+    with(&["second.bin"], &["one argument too many"]);
+    refused(d, &["test", "guest.bin", "--success-code", "2"], &["odd"]);
+    refused(d, &["snapshot"], &["does not work yet"]);
+    refused(d, &["rnu"], &["did you mean `softmetal run`?"]);
+}
+
+#[test]
+fn help_names_only_what_works() {
+    for command in ["run", "test"] {
+        let (code, out, _) = outcome(&mut softmetal(&[command, "--help"]));
+        assert_eq!(code, Some(0));
+        for planned in ["--cdrom", "--vnc", "--record", "--screenshot", "--net"] {
+            assert!(!out.contains(planned), "{planned}");
+        }
+        for there in ["--kernel", "--disk", "--expect", "--gdb", "Examples:"] {
+            assert!(out.contains(there), "{there}");
+        }
+    }
+}

@@ -1,0 +1,72 @@
+//! Guests of one boot sector, and the built command.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use iced_x86::IcedError;
+use iced_x86::code_asm::*;
+
+/// A command line of the built binary.
+pub fn softmetal(args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_softmetal"));
+    command.args(args).stdin(std::process::Stdio::null());
+    command
+}
+
+/// Runs it to its end: exit code, stdout, stderr.
+pub fn outcome(command: &mut Command) -> (Option<i32>, String, String) {
+    let Output { status, stdout, stderr } = command.output().unwrap();
+    (status.code(), String::from_utf8_lossy(&stdout).into_owned(), String::from_utf8_lossy(&stderr).into_owned())
+}
+
+/// Writes a guest into `dir`.
+pub fn guest(dir: &Path, body: impl FnOnce(&mut CodeAssembler) -> Result<(), IcedError>) -> PathBuf {
+    let mut a = CodeAssembler::new(16).unwrap();
+    a.cli().unwrap();
+    a.xor(ax, ax).unwrap();
+    a.mov(ds, ax).unwrap();
+    body(&mut a).unwrap();
+    let mut bytes = a.assemble(0x7c00).unwrap();
+    assert!(bytes.len() <= 510);
+    bytes.resize(510, 0);
+    bytes.extend([0x55, 0xaa]);
+    let path = dir.join("guest.bin");
+    std::fs::write(&path, bytes).unwrap();
+    path
+}
+
+/// Writes `text` to the first serial port.
+pub fn print(a: &mut CodeAssembler, text: &str) -> Result<(), IcedError> {
+    a.mov(dx, 0x3f8)?;
+    for c in text.bytes() {
+        a.mov(al, i32::from(c))?;
+        a.out(dx, al)?;
+    }
+    Ok(())
+}
+
+/// ACPI soft-off.
+pub fn power_off(a: &mut CodeAssembler) -> Result<(), IcedError> {
+    a.mov(dx, 0x604)?;
+    a.mov(ax, 5 << 10 | 1 << 13)?;
+    a.out(dx, ax)
+}
+
+/// Prints a prompt, then echoes what is typed; `q` powers off.
+pub fn echo(a: &mut CodeAssembler) -> Result<(), IcedError> {
+    let (mut again, mut off) = (a.create_label(), a.create_label());
+    print(a, "> ")?;
+    a.set_label(&mut again)?;
+    a.mov(dx, 0x3fd)?;
+    a.in_(al, dx)?;
+    a.test(al, 1)?;
+    a.jz(again)?;
+    a.mov(dx, 0x3f8)?;
+    a.in_(al, dx)?;
+    a.cmp(al, i32::from(b'q'))?;
+    a.je(off)?;
+    a.out(dx, al)?;
+    a.jmp(again)?;
+    a.set_label(&mut off)?;
+    power_off(a)
+}

@@ -1,0 +1,5 @@
+//! The command as a user and a script see it: streams, exit codes, wrong input.
+
+mod bad_input;
+mod common;
+mod run;
