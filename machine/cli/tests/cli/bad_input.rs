@@ -50,7 +50,7 @@ fn kernels() {
     refused(d, &["run", "--kernel", "empty"], &["empty"]);
     refused(d, &["run", "text"], &["not a kernel"]);
     refused(d, &["run", "cut"], &["truncated"]);
-    refused(d, &["run", "elf"], &["ELF"]);
+    refused(d, &["run", "elf"], &["truncated", "64 bytes"]);
     refused(d, &["run", "disk.qcow2"], &["qcow2", "qemu-img convert"]);
     refused(d, &["run", "guest.bin", "--kernel", "guest.bin"], &["give one of them"]);
     refused(d, &["run", "--initrd", "text"], &["--kernel"]);
