@@ -1,1 +1,16 @@
-//! Softmetal.
+//! Guest programs, assembled when they are asked for: no assembler is needed on any host.
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | [`image`] | flat images that start in real mode |
+//! | [`tables`] | descriptor and page tables |
+//! | [`console`] | printing on the serial port |
+//! | `demo` | the demonstration guest, see [`demo()`] |
+#![forbid(unsafe_code)]
+
+pub mod console;
+mod demo;
+pub mod image;
+pub mod tables;
+
+pub use demo::demo;
