@@ -12,7 +12,7 @@ use softmetal_machine::gdb::Server;
 use softmetal_machine::host::clock::{fresh_seed, unix_now};
 use softmetal_machine::host::serial::{Serial, Target};
 use softmetal_machine::host::{disk, files, signals, terminal};
-use softmetal_machine::machine::{Config, Machine};
+use softmetal_machine::machine::{Config, Images, Machine};
 use softmetal_machine::session::{Clock, Debugger, End, Options, Session};
 
 use crate::images;
@@ -23,6 +23,8 @@ use crate::values::DiskArg;
 const VIRTUAL_DATE: i64 = 1_767_225_600;
 /// How long a test may take if nothing else is said.
 const TEST_TIMEOUT: Duration = Duration::from_secs(600);
+/// Ctrl-D: tells the demonstration guest, where nobody sits at the terminal, that it can go.
+const END_OF_TRANSMISSION: u8 = 4;
 /// The most disks: there are 32 slots, and some are taken.
 const MAX_DISKS: usize = 16;
 
@@ -39,7 +41,7 @@ pub struct Purpose {
 /// # Errors
 /// [`UserError`] for wrong input; nothing has been written then.
 pub fn start(args: &MachineArgs, matches: &ArgMatches, purpose: &Purpose) -> Result<u8, UserError> {
-    let options = session_options(args, matches, purpose)?;
+    let mut options = session_options(args, matches, purpose)?;
     let is_virtual = options.clock == Clock::Virtual;
     check_stdin(args, purpose.test)?;
     check_memory(args.memory)?;
@@ -49,8 +51,13 @@ pub fn start(args: &MachineArgs, matches: &ArgMatches, purpose: &Purpose) -> Res
     if let Target::File(path) = &args.serial {
         files::creatable("serial log", path)?;
     }
-    let Some(images) = images::images(args)? else {
-        return Err(UserError::new("there is nothing to boot; give an IMAGE, like: softmetal run busybox"));
+    let images = match images::images(args)? {
+        Some(images) => images,
+        None if purpose.test => return Err(UserError::new("there is nothing to boot; give an IMAGE, like: softmetal test busybox")),
+        None => {
+            options.farewell = Some(END_OF_TRANSMISSION);
+            Images { kernel: softmetal_testroms::demo(), ..Images::default() }
+        }
     };
     let plugs = Plugs {
         disks: disks(&args.disk)?,
@@ -108,6 +115,7 @@ fn session_options(args: &MachineArgs, matches: &ArgMatches, purpose: &Purpose) 
         forbidden,
         judge: purpose.test,
         success_code: purpose.success_code,
+        farewell: None,
     })
 }
 

@@ -74,6 +74,8 @@ pub struct Options {
     pub judge: bool,
     /// The exit code of the debug-exit port that means success.
     pub success_code: Option<u8>,
+    /// What is typed when the guest waits for input and there will be none any more.
+    pub farewell: Option<u8>,
 }
 
 /// Why the guest does not simply go on.
@@ -479,6 +481,10 @@ impl Session {
             (a, b) => a.or(b),
         };
         if next.is_none() && !self.events.open() {
+            if let Some(byte) = self.options.farewell.take() {
+                self.typed.push_back(byte);
+                return None;
+            }
             return self.stopped("the guest stopped for good: it waits for an interrupt, no timer is set, and there is no input");
         }
         let wait = match (self.clock, until) {

@@ -164,3 +164,16 @@ fn the_same_run_twice_ends_the_same() {
     assert!(first.0.as_u64().unwrap() > 100 && first.1.as_str().unwrap().len() == 32);
     assert_eq!(run(), first);
 }
+
+#[test]
+fn without_an_image_the_demonstration_runs() {
+    for keys in ["q", "a b\n", ""] {
+        let mut child = softmetal(&["run"]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        child.stdin.take().unwrap().write_all(keys.as_bytes()).unwrap();
+        let out = child.wait_with_output().unwrap();
+        let text = String::from_utf8(out.stdout).unwrap();
+        assert_eq!(out.status.code(), Some(0), "{text}");
+        assert_eq!(text.matches("[ ok ]").count(), 6, "{text}");
+        assert!(text.contains("softmetal run busybox"), "{text}");
+    }
+}
