@@ -12,5 +12,7 @@ read up _ < /proc/uptime
 echo "GUEST-READY uptime=$up kernel=$(uname -r)"
 [ -x /autorun ] && /autorun
 grep -qw poweroff /proc/cmdline && poweroff -f
-export PS1='guest# ' HOME=/root TERM=linux
-exec setsid cttyhack sh
+export PS1='guest# ' TERM=linux
+# From here on busybox's init does what poweroff, reboot and the end of the shell ask for.
+mkdir -p /etc; echo '::respawn:/usr/bin/env HOME=/root cttyhack sh' >/etc/inittab
+exec init

@@ -22,7 +22,7 @@ use sha2::{Digest, Sha256};
 pub use vmlinux::extract_vmlinux;
 
 /// Raised when the recipe of the entries changes, so that what an older version built is built anew.
-const RECIPE: u32 = 1;
+const RECIPE: u32 = 4;
 /// The programs and scripts of every initramfs; see the script itself for what it does.
 const INIT: &[u8] = include_bytes!("init.sh");
 /// Drivers for the hardware that Softmetal's boards have, where the kernel has them as modules.

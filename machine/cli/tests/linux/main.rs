@@ -1,0 +1,64 @@
+//! The distribution's own kernels, as a user boots them: every test runs the built command.
+//!
+//! The images are fetched through the host's package manager. Where there is none these tests say on stderr that they
+//! are skipped; with `SOFTMETAL_NEED_IMAGES` set, that is a failure.
+
+mod boot;
+mod terminal;
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+use softmetal_machine::host::catalog::{Catalog, CatalogError, Fetched};
+
+/// What no log of a healthy kernel holds.
+const TROUBLE: &str = "WARNING:|BUG:|Call Trace|Oops|Kernel panic";
+
+/// A command line of the built binary.
+fn softmetal() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_softmetal"));
+    command.stdin(Stdio::null());
+    command
+}
+
+/// The catalogue's `name`, or `None` where it cannot be had.
+fn images(name: &str) -> Option<Fetched> {
+    let needed = std::env::var_os("SOFTMETAL_NEED_IMAGES").is_some();
+    let catalog = Catalog::new(false).unwrap();
+    match catalog.fetch(name, &mut |_| {}) {
+        Ok(fetched) => Some(fetched),
+        Err(e @ CatalogError::NoPackageManager(_)) if !needed => {
+            // What eprintln! says is shown only for tests that fail.
+            let line = format!("SKIPPED {}: {e}\n", std::thread::current().name().unwrap_or_default());
+            std::io::stderr().write_all(line.as_bytes()).unwrap();
+            None
+        }
+        Err(e) => panic!("{e}"),
+    }
+}
+
+/// The end of a test that went well: exit code 0, and a kernel's whole log without trouble.
+fn passes(command: &mut Command) -> String {
+    let output = command.args(["--memory", "256M", "--forbid", TROUBLE]).output().unwrap();
+    let (log, words) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert_eq!(output.status.code(), Some(0), "{command:?}\n{log}\n{words}");
+    log.into_owned()
+}
+
+/// A file of `len` bytes that look random, in a folder that lives as long as the result.
+fn disk(len: usize) -> (tempfile::TempDir, PathBuf, Vec<u8>) {
+    let mut x = 0x9e37_79b9_7f4a_7c15_u64;
+    let bytes: Vec<u8> = std::iter::repeat_with(|| {
+        x ^= x << 13;
+        x ^= x >> 7;
+        x ^= x << 17;
+        x as u8
+    })
+    .take(len)
+    .collect();
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("disk.img");
+    std::fs::write(&path, &bytes).unwrap();
+    (dir, path, bytes)
+}
