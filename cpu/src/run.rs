@@ -242,7 +242,8 @@ impl Processor {
                 self.history_at = (self.history_at + 1) % HISTORY;
                 self.history[self.history_at] = s.rip;
                 self.cpu.block_icount = s.icount;
-                self.cpu.repeat_budget = if careful && self.cpu.traced() { 0 } else { left.saturating_sub(n as u64) };
+                let stepwise = block.checked.is_some() || careful && self.cpu.traced();
+                self.cpu.repeat_budget = if stepwise { 0 } else { left.saturating_sub(n as u64) };
                 self.exits += 1;
                 let exit = crate::op::next(&mut self.cpu, ops);
                 let slot = match exit {
@@ -389,11 +390,29 @@ impl Processor {
             },
             None => self.decode(linear, physical)?,
         };
+        let index = if mode.long() { index } else { self.within_limit(index, physical)? };
         let b = self.cache.get(index);
         if b.serial != 0 && b.checked.is_none() && !mode.limited() {
             self.jumps[jump_index(rip)] = Jump { rip, stamp: self.stamp(), serial: b.serial, index, mode: mode.0 };
         }
         Ok(index)
+    }
+
+    /// What of a block at RIP lies within the limit of CS: the block itself, or its first instructions. #GP if not even
+    /// one does (SDM 3A, 5.3 Limit Checking).
+    fn within_limit(&mut self, index: u32, physical: u64) -> Result<u32, Fault> {
+        let (rip, limit) = (self.cpu.state.rip, u64::from(self.cpu.state.segments[seg::CS].limit));
+        let b = self.cache.get(index);
+        let fits = |op: &Op| rip + op.end() - 1 <= limit;
+        if b.ops.last().is_none_or(fits) {
+            return Ok(index);
+        }
+        let ops: Vec<Op> = b.ops.iter().take_while(|op| fits(op)).copied().collect();
+        if ops.is_empty() {
+            return Err(self.cpu.gp(0));
+        }
+        // As with code that crosses pages: made again each time.
+        Ok(self.cache.insert(&ops, physical, self.cpu.state.mode, true, &self.cpu.memory, None))
     }
 
     fn decode(&mut self, linear: u64, physical: u64) -> Result<u32, Fault> {
@@ -432,12 +451,23 @@ impl Processor {
         let mode = self.cpu.state.mode;
         let next = linear.wrapping_add(first.len() as u64);
         let next = if mode.long() { next } else { next & 0xffff_ffff };
+        if !mode.long() && self.cpu.state.rip + first.len() as u64 > u64::from(self.cpu.state.segments[seg::CS].limit) {
+            return Err(self.cpu.gp(0));
+        }
         let second = self.cpu.translate_code(next)?;
         let mut bytes = [0; MAX_LEN];
         bytes[..first.len()].copy_from_slice(first);
         self.fetch(second, self.memory_offset(second), &mut bytes[first.len()..]);
         if block::decode(&bytes, mode, Extent::Single, out).is_err() {
             return Err(self.cpu.ud());
+        }
+        // A repeated store over itself is noticed.
+        for (at, len) in [(physical, first.len()), (second, MAX_LEN - first.len())] {
+            if let Some(offset) = self.memory_offset(at) {
+                if self.cpu.memory.mark_code(offset, len) {
+                    self.cpu.mmu.protect(offset);
+                }
+            }
         }
         // Used once and looked up again each time, so that a change of either page is seen.
         Ok(self.cache.insert(&out.ops, physical, mode, true, &self.cpu.memory, None))

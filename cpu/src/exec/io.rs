@@ -143,6 +143,10 @@ fn string<W: Width, const IN: bool>(cpu: &mut Cpu, op: &Op, _: &[Op]) -> Exit {
             left -= 1;
             done += 1;
             set(cpu, op, reg::RCX, left);
+            // What the device or a store over code has brought about comes before the next iteration.
+            if cpu.attention.bits() != 0 || cpu.memory.code_written() {
+                break;
+            }
         }
         cpu.repeat_extra = done.saturating_sub(1);
         if left != 0 {

@@ -201,6 +201,10 @@ fn repeated<X: StringOp, W: Width, A: Width>(cpu: &mut Cpu, op: &Op, rest: &[Op]
         A::set(&mut cpu.state.regs, reg::RCX, A::of(left - n));
         done += n;
         finished = left == n || X::COMPARES && cpu.state.lazy.zf() != (op.imm == 1);
+        // What a device or a store over code has brought about comes before the next iteration.
+        if cpu.solo && (cpu.attention.bits() != 0 || cpu.memory.code_written()) {
+            break;
+        }
     }
     if let Some(f) = fault {
         // The iterations so far stay; the faulting one has not begun.

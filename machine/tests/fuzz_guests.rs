@@ -1,0 +1,145 @@
+//! Guests of random code: none panics or hangs the host, and how a run is sliced changes nothing in it.
+
+use iced_x86::code_asm::*;
+use softmetal_bus::Request;
+use softmetal_machine::board::Plugs;
+use softmetal_machine::machine::{Config, Images, Machine, Turn};
+use softmetal_testroms::demo;
+use softmetal_testroms::image::{Image, jump_far};
+
+/// SplitMix64.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+    fn below(&mut self, n: usize) -> usize {
+        (self.next() % n as u64) as usize
+    }
+}
+
+fn machine(image: &[u8]) -> Machine {
+    let images = Images { kernel: image.to_vec(), ..Images::default() };
+    Machine::new(Config { memory: 16 << 20, model: Default::default(), plugs: Plugs::default(), images }).unwrap()
+}
+
+/// How a guest got on.
+#[derive(Debug, PartialEq, Eq)]
+struct Outcome {
+    turn: Turn,
+    icount: u64,
+    hash: String,
+    output: Vec<u8>,
+}
+
+/// Runs to `limit` instructions in slices of about `slice`, with at most three resets. A guest may wait for ever while a
+/// masked timer ticks; a thousand ticks are enough.
+fn run(image: &[u8], limit: u64, slice: u64) -> Outcome {
+    let mut machine = machine(image);
+    let (mut resets, mut waits, mut output) = (0, 0, Vec::new());
+    let turn = loop {
+        let until = (machine.icount() + slice).min(limit);
+        let turn = machine.turn(until);
+        output.extend(machine.take_output().into_iter().flat_map(|(_, bytes)| bytes));
+        match turn {
+            Turn::Limit if machine.icount() < limit => {}
+            Turn::Request(Request::Reset) | Turn::Shutdown if resets < 3 => {
+                resets += 1;
+                machine.reset();
+            }
+            Turn::Idle(Some(time)) if waits < 1000 => {
+                waits += 1;
+                machine.jump(time);
+            }
+            Turn::Ran | Turn::Request(Request::A20(_) | Request::Remap) => {}
+            turn => break turn,
+        }
+    };
+    Outcome { turn, icount: machine.icount(), hash: machine.state_hash(), output }
+}
+
+fn same_however_sliced(what: &str, seed: u64, image: &[u8], limit: u64) -> Outcome {
+    let whole = run(image, limit, limit);
+    for slice in [limit / 7 + 1, 997] {
+        let sliced = run(image, limit, slice);
+        assert_eq!(sliced, whole, "{what}, seed {seed}, slices of {slice}");
+    }
+    whole
+}
+
+#[test]
+fn boot_sectors_of_random_bytes() {
+    let mut instructions = 0;
+    for seed in 0..250 {
+        let mut random = Random(seed);
+        let mut image: Vec<u8> = (0..510).map(|_| random.next() as u8).collect();
+        image.extend([0x55, 0xaa]);
+        instructions += same_however_sliced("random bytes", seed, &image, 50_000).icount;
+    }
+    assert!(instructions > 100_000, "{instructions}");
+}
+
+/// The demonstration guest goes through all modes, with paging and interrupts; a few of its bytes are changed.
+#[test]
+fn plausible_code_in_every_mode() {
+    let original = demo();
+    let (mut changed, mut crashed) = (0, 0);
+    let right = run(&original, 400_000, 400_000);
+    for seed in 0..250 {
+        let mut random = Random(seed);
+        let mut image = original.clone();
+        for _ in 0..=random.below(12) {
+            let at = random.below(image.len());
+            image[at] = match random.below(3) {
+                0 => random.next() as u8,
+                1 => image[at] ^ 1 << random.below(8),
+                _ => image[at].wrapping_add(1),
+            };
+        }
+        image[510..512].copy_from_slice(&[0x55, 0xaa]);
+        let outcome = same_however_sliced("changed bytes", seed, &image, 400_000);
+        changed += u32::from(outcome != right);
+        crashed += u32::from(outcome.turn == Turn::Shutdown);
+    }
+    assert!(changed > 50 && crashed > 2, "{changed} of them ran differently, {crashed} crashed");
+}
+
+/// An instruction that reaches past the limit of CS is refused wherever its block begins.
+#[test]
+fn the_limit_of_the_code_segment_holds_within_a_block() {
+    let mut image = Image::default();
+    let handler = image.code(16, |a| {
+        let mut wrong = a.create_label();
+        a.pop(ax)?;
+        a.cmp(ax, 0xfffe)?;
+        a.jne(wrong)?;
+        a.mov(dx, 0x604)?;
+        a.mov(ax, 5 << 10 | 1 << 13)?;
+        a.out(dx, ax)?;
+        a.set_label(&mut wrong)?;
+        a.hlt()
+    });
+    let image = image.start(|a| {
+        a.cli()?;
+        a.xor(ax, ax)?;
+        a.mov(ds, ax)?;
+        a.mov(ss, ax)?;
+        a.mov(sp, 0x7000)?;
+        a.mov(word_ptr(13 * 4), handler as i32)?;
+        a.mov(word_ptr(13 * 4 + 2), ax)?;
+        // Six NOPs, then MOV AX, imm16 whose last byte would be at offset 0x10000.
+        a.mov(ax, 0x1000)?;
+        a.mov(es, ax)?;
+        for (offset, bytes) in [(0xfff8, 0x9090), (0xfffa, 0x9090), (0xfffc, 0x9090), (0xfffe, 0x34b8)] {
+            a.mov(word_ptr(offset).es(), bytes)?;
+        }
+        jump_far(a, 0x1000, 0xfff8)
+    });
+    for slice in 1..40 {
+        assert_eq!(run(&image, 1000, slice).turn, Turn::Request(Request::PowerOff), "slices of {slice}");
+    }
+}
