@@ -84,6 +84,7 @@ impl Processor {
             untraced: false,
             repeat_budget: 0,
             repeat_extra: 0,
+            told: 0,
         };
         let mut p = Self {
             cpu,

@@ -336,6 +336,8 @@ pub struct Cpu {
     pub watch_hits: u64,
     /// The running instruction has entered a handler with TF cleared: its own single step does not come.
     pub untraced: bool,
+    /// How many instructions that are not implemented were met.
+    pub told: u32,
 }
 
 impl Cpu {

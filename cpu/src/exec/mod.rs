@@ -22,6 +22,7 @@ pub mod x87;
 pub mod xsave;
 
 use iced_x86::{Instruction, Mnemonic};
+use log::Level;
 
 use crate::op::{Exit, Op, step};
 use crate::state::Cpu;
@@ -53,11 +54,14 @@ pub fn families() -> Vec<&'static [Row]> {
     ]
 }
 
+/// How many instructions that are not implemented are told of at level "warn".
+const MOST_TOLD: u32 = 20;
+
 /// An encoding that is no instruction: #UD.
 pub fn invalid(cpu: &mut Cpu, op: &Op, rest: &[Op]) -> Exit {
     step(cpu, op, rest, |cpu, op| {
         let rip = cpu.this_rip(op);
-        cpu.log_unusual("invalid opcode", rip);
+        cpu.log_unusual(Level::Debug, "invalid opcode", rip);
         Err(cpu.ud())
     })
 }
@@ -66,7 +70,10 @@ pub fn invalid(cpu: &mut Cpu, op: &Op, rest: &[Op]) -> Exit {
 pub fn unimplemented(cpu: &mut Cpu, op: &Op, rest: &[Op]) -> Exit {
     step(cpu, op, rest, |cpu, op| {
         let rip = cpu.this_rip(op);
-        cpu.log_unusual("instruction not implemented", rip);
+        // Loud, but a guest that tries again and again must not flood the host's log.
+        cpu.told = cpu.told.saturating_add(1);
+        let level = if cpu.told <= MOST_TOLD { Level::Warn } else { Level::Debug };
+        cpu.log_unusual(level, "instruction not implemented: #UD", rip);
         Err(cpu.ud())
     })
 }
@@ -92,12 +99,12 @@ pub fn ends_block(i: &Instruction) -> bool {
 impl Cpu {
     /// One line about something unusual: what, where, and the bytes there.
     #[cold]
-    pub fn log_unusual(&mut self, what: &str, rip: u64) {
-        if log::log_enabled!(target: "cpu", log::Level::Debug) {
+    pub fn log_unusual(&mut self, level: Level, what: &str, rip: u64) {
+        if log::log_enabled!(target: "cpu", level) {
             let mut bytes = [0; 15];
             let linear = self.state.segments[crate::state::seg::CS].base.wrapping_add(rip);
             let known = self.debug_read(linear, &mut bytes);
-            log::debug!(target: "cpu", "{what} at {rip:#x}: {}", if known { format!("{bytes:02x?}") } else { "bytes not mapped".into() });
+            log::log!(target: "cpu", level, "{what} at {rip:#x}: {}", if known { format!("{bytes:02x?}") } else { "bytes not mapped".into() });
         }
     }
 }
