@@ -6,11 +6,13 @@
 //! | [`tables`] | descriptor and page tables |
 //! | [`console`] | printing on the serial port |
 //! | `demo` | the demonstration guest, see [`demo()`] |
+//! | [`programs`] | guests that try one part of the machine each |
 #![forbid(unsafe_code)]
 
 pub mod console;
 mod demo;
 pub mod image;
+pub mod programs;
 pub mod tables;
 
 pub use demo::demo;

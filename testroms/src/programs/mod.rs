@@ -1,0 +1,78 @@
+//! Guest programs that try one part of the machine each and tell on the first serial port what they saw. They power off at
+//! their end. What each must print follows from the manuals and stands beside the tests.
+
+mod exceptions;
+mod interrupts;
+mod resets;
+mod rings;
+
+use iced_x86::code_asm::*;
+use softmetal_firmware::layout::{PM1A_CNT_PORT, SLP_TYP_S5};
+
+use crate::image::{Emit, Image, ORIGIN, jump_far};
+use crate::tables::{gdt, selector};
+
+/// All programs: name and image.
+#[must_use]
+pub fn programs() -> Vec<(&'static str, Vec<u8>)> {
+    vec![("exceptions", exceptions::image()), ("interrupts", interrupts::image()), ("resets", resets::image()), ("rings", rings::image())]
+}
+
+/// Emits: ACPI's soft off, from code of any width.
+fn power_off(a: &mut CodeAssembler) -> Emit {
+    a.mov(dx, u32::from(PM1A_CNT_PORT))?;
+    a.mov(ax, u32::from(u16::from(SLP_TYP_S5) << 10 | 1 << 13))?;
+    a.out(dx, ax)?;
+    a.cli()?;
+    a.hlt()
+}
+
+/// Emits `OUT port, value`.
+fn outb(a: &mut CodeAssembler, port: i32, value: u8) -> Emit {
+    a.mov(al, u32::from(value))?;
+    a.out(port, al)
+}
+
+/// The way from a boot sector to 64-bit code at `main`, with 4-level tables at `pml4` and no-execute on.
+fn start64(image: Image, pml4: u64, main: u64) -> Vec<u8> {
+    start64_with(image, pml4, main, None)
+}
+
+/// [`start64`] with a task state segment for [`selector::TASK`].
+fn start64_with(mut image: Image, pml4: u64, main: u64, tss: Option<u64>) -> Vec<u8> {
+    let gdt = gdt(&mut image, tss);
+    let enter = image.code(64, |a| {
+        a.mov(eax, u32::from(selector::DATA))?;
+        a.mov(ds, ax)?;
+        a.mov(es, ax)?;
+        a.mov(ss, ax)?;
+        a.mov(rsp, ORIGIN)?;
+        a.jmp(main)
+    });
+    let protected = image.code(32, |a| {
+        // PAE, and SSE with its exceptions; long mode and NX; paging, native x87 errors.
+        a.mov(eax, 1 << 5 | 1 << 9 | 1 << 10)?;
+        a.mov(cr4, eax)?;
+        a.mov(eax, pml4 as u32)?;
+        a.mov(cr3, eax)?;
+        a.mov(ecx, 0xc000_0080u32)?;
+        a.rdmsr()?;
+        a.or(eax, 1 << 8 | 1 << 11)?;
+        a.wrmsr()?;
+        a.mov(eax, 1u32 << 31 | 1 << 16 | 1 << 5 | 1 << 1 | 1)?;
+        a.mov(cr0, eax)?;
+        jump_far(a, selector::CODE64, enter)
+    });
+    image.start(|a| {
+        a.cli()?;
+        a.xor(ax, ax)?;
+        a.mov(ds, ax)?;
+        a.mov(ss, ax)?;
+        a.mov(sp, ORIGIN as i32)?;
+        a.lgdt(ptr(gdt.pointer))?;
+        a.mov(eax, cr0)?;
+        a.or(eax, 1)?;
+        a.mov(cr0, eax)?;
+        jump_far(a, selector::CODE32, protected)
+    })
+}
