@@ -16,4 +16,5 @@ pub mod rtc_mc146818;
 #[cfg(test)]
 mod testing;
 pub mod uart16550;
+pub mod vga;
 pub mod virtio;

@@ -21,6 +21,7 @@ pub mod bytes;
 pub mod detect;
 pub mod entry;
 pub mod error;
+mod font;
 pub mod layout;
 pub mod loaders;
 pub mod mptable;
@@ -29,6 +30,7 @@ pub mod smbios;
 pub use detect::{HEAD_LEN, ImageKind, detect};
 pub use entry::Entry;
 pub use error::LoadError;
+pub use font::FONT;
 pub use layout::{E820Entry, E820Kind, Layout, PhysWriter, RamRegion, pci_irq};
 pub use loaders::Module;
 

@@ -12,6 +12,8 @@ use softmetal_bus::{Attention, DeviceId, GuestMemory, Input, Request, Time, atte
 use softmetal_cpu::exec::cpuid::Feature;
 pub use softmetal_cpu::exec::cpuid::Model;
 use softmetal_cpu::{Processor, State, Stop};
+use softmetal_devices::vga::VIDEO_MEMORY;
+pub use softmetal_devices::vga::render::{Font, Image};
 use softmetal_firmware::{Boot, Entry, Layout, LoadError, Module};
 
 use crate::board::{Board, Plugs, SharedBoard, chips::id};
@@ -88,6 +90,7 @@ pub struct Machine {
     images: Images,
     attention: Arc<Attention>,
     board: SharedBoard,
+    vga: bool,
     cpu: Processor,
     log: Option<Vec<Stamped>>,
     /// Digests of RAM, for [`Machine::state_hash`].
@@ -102,13 +105,16 @@ impl Machine {
     pub fn new(config: Config) -> Result<Self, UserError> {
         let Config { memory, model, plugs, images } = config;
         let layout = Layout::new(memory);
-        let memory = Arc::new(GuestMemory::new(layout.ram_bytes()).map_err(|e| UserError(e.to_string()))?);
+        let memory = Arc::new(
+            GuestMemory::new(layout.ram_bytes() + if plugs.vga { VIDEO_MEMORY } else { 0 }).map_err(|e| UserError(e.to_string()))?,
+        );
         let attention = Arc::new(Attention::default());
+        let vga = plugs.vga;
         // A processor with RDRAND needs no other source of entropy.
         let entropy = !model.has(Feature::Rdrand);
         let board = SharedBoard::new(Board::new(layout, memory.clone(), attention.clone(), plugs, entropy));
         let cpu = Processor::new(memory.clone(), Box::new(board.clone()), attention.clone(), model);
-        let mut machine = Self { memory, layout, images, attention, board, cpu, log: None, digests: Digests::default() };
+        let mut machine = Self { memory, layout, images, attention, board, vga, cpu, log: None, digests: Digests::default() };
         machine.boot().map_err(|e| UserError(e.to_string()))?;
         Ok(machine)
     }
@@ -117,7 +123,7 @@ impl Machine {
     fn boot(&mut self) -> Result<(), LoadError> {
         let Images { kernel, initrd, cmdline } = &self.images;
         let modules = initrd.iter().map(|bytes| Module { bytes, cmdline: "" }).collect();
-        let boot = Boot { kernel, modules, cmdline, vga: false };
+        let boot = Boot { kernel, modules, cmdline, vga: self.vga };
         let entry: Entry = softmetal_firmware::boot(&boot, &self.layout, &self.memory, 1)?;
         self.cpu.reset();
         let mut state = self.cpu.cpu.state.clone();
@@ -175,6 +181,22 @@ impl Machine {
     #[must_use]
     pub fn take_output(&mut self) -> Vec<(DeviceId, Vec<u8>)> {
         self.board.lock().take_output()
+    }
+
+    /// The picture on the screen now; none without a display adapter.
+    #[must_use]
+    pub fn screen(&self) -> Option<Image> {
+        let board = self.board.lock();
+        board.vga().map(|vga| vga.image(&self.memory, board.now(self.cpu.icount())))
+    }
+
+    /// The text on the screen now, line by line; none without a display adapter. In a graphics mode, text in the font of
+    /// the firmware or in one of `fonts` is found.
+    #[must_use]
+    pub fn screen_text(&self, fonts: &[&Font]) -> Option<String> {
+        let board = self.board.lock();
+        let fonts: Vec<&Font> = [&softmetal_firmware::FONT].into_iter().chain(fonts.iter().copied()).collect();
+        board.vga().map(|vga| vga.text(&self.memory, board.now(self.cpu.icount()), &fonts))
     }
 
     /// How many bytes the first serial port can take in now.

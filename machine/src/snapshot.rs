@@ -112,9 +112,10 @@ impl Machine {
             return Err(SnapshotError::OtherMachine(saved.memory_bytes >> 20, self.memory_bytes() >> 20));
         }
         let mut pages = PageSet::default();
+        let pages_in_all = self.parts().2.len() / PAGE_SIZE as u64;
         for (n, bytes) in &saved.pages {
             let page = bytes.as_slice().try_into().map_err(|_| SnapshotError::Damaged("a page has another size".into()))?;
-            if *n >= self.memory_bytes() / PAGE_SIZE as u64 {
+            if *n >= pages_in_all {
                 return Err(SnapshotError::Damaged("a page lies outside the memory".into()));
             }
             pages.set(*n, page);

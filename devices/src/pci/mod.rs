@@ -9,6 +9,8 @@ mod msix;
 
 use softmetal_bus::{Ctx, Device, Request};
 
+use crate::vga::Vga;
+
 pub use chipset::{I440fx, Piix3Isa, Piix4Pm};
 pub use config::{BarKind, BarMapping, ConfigSpace, Identity, MappingKind, Registers, command};
 pub use host::{Access, PciHost};
@@ -31,6 +33,19 @@ pub trait PciDevice: Device {
         if self.config_mut().write(offset, width, value) {
             ctx.request(Request::Remap);
         }
+    }
+    /// Where in guest memory the range of `bar` is, if it is memory that the processor reaches without the device.
+    fn bar_memory(&self, bar: u8) -> Option<u64> {
+        let _ = bar;
+        None
+    }
+    /// The display adapter, if it is one.
+    fn vga(&self) -> Option<&Vga> {
+        None
+    }
+    /// The display adapter, if it is one.
+    fn vga_mut(&mut self) -> Option<&mut Vga> {
+        None
     }
     /// Where its BARs answer now (only those that do).
     fn bars(&self) -> Vec<BarMapping> {

@@ -91,6 +91,13 @@ impl From<ClockArg> for session::Clock {
     }
 }
 
+/// The display adapter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum VgaArg {
+    None,
+    Std,
+}
+
 /// Options of `run` and `test`.
 #[derive(Args)]
 pub struct MachineArgs {
@@ -121,6 +128,9 @@ pub struct MachineArgs {
     /// The board
     #[arg(long, value_name = "BOARD", default_value = "pc", value_parser = board, help_heading = "Machine")]
     pub machine: Board,
+    /// The display adapter: std (a VGA with the Bochs display interface) or none
+    #[arg(long, value_name = "ADAPTER", default_value = "std", hide_possible_values = true, help_heading = "Machine")]
+    pub vga: VgaArg,
     /// How the guest's code is run
     #[arg(long, value_name = "ENGINE", default_value = "auto", value_parser = engine, help_heading = "Machine")]
     pub engine: Engine,

@@ -16,7 +16,7 @@ use softmetal_machine::machine::{Config, Images, Machine};
 use softmetal_machine::session::{Clock, Debugger, End, Options, Session};
 
 use crate::images;
-use crate::options::{self, MachineArgs};
+use crate::options::{self, MachineArgs, VgaArg};
 use crate::values::DiskArg;
 
 /// The date at which a machine with the virtual clock is switched on: 2026-01-01T00:00:00Z.
@@ -61,6 +61,7 @@ pub fn start(args: &MachineArgs, matches: &ArgMatches, purpose: &Purpose) -> Res
     };
     let plugs = Plugs {
         disks: disks(&args.disk)?,
+        vga: args.vga == VgaArg::Std,
         console: false,
         rtc: args.rtc.unwrap_or_else(|| if is_virtual { VIRTUAL_DATE } else { unix_now() }),
         seed: args.seed.unwrap_or_else(|| if is_virtual { 0 } else { fresh_seed() }),

@@ -26,6 +26,7 @@ use softmetal_bus::{
     TimerQueue, attention, ones,
 };
 use softmetal_devices::lapic::{Ipi, Shorthand};
+use softmetal_devices::vga::Vga;
 use softmetal_firmware::Layout;
 
 use chips::{Chips, id};
@@ -142,6 +143,15 @@ impl Board {
     /// Hands something from outside to a device.
     pub fn input(&mut self, at: u64, device: DeviceId, input: &Input) {
         self.call(at, device, |chip, ctx| chip.input(ctx, input));
+    }
+
+    /// The display adapter.
+    pub(crate) fn vga(&self) -> Option<&Vga> {
+        self.chips.pci.iter().find_map(|function| function.device.vga())
+    }
+
+    fn vga_mut(&mut self) -> Option<&mut Vga> {
+        self.chips.pci.iter_mut().find_map(|function| function.device.vga_mut())
     }
 
     /// Whether an interrupt waits for the processor.

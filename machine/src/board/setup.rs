@@ -13,9 +13,10 @@ use softmetal_devices::pit8254::Pit8254;
 use softmetal_devices::ports::{CoprocessorError, DebugCon, DebugExit, Port92, PostCode};
 use softmetal_devices::rtc_mc146818::Rtc;
 use softmetal_devices::uart16550::Uart16550;
+use softmetal_devices::vga::{VIDEO_MEMORY, Vga, region};
 use softmetal_devices::virtio::{VirtioBlk, VirtioConsole, VirtioPci, VirtioRng};
 use softmetal_firmware::layout::{
-    HPET_BASE, IOAPIC_BASE, IOAPIC_ID, LAPIC_BASE, Layout, PCI_IRQS, PCI_WINDOW, PM1A_EVT_PORT, SMI_CMD_PORT,
+    HPET_BASE, IOAPIC_BASE, IOAPIC_ID, LAPIC_BASE, Layout, PCI_IRQS, PCI_WINDOW, PM1A_EVT_PORT, SMI_CMD_PORT, VGA_WINDOW,
 };
 
 use std::collections::VecDeque;
@@ -36,6 +37,8 @@ pub struct Disk {
 pub struct Plugs {
     /// Virtio disks, in order.
     pub disks: Vec<Disk>,
+    /// A standard VGA.
+    pub vga: bool,
     /// A virtio console besides the serial ports.
     pub console: bool,
     /// What the clock shows at power-on, in seconds since 1970 (UTC).
@@ -46,6 +49,8 @@ pub struct Plugs {
 
 /// The first slot for devices that are not part of the chipset.
 const FIRST_SLOT: u8 = 3;
+/// The slot of the display adapter.
+const VGA_SLOT: u8 = 2;
 /// The ports from which PCI devices get theirs.
 const PCI_PORTS: u64 = 0xc000;
 
@@ -70,6 +75,10 @@ impl Board {
             cards.push(Box::new(VirtioPci::new(VirtioConsole::new())));
         }
         pci.extend(cards.into_iter().enumerate().map(|(i, card)| function(FIRST_SLOT + i as u8, 0, card)));
+        if plugs.vga {
+            // The last function, so that it moves no other's number; video memory is what follows RAM.
+            pci.push(function(VGA_SLOT, 0, Box::new(Vga::new(layout.ram_bytes(), VIDEO_MEMORY))));
+        }
         let chips = Chips {
             pic: Pic8259::new(),
             pit: Pit8254::new(),
@@ -149,8 +158,19 @@ impl Board {
         ];
         for (i, function) in self.chips.pci.iter().enumerate() {
             let device = DeviceId(id::PCI + i as u16);
+            if function.device.vga().is_some() {
+                let command = function.device.config().command();
+                if command & command::MEMORY != 0 {
+                    space.push(chip(VGA_WINDOW.start, VGA_WINDOW.end - VGA_WINDOW.start, device, region::WINDOW));
+                }
+                if command & command::IO != 0 {
+                    ports.push(chip(0x3b0, 48, device, region::PORTS));
+                    ports.push(chip(0x1ce, 4, device, region::DISPI));
+                }
+            }
             for bar in function.device.bars() {
-                let region = Region { start: bar.addr, len: bar.len, priority: cards, backing: Backing::Device(device, bar.bar) };
+                let backing = function.device.bar_memory(bar.bar).map_or(Backing::Device(device, bar.bar), Backing::Ram);
+                let region = Region { start: bar.addr, len: bar.len, priority: cards, backing };
                 match bar.kind {
                     MappingKind::Io => ports.push(region),
                     MappingKind::Memory => space.push(region),
@@ -186,6 +206,10 @@ impl Board {
             }
         });
         self.memory_sizes();
+        let memory = self.around.memory.clone();
+        if let Some(vga) = self.vga_mut() {
+            vga.set_text(&memory, &softmetal_firmware::FONT);
+        }
     }
 
     /// Memory sizes as a BIOS leaves them in CMOS.
@@ -274,6 +298,10 @@ fn assign(function: &mut PciFunction, memory: &mut u64, port: &mut u64) {
             bar += 4;
         }
         bar += 4;
+    }
+    // The legacy ports of a display adapter are no BAR.
+    if config.byte(0x0b) == 3 {
+        enable |= command::IO | command::MEMORY;
     }
     let pin = config.byte(0x3d);
     if slot >= FIRST_SLOT && pin != 0 {
