@@ -191,7 +191,7 @@ impl Vga {
     fn linear(&self, memory: &GuestMemory) -> Image {
         let g = self.state.vbe.geometry(self.len);
         let mut image = Image::black(g.width, g.height);
-        let bytes = (usize::from(g.bpp) + 7) / 8;
+        let bytes = usize::from(g.bpp).div_ceil(8);
         let mut row = vec![0; if g.bpp == 4 { g.width as usize / 2 } else { g.width as usize * bytes }];
         let wide = |value: u16, bits: u32| {
             let max = (1u32 << bits) - 1;

@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex};
 
 use sha2::{Digest, Sha256};
 use softmetal_bus::{Attention, BlockBackend, BlockError, CpuBus, GuestMemory, Request, attention};
+use softmetal_devices::vga::VIDEO_MEMORY;
 use softmetal_firmware::Layout;
 use softmetal_machine::board::{Board, Disk, Plugs, SharedBoard};
 
@@ -124,7 +125,7 @@ pub struct Rig {
 }
 
 impl Rig {
-    /// A board with a disk, a read-only disk, an entropy source and a console; memory and disks are random.
+    /// A board with a disk, a read-only disk, an entropy source, a console and a display adapter; memory and disks are random.
     pub fn new(seed: u64) -> Self {
         let rig = Self::empty(seed);
         let mut rng = Rng(seed ^ 0x5eed);
@@ -141,11 +142,11 @@ impl Rig {
     }
 
     fn empty(seed: u64) -> Self {
-        let memory = Arc::new(GuestMemory::new(RAM).unwrap());
+        let memory = Arc::new(GuestMemory::new(RAM + VIDEO_MEMORY).unwrap());
         let attention = Arc::new(Attention::default());
         let disks = [(); 2].map(|()| Arc::new(Mutex::new(Store { bytes: vec![0; DISK], ..Store::default() })));
         let backend = |n: usize| Disk { backend: Box::new(SharedDisk { store: disks[n].clone(), read_only: n == 1 }) };
-        let plugs = Plugs { disks: vec![backend(0), backend(1)], console: true, rtc: 1_767_225_600, seed };
+        let plugs = Plugs { disks: vec![backend(0), backend(1)], vga: true, console: true, rtc: 1_767_225_600, seed };
         let board = Board::new(Layout::new(RAM), memory.clone(), attention.clone(), plugs, true);
         Self { board: SharedBoard::new(board), memory, attention, disks, at: 0, trace: Sha256::new(), seen: Seen::default() }
     }
@@ -170,8 +171,12 @@ impl Rig {
     pub fn digest(&self) -> Vec<u8> {
         let mut all = self.trace.clone();
         all.update(self.board.lock().save());
-        for n in 0..RAM / 4096 {
-            all.update(self.memory.page(n).unwrap());
+        for n in self.memory.touched() {
+            let page = self.memory.page(n).unwrap();
+            if page != [0; 4096] {
+                all.update(n.to_le_bytes());
+                all.update(page);
+            }
         }
         for disk in &self.disks {
             all.update(&disk.lock().unwrap().bytes);
