@@ -417,7 +417,7 @@ proptest! {
             b.0.write(&mut b.1, region, offset, 1 << width, value);
             b.0.read(&mut b.1, region, offset, 1 << width);
         }
-        prop_assert!(b.1.text(&b.0.memory, b.0.now, &[]).len() < 1 << 18);
+        prop_assert!(b.1.text(&b.0.memory, b.0.now, &[]).len() < 1 << 21);
         // The same registers with either kind of mode.
         for enable in [0, 1] {
             b.vbe(4, enable);
