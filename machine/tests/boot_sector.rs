@@ -57,7 +57,7 @@ fn run() -> (String, u64) {
 }
 
 fn boot(kernel: Vec<u8>) -> (String, u64) {
-    let plugs = Plugs { disks: Vec::new(), vga: false, console: false, rtc: 0, seed: 1 };
+    let plugs = Plugs { seed: 1, ..Plugs::default() };
     let images = Images { kernel, ..Images::default() };
     let mut m = Machine::new(Config { memory: 16 << 20, model: Default::default(), plugs, images }).unwrap();
     assert_eq!(m.run_until(10_000_000), Turn::Request(Request::PowerOff));

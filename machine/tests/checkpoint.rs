@@ -55,7 +55,7 @@ fn sector() -> Vec<u8> {
 }
 
 fn machine() -> Machine {
-    let plugs = Plugs { disks: Vec::new(), vga: false, console: false, rtc: 0, seed: 1 };
+    let plugs = Plugs { seed: 1, ..Plugs::default() };
     Machine::new(Config { memory: 32 << 20, model: Default::default(), plugs, images: Images { kernel: sector(), ..Images::default() } })
         .unwrap()
 }

@@ -1,5 +1,7 @@
 //! The byte store behind a disk. Devices see only this; files live in the machine's host part.
 
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
 /// Why a store could not serve a request; reaches the guest as a device error.
 #[derive(Debug, thiserror::Error)]
 pub enum BlockError {
@@ -37,6 +39,114 @@ pub trait BlockBackend: Send {
     fn flush(&mut self) -> Result<(), BlockError>;
 }
 
+/// A disk that several share: a controller and the firmware see the same bytes.
+#[derive(Clone)]
+pub struct SharedDisk(Arc<Mutex<Box<dyn BlockBackend>>>);
+
+impl SharedDisk {
+    /// Shares `backend`.
+    #[must_use]
+    pub fn new(backend: impl BlockBackend + 'static) -> Self {
+        Self::from(Box::new(backend) as Box<dyn BlockBackend>)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Box<dyn BlockBackend>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl From<Box<dyn BlockBackend>> for SharedDisk {
+    fn from(backend: Box<dyn BlockBackend>) -> Self {
+        Self(Arc::new(Mutex::new(backend)))
+    }
+}
+
+impl BlockBackend for SharedDisk {
+    fn size(&self) -> u64 {
+        self.lock().size()
+    }
+    fn read_only(&self) -> bool {
+        self.lock().read_only()
+    }
+    fn read_at(&mut self, offset: u64, buf: &mut [u8]) -> Result<(), BlockError> {
+        self.lock().read_at(offset, buf)
+    }
+    fn write_at(&mut self, offset: u64, buf: &[u8]) -> Result<(), BlockError> {
+        self.lock().write_at(offset, buf)
+    }
+    fn flush(&mut self) -> Result<(), BlockError> {
+        self.lock().flush()
+    }
+}
+
+/// A drive for removable media, shared by its controller, the firmware and whoever changes the medium.
+#[derive(Clone, Default)]
+pub struct Drive(Arc<Mutex<Slot>>);
+
+#[derive(Default)]
+struct Slot {
+    medium: Option<SharedDisk>,
+    /// How often a medium was put in or taken out.
+    changes: u64,
+    /// The guest prevents removal.
+    locked: bool,
+}
+
+impl Drive {
+    /// An empty drive.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// A drive with a medium in it from the start.
+    #[must_use]
+    pub fn with(medium: SharedDisk) -> Self {
+        Self(Arc::new(Mutex::new(Slot { medium: Some(medium), ..Slot::default() })))
+    }
+
+    fn slot(&self) -> MutexGuard<'_, Slot> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The medium that is in it.
+    #[must_use]
+    pub fn medium(&self) -> Option<SharedDisk> {
+        self.slot().medium.clone()
+    }
+
+    /// How often a medium was put in or taken out: whoever has seen another number has missed a change.
+    #[must_use]
+    pub fn changes(&self) -> u64 {
+        self.slot().changes
+    }
+
+    /// Puts a medium in; returns the one that was there.
+    pub fn insert(&self, medium: SharedDisk) -> Option<SharedDisk> {
+        let mut slot = self.slot();
+        slot.changes += 1;
+        slot.medium.replace(medium)
+    }
+
+    /// Takes the medium out, locked or not: to ask first is the caller's part.
+    pub fn eject(&self) -> Option<SharedDisk> {
+        let mut slot = self.slot();
+        slot.changes += u64::from(slot.medium.is_some());
+        slot.medium.take()
+    }
+
+    /// Whether the guest prevents removal.
+    #[must_use]
+    pub fn locked(&self) -> bool {
+        self.slot().locked
+    }
+
+    /// Prevents or allows removal.
+    pub fn set_locked(&self, locked: bool) {
+        self.slot().locked = locked;
+    }
+}
+
 /// A disk in memory, for tests and scratch space.
 impl BlockBackend for Vec<u8> {
     fn size(&self) -> u64 {
@@ -64,4 +174,24 @@ fn range(offset: u64, len: usize, size: usize) -> Option<std::ops::Range<usize>>
     let start = usize::try_from(offset).ok()?;
     let end = start.checked_add(len)?;
     (end <= size).then_some(start..end)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_drive_is_shared() {
+        let drive = Drive::with(SharedDisk::new(vec![1; 512]));
+        let other = drive.clone();
+        drive.medium().unwrap().write_at(3, &[7]).unwrap();
+        let mut byte = [0];
+        other.medium().unwrap().read_at(3, &mut byte).unwrap();
+        assert_eq!((byte, other.changes()), ([7], 0));
+        assert!(other.eject().is_some() && other.eject().is_none());
+        assert!(drive.medium().is_none());
+        assert!(drive.insert(SharedDisk::new(vec![0; 1024])).is_none());
+        other.set_locked(true);
+        assert_eq!((drive.changes(), drive.locked(), other.medium().unwrap().size()), (2, true, 1024));
+    }
 }

@@ -20,7 +20,7 @@ pub mod pages;
 pub mod space;
 pub mod time;
 
-pub use block::{BlockBackend, BlockError};
+pub use block::{BlockBackend, BlockError, Drive, SharedDisk};
 pub use cpu::{Attention, CpuBus, PageKind, attention};
 pub use device::{Channel, Ctx, Device, DeviceId, Effect, Input, Request, StateError};
 pub use memory::{Collector, GuestMemory, MemoryError, PAGE_SIZE};

@@ -3,12 +3,13 @@
 use std::path::PathBuf;
 
 use clap::{ArgMatches, Args, FromArgMatches, Parser, Subcommand, ValueEnum};
+use softmetal_machine::board::BootDevice;
 use softmetal_machine::host::clock::parse_date;
 use softmetal_machine::host::serial::Target;
 use softmetal_machine::script::{Step, pattern, unescape};
 use softmetal_machine::session;
 
-use crate::values::{DiskArg, LogFilter, Processor, disk, exit_code, log_filter, processor, seconds, size};
+use crate::values::{DiskArg, LogFilter, Processor, boot, disk, exit_code, log_filter, processor, seconds, size};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -113,9 +114,18 @@ pub struct MachineArgs {
     /// Its command line [default for Linux: console=ttyS0]; for a catalogue image, what to add to its own
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true, help_heading = "Image")]
     pub append: Option<String>,
-    /// A raw disk image: FILE[,ro][,snapshot]; repeatable; `snapshot` drops all writes at the end
+    /// A raw disk image: FILE[,ro][,snapshot][,if=virtio|ide|ahci]; repeatable; `snapshot` drops all writes at the end
     #[arg(long, value_name = "DISK", value_parser = disk, help_heading = "Machine")]
     pub disk: Vec<DiskArg>,
+    /// A CD-ROM drive with this ISO image in it; repeatable
+    #[arg(long, value_name = "FILE", hide = true, help_heading = "Machine")]
+    pub cdrom: Vec<PathBuf>,
+    /// A floppy drive with this image in it; at most two
+    #[arg(long, value_name = "FILE", hide = true, help_heading = "Machine")]
+    pub floppy: Vec<PathBuf>,
+    /// What to boot from, in this order: disk, cdrom, floppy, net [default: the first that can be booted]
+    #[arg(long, value_name = "DEVICE", value_parser = boot, value_delimiter = ',', hide = true, help_heading = "Machine")]
+    pub boot: Vec<BootDevice>,
     /// RAM, like 512M or 4G
     #[arg(long, value_name = "SIZE", default_value = "512M", value_parser = size, help_heading = "Machine")]
     pub memory: u64,

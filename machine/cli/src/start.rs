@@ -1,15 +1,16 @@
 //! From the command line to a running session.
 
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::ArgMatches;
 use softmetal_firmware::{HEAD_LEN, ImageKind, detect};
 use softmetal_machine::UserError;
-use softmetal_machine::board::{Disk, Plugs};
+use softmetal_machine::board::{Disk, Drive, Plugs};
 use softmetal_machine::gdb::Server;
 use softmetal_machine::host::clock::{fresh_seed, unix_now};
+use softmetal_machine::host::disk::DiskMode;
 use softmetal_machine::host::serial::{Serial, Target};
 use softmetal_machine::host::{disk, files, signals, terminal};
 use softmetal_machine::machine::{Config, Images, Machine};
@@ -61,6 +62,9 @@ pub fn start(args: &MachineArgs, matches: &ArgMatches, purpose: &Purpose) -> Res
     };
     let plugs = Plugs {
         disks: disks(&args.disk)?,
+        cdroms: media("CD-ROM", &args.cdrom, DiskMode { read_only: true, snapshot: false })?,
+        floppies: floppies(&args.floppy)?,
+        boot: args.boot.clone(),
         vga: args.vga == VgaArg::Std,
         console: false,
         rtc: args.rtc.unwrap_or_else(|| if is_virtual { VIRTUAL_DATE } else { unix_now() }),
@@ -167,7 +171,7 @@ fn disks(args: &[DiskArg]) -> Result<Vec<Disk>, UserError> {
     let mut seen = BTreeSet::new();
     let mut disks = Vec::new();
     for arg in args {
-        let DiskArg { path, mode, raw } = arg;
+        let DiskArg { path, mode, interface, raw } = arg;
         if path.canonicalize().is_ok_and(|p| !seen.insert(p)) {
             return Err(UserError(format!("the disk {} is given twice; give it once", path.display())));
         }
@@ -182,7 +186,29 @@ fn disks(args: &[DiskArg]) -> Result<Vec<Disk>, UserError> {
                 )));
             }
         }
-        disks.push(Disk { backend: disk::open(path, *mode)? });
+        disks.push(Disk { backend: disk::open(path, *mode)?.into(), interface: *interface });
     }
     Ok(disks)
+}
+
+/// The most floppy drives that a controller has.
+const MAX_FLOPPIES: usize = 2;
+
+fn floppies(paths: &[PathBuf]) -> Result<Vec<Drive>, UserError> {
+    if paths.len() > MAX_FLOPPIES {
+        return Err(UserError(format!("{} floppy drives are more than fit; give at most {MAX_FLOPPIES}", paths.len())));
+    }
+    media("floppy", paths, DiskMode::default())
+}
+
+/// Drives with an image in each. One that cannot be written is write-protected.
+fn media(what: &str, paths: &[PathBuf], mode: DiskMode) -> Result<Vec<Drive>, UserError> {
+    if paths.len() > MAX_DISKS {
+        return Err(UserError(format!("{} {what} drives are more than fit; give at most {MAX_DISKS}", paths.len())));
+    }
+    let medium = |path: &PathBuf| {
+        let read_only = mode.read_only || std::fs::metadata(path).is_ok_and(|m| m.permissions().readonly());
+        disk::open(path, DiskMode { read_only, ..mode }).map(|backend| Drive::with(backend.into()))
+    };
+    paths.iter().map(medium).collect()
 }

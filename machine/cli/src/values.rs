@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use softmetal_machine::board::{BootDevice, Interface};
 use softmetal_machine::host::disk::DiskMode;
 use softmetal_machine::machine::Model;
 
@@ -13,6 +14,8 @@ pub struct DiskArg {
     pub path: PathBuf,
     /// How it is opened.
     pub mode: DiskMode,
+    /// What it is attached to.
+    pub interface: Interface,
     /// The format was named, so it is not guessed.
     pub raw: bool,
 }
@@ -30,7 +33,7 @@ pub struct LogFilter {
     pub level: log::LevelFilter,
 }
 
-/// `FILE[,if=virtio][,snapshot][,ro][,format=raw]`. A comma in the file's name is doubled.
+/// `FILE[,if=virtio|ide|ahci][,snapshot][,ro][,format=raw]`. A comma in the file's name is doubled.
 pub fn disk(text: &str) -> Result<DiskArg, String> {
     let mut parts = Vec::new();
     let mut part = String::new();
@@ -51,21 +54,38 @@ pub fn disk(text: &str) -> Result<DiskArg, String> {
     if path.is_empty() {
         return Err("a disk needs a file, like --disk disk.img".into());
     }
-    let mut disk = DiskArg { path: path.into(), mode: DiskMode::default(), raw: false };
+    let mut disk = DiskArg { path: path.into(), mode: DiskMode::default(), interface: Interface::default(), raw: false };
     for part in parts {
         match part.as_str() {
             "ro" => disk.mode.read_only = true,
             "snapshot" => disk.mode.snapshot = true,
-            "if=virtio" => {}
-            "if=ide" | "if=ahci" | "if=nvme" => return Err(format!("`{part}` does not work yet; use if=virtio")),
+            "if=virtio" => disk.interface = Interface::Virtio,
+            "if=ide" => disk.interface = Interface::Ide,
+            "if=ahci" => disk.interface = Interface::Ahci,
+            "if=nvme" => return Err(format!("`{part}` does not work yet; use if=virtio, if=ide or if=ahci")),
             "format=raw" => disk.raw = true,
             _ if part.starts_with("format=") => {
                 return Err(format!("`{part}` does not work yet; convert the image with: qemu-img convert -O raw OLD NEW"));
             }
-            _ => return Err(format!("`{part}` is none of ro, snapshot, if=virtio, format=raw (write a comma in a file's name twice)")),
+            _ => {
+                return Err(format!(
+                    "`{part}` is none of ro, snapshot, if=virtio, if=ide, if=ahci, format=raw (write a comma in a file's name twice)"
+                ));
+            }
         }
     }
     Ok(disk)
+}
+
+/// A device to boot from.
+pub fn boot(text: &str) -> Result<BootDevice, String> {
+    Ok(match text {
+        "disk" => BootDevice::Disk,
+        "cdrom" => BootDevice::Cdrom,
+        "floppy" => BootDevice::Floppy,
+        "net" => BootDevice::Net,
+        _ => return Err(format!("there is no boot device `{text}`; there are disk, cdrom, floppy and net")),
+    })
 }
 
 /// A size in bytes: `512M`, `4G`, `65536K`; a bare number is MiB.
@@ -173,7 +193,8 @@ mod tests {
     fn disks() {
         let d = disk("a,,b.img,ro,if=virtio,format=raw").unwrap();
         assert_eq!((d.path, d.mode.read_only, d.mode.snapshot, d.raw), ("a,b.img".into(), true, false, true));
-        for bad in ["", ",ro", "x,if=nvme", "x,format=qcow2", "x,rw"] {
+        assert_eq!(disk("x,if=ahci").unwrap().interface, Interface::Ahci);
+        for bad in ["", ",ro", "x,if=nvme", "x,if=scsi", "x,format=qcow2", "x,rw"] {
             assert!(disk(bad).is_err(), "{bad}");
         }
     }
@@ -182,6 +203,8 @@ mod tests {
     fn other_values() {
         assert_eq!(seconds("0.5"), Ok(Duration::from_millis(500)));
         assert!(seconds("0").is_err() && seconds("-1").is_err() && seconds("inf").is_err() && seconds("nan").is_err());
+        assert_eq!(boot("cdrom"), Ok(BootDevice::Cdrom));
+        assert!(boot("tape").is_err());
         assert_eq!(exit_code("33"), Ok(33));
         assert!(exit_code("32").is_err() && exit_code("256").is_err());
         assert!(processor("max,-rdrand").is_ok());

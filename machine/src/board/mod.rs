@@ -30,7 +30,8 @@ use softmetal_devices::vga::Vga;
 use softmetal_firmware::Layout;
 
 use chips::{Chips, id};
-pub use setup::{Disk, Plugs};
+pub use setup::{BootDevice, Disk, Interface, Plugs};
+pub use softmetal_bus::{Drive, SharedDisk};
 use wires::{Pin, Wires, route};
 
 /// What the chips' calls need around them.

@@ -1,6 +1,6 @@
 //! What the chips are plugged into, and what a PC's firmware sets up before an operating system starts.
 
-use softmetal_bus::{Attention, Backing, BlockBackend, DeviceId, GuestMemory, Region, Time, TimerQueue};
+use softmetal_bus::{Attention, Backing, BlockBackend, DeviceId, Drive, GuestMemory, Region, SharedDisk, Time, TimerQueue};
 use softmetal_devices::acpi_pm::AcpiPm;
 use softmetal_devices::dma8237::Dma8237;
 use softmetal_devices::hpet::Hpet;
@@ -26,17 +26,51 @@ use super::chips::{Chips, PciFunction, id};
 use super::wires::Wires;
 use super::{Around, Board, State};
 
+/// What a disk is attached to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Interface {
+    /// A virtio device of its own.
+    #[default]
+    Virtio,
+    /// The IDE channels of the chipset.
+    Ide,
+    /// A SATA host adapter.
+    Ahci,
+}
+
 /// A disk to plug in.
+#[derive(Clone)]
 pub struct Disk {
     /// Its bytes.
-    pub backend: Box<dyn BlockBackend>,
+    pub backend: SharedDisk,
+    /// What it is attached to.
+    pub interface: Interface,
+}
+
+/// What the firmware boots from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BootDevice {
+    /// The disks.
+    Disk,
+    /// The CD-ROM drives.
+    Cdrom,
+    /// The floppy drives.
+    Floppy,
+    /// The network.
+    Net,
 }
 
 /// What a board is made of besides its fixed chips.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct Plugs {
-    /// Virtio disks, in order.
+    /// Disks, in order.
     pub disks: Vec<Disk>,
+    /// CD-ROM drives, in order.
+    pub cdroms: Vec<Drive>,
+    /// Floppy drives, at most two.
+    pub floppies: Vec<Drive>,
+    /// What the firmware tries to boot from, in this order; empty for its own order.
+    pub boot: Vec<BootDevice>,
     /// A standard VGA.
     pub vga: bool,
     /// A virtio console besides the serial ports.
@@ -64,9 +98,9 @@ impl Board {
             function(1, 3, Box::new(Piix4Pm::new())),
         ];
         let mut cards: Vec<Box<dyn PciDevice>> = Vec::new();
-        for (n, disk) in plugs.disks.into_iter().enumerate() {
+        for (n, disk) in plugs.disks.into_iter().enumerate().filter(|(_, disk)| disk.interface == Interface::Virtio) {
             let read_only = disk.backend.read_only();
-            cards.push(Box::new(VirtioPci::new(VirtioBlk::new(disk.backend, format!("softmetal-{n}"), read_only))));
+            cards.push(Box::new(VirtioPci::new(VirtioBlk::new(Box::new(disk.backend), format!("softmetal-{n}"), read_only))));
         }
         if entropy {
             cards.push(Box::new(VirtioPci::new(VirtioRng::new(plugs.seed))));

@@ -214,7 +214,7 @@ fn machine() -> Machine {
     let mut kernel = a.assemble(0x7c00).unwrap();
     kernel.resize(510, 0);
     kernel.extend([0x55, 0xaa]);
-    let plugs = Plugs { disks: Vec::new(), vga: false, console: false, rtc: 0, seed: 1 };
+    let plugs = Plugs { seed: 1, ..Plugs::default() };
     Machine::new(Config { memory: 16 << 20, model: Default::default(), plugs, images: Images { kernel, ..Images::default() } }).unwrap()
 }
 

@@ -3,10 +3,10 @@
 use std::sync::{Arc, Mutex};
 
 use sha2::{Digest, Sha256};
-use softmetal_bus::{Attention, BlockBackend, BlockError, CpuBus, GuestMemory, Request, attention};
+use softmetal_bus::{Attention, BlockBackend, BlockError, CpuBus, GuestMemory, Request, SharedDisk, attention};
 use softmetal_devices::vga::VIDEO_MEMORY;
 use softmetal_firmware::Layout;
-use softmetal_machine::board::{Board, Disk, Plugs, SharedBoard};
+use softmetal_machine::board::{Board, Disk, Interface, Plugs, SharedBoard};
 
 use crate::generate::{Op, RAM, Rng};
 
@@ -28,12 +28,12 @@ struct Store {
 
 /// A disk in memory that the test can look at.
 #[derive(Clone)]
-struct SharedDisk {
+struct TestDisk {
     store: Arc<Mutex<Store>>,
     read_only: bool,
 }
 
-impl BlockBackend for SharedDisk {
+impl BlockBackend for TestDisk {
     fn size(&self) -> u64 {
         DISK as u64
     }
@@ -145,8 +145,11 @@ impl Rig {
         let memory = Arc::new(GuestMemory::new(RAM + VIDEO_MEMORY).unwrap());
         let attention = Arc::new(Attention::default());
         let disks = [(); 2].map(|()| Arc::new(Mutex::new(Store { bytes: vec![0; DISK], ..Store::default() })));
-        let backend = |n: usize| Disk { backend: Box::new(SharedDisk { store: disks[n].clone(), read_only: n == 1 }) };
-        let plugs = Plugs { disks: vec![backend(0), backend(1)], vga: true, console: true, rtc: 1_767_225_600, seed };
+        let backend = |n: usize| Disk {
+            backend: SharedDisk::new(TestDisk { store: disks[n].clone(), read_only: n == 1 }),
+            interface: Interface::Virtio,
+        };
+        let plugs = Plugs { disks: vec![backend(0), backend(1)], vga: true, console: true, rtc: 1_767_225_600, seed, ..Plugs::default() };
         let board = Board::new(Layout::new(RAM), memory.clone(), attention.clone(), plugs, true);
         Self { board: SharedBoard::new(board), memory, attention, disks, at: 0, trace: Sha256::new(), seen: Seen::default() }
     }
