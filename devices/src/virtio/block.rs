@@ -21,12 +21,28 @@ const F_SEG_MAX: u64 = 1 << 2;
 const F_RO: u64 = 1 << 5;
 const F_BLK_SIZE: u64 = 1 << 6;
 const F_FLUSH: u64 = 1 << 9;
+const F_MQ: u64 = 1 << 12;
+const F_DISCARD: u64 = 1 << 13;
+const F_WRITE_ZEROES: u64 = 1 << 14;
+
+/// Request queues; a driver takes as many as it has processors.
+const QUEUES: usize = 4;
+/// Most sectors of one range to discard or to zero, and of all ranges of a request.
+const MAX_RANGE_SECTORS: u32 = 1 << 19;
+/// Most ranges in a request.
+const MAX_RANGES: u32 = 64;
+/// What a range to discard should be aligned to, in sectors: the usual cluster of an image.
+const DISCARD_ALIGNMENT: u32 = 128;
+/// Bytes of a range: sector, number of sectors, flags.
+const RANGE: usize = 16;
 
 mod request {
     pub const IN: u32 = 0;
     pub const OUT: u32 = 1;
     pub const FLUSH: u32 = 4;
     pub const GET_ID: u32 = 8;
+    pub const DISCARD: u32 = 11;
+    pub const WRITE_ZEROES: u32 = 13;
 }
 
 /// How a request failed, as its status byte says it.
@@ -44,7 +60,7 @@ impl From<Fault> for Failure {
 
 impl From<BlockError> for Failure {
     fn from(error: BlockError) -> Self {
-        log::warn!("virtio-blk: {error}");
+        log::debug!("virtio-blk: {error}");
         Self::Io
     }
 }
@@ -156,10 +172,52 @@ impl VirtioBlk {
             request::GET_ID => {
                 chain.writable.write(ctx, &self.id)?;
             }
+            request::DISCARD | request::WRITE_ZEROES => self.ranges(ctx, chain, kind)?,
             _ => {
                 log::debug!("virtio-blk: request type {kind} is not supported");
                 return Err(Failure::Unsupported);
             }
+        }
+        Ok(())
+    }
+
+    /// Discards or zeroes the ranges that the request lists; all are looked at before the first is touched.
+    fn ranges(&mut self, ctx: &Ctx, chain: &mut Chain, kind: u32) -> Result<(), Failure> {
+        if self.read_only {
+            return Err(BlockError::ReadOnly.into());
+        }
+        let count = chain.readable.left() / RANGE as u64;
+        if chain.readable.left() % RANGE as u64 != 0 || count > MAX_RANGES.into() {
+            log::warn!("virtio-blk: a list of {} bytes of ranges refused", chain.readable.left());
+            return Err(Failure::Io);
+        }
+        let mut ranges = Vec::with_capacity(count as usize);
+        let mut total = 0;
+        for _ in 0..count {
+            let mut range = [0; RANGE];
+            chain.readable.read(ctx, &mut range)?;
+            let range = u128::from_le_bytes(range);
+            let (sector, sectors, flags) = (range as u64, (range >> 64) as u32, (range >> 96) as u32);
+            // Bit 0 of the flags is "unmap", which only zeroing knows; the other bits are reserved.
+            if flags & !u32::from(kind == request::WRITE_ZEROES) != 0 {
+                return Err(Failure::Unsupported);
+            }
+            total += u64::from(sectors);
+            let end = sector.checked_add(sectors.into());
+            if total > MAX_RANGE_SECTORS.into() || end.is_none_or(|end| end > self.sectors()) {
+                log::warn!("virtio-blk: a range of {sectors} sectors at sector {sector:#x} refused");
+                return Err(Failure::Io);
+            }
+            ranges.push((sector * SECTOR, u64::from(sectors) * SECTOR));
+        }
+        for (at, len) in ranges {
+            match kind {
+                request::DISCARD => self.backend.discard(at, len)?,
+                _ => self.backend.write_zeroes(at, len)?,
+            }
+        }
+        if self.state.write_through {
+            self.backend.flush()?;
         }
         Ok(())
     }
@@ -170,19 +228,23 @@ impl VirtioDevice for VirtioBlk {
     const NAME: &'static str = "virtio-blk";
     const TYPE: u16 = 2;
     const CLASS: u32 = 0x01_0000;
-    const QUEUES: &'static [u16] = &[QUEUE_SIZE];
+    const QUEUES: &'static [u16] = &[QUEUE_SIZE; QUEUES];
 
     fn features(&self) -> u64 {
-        F_SEG_MAX | F_BLK_SIZE | F_FLUSH | if self.read_only { F_RO } else { 0 }
+        F_SEG_MAX | F_BLK_SIZE | F_FLUSH | F_MQ | if self.read_only { F_RO } else { F_DISCARD | F_WRITE_ZEROES }
     }
 
     fn config(&self) -> Vec<u8> {
-        // Up to and including num_queues (offset 34).
-        let mut config = vec![0; 36];
+        // Up to and including write_zeroes_may_unmap (offset 56).
+        let mut config = vec![0; 60];
         config[..8].copy_from_slice(&self.sectors().to_le_bytes());
         config[12..16].copy_from_slice(&SEG_MAX.to_le_bytes());
         config[20..24].copy_from_slice(&(SECTOR as u32).to_le_bytes());
         config[34] = Self::QUEUES.len() as u8;
+        let limits = [MAX_RANGE_SECTORS, MAX_RANGES, DISCARD_ALIGNMENT, MAX_RANGE_SECTORS, MAX_RANGES, 1];
+        for (field, limit) in config[36..].chunks_exact_mut(4).zip(limits) {
+            field.copy_from_slice(&limit.to_le_bytes());
+        }
         config
     }
 
@@ -312,6 +374,37 @@ mod tests {
     }
 
     #[test]
+    fn discards_and_zeroes() {
+        let (mut d, disk) = driver(F_FLUSH, false);
+        assert_eq!((d.reg(0x2024, 4), d.reg(0x2030, 4), d.reg(0x2038, 1)), (1 << 19, 1 << 19, 1));
+        let before = disk.0.lock().unwrap().0.clone();
+        let range =
+            |sector: u64, sectors: u32, flags: u32| [&sector.to_le_bytes()[..], &sectors.to_le_bytes(), &flags.to_le_bytes()].concat();
+        d.put(DATA, &[range(2, 3, 1), range(2047, 1, 0)].concat());
+        assert_eq!(request(&mut d, request::WRITE_ZEROES, 0, &[(DATA, 32, READ)]), (0, 1));
+        let after = disk.0.lock().unwrap().0.clone();
+        assert!(after[1024..2560].iter().all(|b| *b == 0) && after[2047 * 512..].iter().all(|b| *b == 0));
+        assert!(after[..1024] == before[..1024] && after[2560..2047 * 512] == before[2560..2047 * 512]);
+        d.put(DATA, &range(0, 8, 0));
+        assert_eq!(request(&mut d, request::DISCARD, 0, &[(DATA, 16, READ)]), (0, 1));
+
+        let (io, unsupported) = (Failure::Io as u8, Failure::Unsupported as u8);
+        for (kind, list, len, status) in [
+            (request::DISCARD, range(0, 1, 1), 16, unsupported),
+            (request::WRITE_ZEROES, range(0, 1, 2), 16, unsupported),
+            (request::WRITE_ZEROES, range(2047, 2, 0), 16, io),
+            (request::WRITE_ZEROES, range(u64::MAX, 1, 0), 16, io),
+            (request::WRITE_ZEROES, [range(0, 1, 0), range(0, u32::MAX, 0)].concat(), 32, io),
+            (request::WRITE_ZEROES, range(0, 1, 0), 15, io),
+            (request::WRITE_ZEROES, range(0, 1, 0), 16 * 65, io),
+        ] {
+            d.put(DATA, &list);
+            assert_eq!(request(&mut d, kind, 0, &[(DATA, len, READ)]), (status, 1));
+        }
+        assert!(disk.0.lock().unwrap().0 == after, "what is refused touches nothing");
+    }
+
+    #[test]
     fn refuses() {
         let (mut d, _) = driver(0, false);
         let io = Failure::Io as u8;
@@ -344,6 +437,8 @@ mod tests {
         let (mut d, disk) = driver(F_RO, true);
         let before = disk.0.lock().unwrap().0.clone();
         let result = request(&mut d, request::OUT, 0, &[(DATA, 512, READ)]);
+        assert_eq!(result, (Failure::Io as u8, 1));
+        let result = request(&mut d, request::WRITE_ZEROES, 0, &[(DATA, 16, READ)]);
         assert_eq!(result, (Failure::Io as u8, 1));
         assert!(before == disk.0.lock().unwrap().0);
     }

@@ -37,7 +37,43 @@ pub trait BlockBackend: Send {
     /// # Errors
     /// [`BlockError::Host`] when the host fails.
     fn flush(&mut self) -> Result<(), BlockError>;
+    /// A hint that the bytes are not needed any more; what they read as afterwards is up to the store.
+    ///
+    /// # Errors
+    /// [`BlockError`] when out of range, read-only or the host fails.
+    fn discard(&mut self, offset: u64, len: u64) -> Result<(), BlockError> {
+        self.check(offset, len, true)
+    }
+    /// Makes the bytes read as zeros, without room for them where the store can do that.
+    ///
+    /// # Errors
+    /// [`BlockError`] when out of range, read-only or the host fails.
+    fn write_zeroes(&mut self, offset: u64, len: u64) -> Result<(), BlockError> {
+        self.check(offset, len, true)?;
+        let zeros = vec![0; len.min(ZEROS) as usize];
+        let mut done = 0;
+        while done < len {
+            let n = (len - done).min(ZEROS);
+            self.write_at(offset + done, &zeros[..n as usize])?;
+            done += n;
+        }
+        Ok(())
+    }
+    /// Whether an access may be: it lies within the store and is no write to a read-only one.
+    ///
+    /// # Errors
+    /// [`BlockError::OutOfRange`] or [`BlockError::ReadOnly`].
+    fn check(&self, offset: u64, len: u64, write: bool) -> Result<(), BlockError> {
+        if write && self.read_only() {
+            return Err(BlockError::ReadOnly);
+        }
+        let end = offset.checked_add(len).ok_or(BlockError::OutOfRange)?;
+        if end > self.size() { Err(BlockError::OutOfRange) } else { Ok(()) }
+    }
 }
+
+/// Bytes of zeros written at a time.
+const ZEROS: u64 = 1 << 20;
 
 /// A disk that several share: a controller and the firmware see the same bytes.
 #[derive(Clone)]
@@ -76,6 +112,12 @@ impl BlockBackend for SharedDisk {
     }
     fn flush(&mut self) -> Result<(), BlockError> {
         self.lock().flush()
+    }
+    fn discard(&mut self, offset: u64, len: u64) -> Result<(), BlockError> {
+        self.lock().discard(offset, len)
+    }
+    fn write_zeroes(&mut self, offset: u64, len: u64) -> Result<(), BlockError> {
+        self.lock().write_zeroes(offset, len)
     }
 }
 
