@@ -3,6 +3,8 @@
 
 pub mod acpi_pm;
 pub mod dma8237;
+pub mod flash;
+pub mod fw_cfg;
 pub mod hpet;
 pub mod i8042;
 pub mod ioapic;

@@ -34,6 +34,53 @@ impl Device for DebugCon {
     device_state!(state, 1);
 }
 
+/// What a firmware says while it works (port 0x402 of PC emulators): whole lines go to the log, target
+/// `softmetal_firmware`. A load gives 0xE9, which tells the firmware that somebody listens. Region 0: the port.
+#[derive(Debug, Default)]
+pub struct FirmwareConsole {
+    state: FirmwareConsoleState,
+}
+
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+struct FirmwareConsoleState {
+    line: Vec<u8>,
+}
+
+/// The longest line of a firmware, in bytes.
+const LINE: usize = 1024;
+
+impl FirmwareConsole {
+    /// A console.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+}
+
+impl Device for FirmwareConsole {
+    fn name(&self) -> &'static str {
+        "firmware-console"
+    }
+    fn read(&mut self, _ctx: &mut Ctx, _region: u8, _offset: u64, width: usize) -> u64 {
+        ones(width) & !0xff | 0xe9
+    }
+    fn write(&mut self, _ctx: &mut Ctx, _region: u8, _offset: u64, _width: usize, value: u64) {
+        let line = &mut self.state.line;
+        match value as u8 {
+            b'\n' => {
+                log::debug!(target: "softmetal_firmware", "{}", String::from_utf8_lossy(line).trim_end());
+                line.clear();
+            }
+            byte if line.len() < LINE => line.push(byte),
+            _ => {}
+        }
+    }
+    fn reset(&mut self, _ctx: &mut Ctx) {
+        self.state.line.clear();
+    }
+    device_state!(state, 1);
+}
+
 /// The debug-exit port (0xF4): what is written ends the run. Region 0: the port, any width.
 #[derive(Debug, Default)]
 pub struct DebugExit {

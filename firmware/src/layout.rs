@@ -76,7 +76,16 @@ pub const PCI_IRQS: [u8; 2] = [10, 11];
 /// The interrupt of `pin` (0 = INTA) of the PCI device in `slot` of bus 0.
 #[must_use]
 pub const fn pci_irq(slot: u8, pin: u8) -> u8 {
-    PCI_IRQS[(slot.wrapping_add(pin) & 1) as usize]
+    PIRQ_IRQS[pirq(slot, pin) as usize]
+}
+
+/// Where the built-in firmware routes PIRQ A to D.
+pub const PIRQ_IRQS: [u8; 4] = [PCI_IRQS[1], PCI_IRQS[0], PCI_IRQS[1], PCI_IRQS[0]];
+
+/// The PIRQ (0 = A) that `pin` (0 = INTA) of the PCI device in `slot` of bus 0 is wired to.
+#[must_use]
+pub const fn pirq(slot: u8, pin: u8) -> u8 {
+    slot.wrapping_add(pin).wrapping_sub(1) & 3
 }
 
 /// What a range of the memory map is (ACPI 6.5 table 15.1).

@@ -31,7 +31,7 @@ pub use detect::{HEAD_LEN, ImageKind, detect};
 pub use entry::Entry;
 pub use error::LoadError;
 pub use font::FONT;
-pub use layout::{E820Entry, E820Kind, Layout, PhysWriter, RamRegion, pci_irq};
+pub use layout::{E820Entry, E820Kind, Layout, PhysWriter, RamRegion, pci_irq, pirq};
 pub use loaders::Module;
 
 use softmetal_bus::GuestMemory;

@@ -12,10 +12,11 @@ use softmetal_bus::{Attention, DeviceId, GuestMemory, Input, Request, Time, atte
 use softmetal_cpu::exec::cpuid::Feature;
 pub use softmetal_cpu::exec::cpuid::Model;
 use softmetal_cpu::{Processor, State, Stop};
-use softmetal_devices::vga::VIDEO_MEMORY;
 pub use softmetal_devices::vga::render::{Font, Image};
 use softmetal_firmware::{Boot, Entry, Layout, LoadError, Module};
 
+pub use crate::board::Firmware;
+use crate::board::firmware::Parts;
 use crate::board::{Board, Plugs, SharedBoard, chips::id};
 use crate::error::UserError;
 use crate::snapshot::Digests;
@@ -24,7 +25,9 @@ use crate::start;
 /// What is booted; kept for resets.
 #[derive(Clone, Debug, Default)]
 pub struct Images {
-    /// A kernel: bzImage, PVH or multiboot ELF, or a boot sector.
+    /// What runs first.
+    pub firmware: Firmware,
+    /// A kernel: bzImage, PVH or multiboot ELF, or a boot sector. Empty if other firmware is to find something to boot.
     pub kernel: Vec<u8>,
     /// The initial RAM disk, or a multiboot module.
     pub initrd: Option<Vec<u8>>,
@@ -105,14 +108,18 @@ impl Machine {
     pub fn new(config: Config) -> Result<Self, UserError> {
         let Config { memory, model, plugs, images } = config;
         let layout = Layout::new(memory);
-        let memory = Arc::new(
-            GuestMemory::new(layout.ram_bytes() + if plugs.vga { VIDEO_MEMORY } else { 0 }).map_err(|e| UserError(e.to_string()))?,
-        );
+        images.firmware.check().map_err(UserError)?;
+        let parts = Parts::new(&layout, &plugs, &images.firmware);
+        let memory = Arc::new(GuestMemory::new(parts.end()).map_err(|e| UserError(e.to_string()))?);
         let attention = Arc::new(Attention::default());
         let vga = plugs.vga;
         // A processor with RDRAND needs no other source of entropy.
         let entropy = !model.has(Feature::Rdrand);
-        let board = SharedBoard::new(Board::new(layout, memory.clone(), attention.clone(), plugs, entropy));
+        let mut board = Board::new(layout, memory.clone(), attention.clone(), plugs, entropy, &images.firmware);
+        if images.firmware.is_foreign() && !images.kernel.is_empty() {
+            board.offer_kernel(&images.kernel, images.initrd.as_deref(), &images.cmdline);
+        }
+        let board = SharedBoard::new(board);
         let cpu = Processor::new(memory.clone(), Box::new(board.clone()), attention.clone(), model);
         let mut machine = Self { memory, layout, images, attention, board, vga, cpu, log: None, digests: Digests::default() };
         machine.boot().map_err(|e| UserError(e.to_string()))?;
@@ -121,11 +128,14 @@ impl Machine {
 
     /// Puts the images into memory and the processor at their start.
     fn boot(&mut self) -> Result<(), LoadError> {
-        let Images { kernel, initrd, cmdline } = &self.images;
+        self.cpu.reset();
+        let Images { firmware, kernel, initrd, cmdline } = &self.images;
+        if firmware.is_foreign() {
+            return Ok(());
+        }
         let modules = initrd.iter().map(|bytes| Module { bytes, cmdline: "" }).collect();
         let boot = Boot { kernel, modules, cmdline, vga: self.vga };
         let entry: Entry = softmetal_firmware::boot(&boot, &self.layout, &self.memory, 1)?;
-        self.cpu.reset();
         let mut state = self.cpu.cpu.state.clone();
         start::enter(&mut state, &entry);
         self.cpu.load(state);

@@ -215,8 +215,8 @@ impl Cpu {
         }
         match t.kind {
             PageKind::Memory { offset, writable: true } if self.memory.hits_code(offset + (lin & OFFSET), n) => Err(self.alone()),
-            PageKind::Device => Err(self.alone()),
-            PageKind::Memory { .. } => Ok(()),
+            PageKind::Memory { writable: true, .. } => Ok(()),
+            PageKind::Device | PageKind::Memory { writable: false, .. } => Err(self.alone()),
         }
     }
 
@@ -273,13 +273,13 @@ impl Cpu {
 
     fn write_page(&mut self, lin: u64, t: &Translation, buf: &[u8], user: bool) {
         match t.kind {
-            PageKind::Memory { offset, writable } => {
-                // A page that the map calls memory lies within it; ROM ignores stores.
-                if writable && self.memory.write(offset + (lin & OFFSET), buf).is_ok() {
+            PageKind::Memory { offset, writable: true } => {
+                // A page that the map calls memory lies within it.
+                if self.memory.write(offset + (lin & OFFSET), buf).is_ok() {
                     self.fill_tlb(lin, t, user);
                 }
             }
-            PageKind::Device => {
+            PageKind::Device | PageKind::Memory { writable: false, .. } => {
                 let at = self.block_icount;
                 for (addr, width, i) in pieces(t.physical, buf.len()) {
                     let mut b = [0; 8];

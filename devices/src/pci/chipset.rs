@@ -6,6 +6,8 @@ use softmetal_bus::{Ctx, Device, Request, StateError, ones};
 use super::{ConfigSpace, Identity, PciDevice};
 
 const INTEL: u16 = 0x8086;
+/// By this subsystem of the host bridge a firmware knows that it is on an emulated board and that fw_cfg is there.
+const SUBSYSTEM: (u16, u16) = (0x1af4, 0x1100);
 
 /// A function that consists of its configuration space.
 macro_rules! registers_only {
@@ -51,7 +53,14 @@ impl I440fx {
     /// The bridge with all of PAM closed (the ROM answers).
     #[must_use]
     pub fn new() -> Self {
-        let mut config = ConfigSpace::new(Identity { vendor: INTEL, device: 0x1237, class: 0x06_0000, revision: 2, ..Identity::default() });
+        let mut config = ConfigSpace::new(Identity {
+            vendor: INTEL,
+            device: 0x1237,
+            class: 0x06_0000,
+            revision: 2,
+            subsystem: SUBSYSTEM,
+            ..Identity::default()
+        });
         config.define(PAM.into(), &[0; 7], &[0x30, 0x33, 0x33, 0x33, 0x33, 0x33, 0x33]);
         config.define(SMRAM.into(), &[0x02], &[0x78]);
         Self { config }
@@ -86,6 +95,9 @@ impl PciDevice for I440fx {
         if (self.pam(), self.smram()) != before {
             ctx.request(Request::Remap);
         }
+    }
+    fn pam(&self) -> Option<[u8; 7]> {
+        Some(self.pam())
     }
 }
 
@@ -137,10 +149,14 @@ impl PciDevice for Piix3Isa {
             ctx.request(Request::Remap);
         }
     }
+    fn pirq_route(&self, pirq: usize) -> Option<u8> {
+        self.pirq_route(pirq)
+    }
 }
 
-/// Where the power management registers answer (ports).
-const PM_BASE: u16 = 0x600;
+const PM_BASE: usize = 0x40;
+const PM_ENABLE: usize = 0x80;
+const SMBUS_BASE: usize = 0x90;
 
 /// The power management function, 00:01.3: tells where the ACPI registers are; they are a device of their own.
 #[derive(Debug)]
@@ -149,7 +165,7 @@ pub struct Piix4Pm {
 }
 
 impl Piix4Pm {
-    /// The function with its register block fixed at port 0x600 and switched on.
+    /// The function with its register block off.
     #[must_use]
     pub fn new() -> Self {
         let mut config = ConfigSpace::new(Identity {
@@ -161,11 +177,22 @@ impl Piix4Pm {
             ..Identity::default()
         });
         config.define(0x06, &[0x80, 0x02], &[]);
-        let [low, high] = (PM_BASE | 1).to_le_bytes();
-        config.define(0x40, &[low, high, 0, 0], &[]);
-        config.define(0x80, &[0x01], &[]);
+        config.define(PM_BASE, &[0x01, 0, 0, 0], &[0xc0, 0xff]);
+        // Bit 25 of DEVACTB, "a store to APM_CNT raises an SMI", is set as by a firmware that has set up system management
+        // mode already: there is none, and a firmware must not wait for it.
+        config.define(0x58, &[0, 0, 0, 0x02], &[0xff, 0xff, 0xff, 0xfd]);
+        config.define(PM_ENABLE, &[0], &[0x01]);
+        config.define(SMBUS_BASE, &[0x01, 0, 0, 0], &[0xf0, 0xff]);
+        config.define(0xd2, &[0], &[0x0f]);
         config.define(0x3c, &[9], &[0xff]);
         Self { config }
+    }
+
+    /// The first of the 64 ports of the register block (PMBA at 0x40); `None` while PMREGMISC (0x80) has them off.
+    #[must_use]
+    pub fn pm_base(&self) -> Option<u16> {
+        let base = self.config.word(PM_BASE as u8) & 0xffc0;
+        (self.config.byte(PM_ENABLE as u8) & 1 != 0 && base != 0).then_some(base)
     }
 }
 
@@ -177,6 +204,16 @@ impl PciDevice for Piix4Pm {
     }
     fn config_mut(&mut self) -> &mut ConfigSpace {
         &mut self.config
+    }
+    fn config_write(&mut self, ctx: &mut Ctx, offset: u16, width: usize, value: u32) {
+        let before = self.pm_base();
+        self.config.write(offset, width, value);
+        if self.pm_base() != before {
+            ctx.request(Request::Remap);
+        }
+    }
+    fn pm_base(&self) -> Option<u16> {
+        self.pm_base()
     }
 }
 
@@ -217,8 +254,11 @@ mod tests {
     #[test]
     fn power_management_base() {
         let (mut rig, mut pm) = (Rig::new(), Piix4Pm::new());
-        pm.config_write(&mut rig.ctx(), 0x40, 4, 0);
-        assert_eq!(pm.config_read(&mut rig.ctx(), 0x40, 4), 0x601);
+        pm.config_write(&mut rig.ctx(), 0x40, 4, 0xb03f);
+        assert_eq!(pm.config_read(&mut rig.ctx(), 0x40, 4), 0xb001);
+        assert_eq!((pm.pm_base(), rig.take()), (None, vec![]));
+        pm.config_write(&mut rig.ctx(), 0x80, 1, 0xff);
         assert_eq!(pm.config_read(&mut rig.ctx(), 0x80, 1), 1);
+        assert_eq!((pm.pm_base(), rig.take()), (Some(0xb000), vec![Effect::Request(Request::Remap)]));
     }
 }

@@ -25,6 +25,7 @@ mod at {
     pub const HEADER_TYPE: usize = 0x0e;
     pub const BARS: usize = 0x10;
     pub const SUBSYSTEM: usize = 0x2c;
+    pub const ROM: usize = 0x30;
     pub const CAPABILITIES: usize = 0x34;
     pub const INTERRUPT_LINE: usize = 0x3c;
     pub const INTERRUPT_PIN: usize = 0x3d;
@@ -32,6 +33,8 @@ mod at {
 const STATUS_INTERRUPT: u8 = 1 << 3;
 const STATUS_CAPABILITIES: u8 = 1 << 4;
 const FIRST_CAPABILITY: usize = 0x40;
+/// The expansion ROM is switched on.
+const ROM_ENABLE: u32 = 1;
 
 /// What a function is.
 #[derive(Clone, Copy, Debug, Default)]
@@ -71,6 +74,9 @@ pub enum MappingKind {
     /// Memory.
     Memory,
 }
+
+/// The region number of the expansion ROM, after those of the six base address registers.
+pub const ROM_BAR: u8 = 6;
 
 /// Where an enabled base address register answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -116,6 +122,8 @@ pub struct ConfigSpace {
     mask: [u8; 256],
     defaults: [u8; 256],
     bars: [Option<Bar>; 6],
+    /// Bytes of the expansion ROM; 0 is none.
+    rom: u64,
     /// Where the next capability goes, and the link that will point to it.
     next_capability: usize,
     link: usize,
@@ -130,6 +138,7 @@ impl ConfigSpace {
             mask: [0; 256],
             defaults: [0; 256],
             bars: [None; 6],
+            rom: 0,
             next_capability: FIRST_CAPABILITY,
             link: at::CAPABILITIES,
             registers: Registers([0; 256]),
@@ -170,6 +179,13 @@ impl ConfigSpace {
         let width = if kind == BarKind::Memory64 { 8 } else { 4 };
         self.define(offset, &[flags], &mask[..width]);
         self.bars[usize::from(bar)] = Some(Bar { kind, len });
+    }
+
+    /// Adds the expansion ROM base address register, for a ROM of `len` bytes, a power of two from 2048 on.
+    pub fn add_rom(&mut self, len: u64) {
+        assert!(len.is_power_of_two() && len >= 2048);
+        self.define(at::ROM, &[0; 4], &(!(len as u32 - 1) | ROM_ENABLE).to_le_bytes());
+        self.rom = len;
     }
 
     /// Appends a capability: its ID, then `body` from its third byte on, of which the bits of `mask` are writable.
@@ -213,10 +229,10 @@ impl ConfigSpace {
     }
 
     /// All that decides what the function answers to.
-    fn decoding(&self) -> (u16, [u8; 24]) {
+    fn decoding(&self) -> (u16, [u8; 24], u32) {
         let mut bars = [0; 24];
         bars.copy_from_slice(&self.registers.0[at::BARS..at::BARS + 24]);
-        (self.command() & (command::IO | command::MEMORY), bars)
+        (self.command() & (command::IO | command::MEMORY), bars, self.read(at::ROM as u16, 4))
     }
 
     /// A byte, without side effects.
@@ -246,7 +262,15 @@ impl ConfigSpace {
     /// The base address registers that are switched on and hold a usable address.
     #[must_use]
     pub fn bars(&self) -> Vec<BarMapping> {
-        (0..6u8).filter_map(|bar| self.mapping(bar)).collect()
+        (0..6u8).filter_map(|bar| self.mapping(bar)).chain(self.rom_mapping()).collect()
+    }
+
+    fn rom_mapping(&self) -> Option<BarMapping> {
+        let register = self.read(at::ROM as u16, 4);
+        let (addr, len) = (u64::from(register & !(ROM_ENABLE | 0x7fe)), self.rom);
+        let on = register & ROM_ENABLE != 0 && self.command() & command::MEMORY != 0;
+        let usable = len != 0 && addr != 0 && addr != (1u64 << 32) - len;
+        (on && usable).then_some(BarMapping { bar: ROM_BAR, kind: MappingKind::Memory, addr, len })
     }
 
     fn mapping(&self, bar: u8) -> Option<BarMapping> {

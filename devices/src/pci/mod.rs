@@ -12,7 +12,7 @@ use softmetal_bus::{Ctx, Device, Request};
 use crate::vga::Vga;
 
 pub use chipset::{I440fx, Piix3Isa, Piix4Pm};
-pub use config::{BarKind, BarMapping, ConfigSpace, Identity, MappingKind, Registers, command};
+pub use config::{BarKind, BarMapping, ConfigSpace, Identity, MappingKind, ROM_BAR, Registers, command};
 pub use host::{Access, PciHost};
 pub use msix::{MSIX_BAR_LEN, Msix, MsixState};
 
@@ -45,6 +45,19 @@ pub trait PciDevice: Device {
     }
     /// The display adapter, if it is one.
     fn vga_mut(&mut self) -> Option<&mut Vga> {
+        None
+    }
+    /// PAM0 to PAM6, if it is the host bridge: who answers at 0xC0000 to 0xFFFFF.
+    fn pam(&self) -> Option<[u8; 7]> {
+        None
+    }
+    /// Where the ACPI registers answer (ports), if it decides that and they are on.
+    fn pm_base(&self) -> Option<u16> {
+        None
+    }
+    /// The ISA interrupt of PIRQ `pirq` (0 = A), if it is the bridge that routes them and the route is on.
+    fn pirq_route(&self, pirq: usize) -> Option<u8> {
+        let _ = pirq;
         None
     }
     /// Where its BARs answer now (only those that do).

@@ -23,7 +23,7 @@ use serde::{Deserialize, Serialize};
 use softmetal_bus::device::{decode, encode};
 use softmetal_bus::{Ctx, Device, GuestMemory, Request, StateError, ones};
 
-use crate::pci::{BarKind, ConfigSpace, Identity, PciDevice, Registers as ConfigRegisters};
+use crate::pci::{BarKind, ConfigSpace, Identity, PciDevice, ROM_BAR, Registers as ConfigRegisters};
 use registers::{Registers, attr};
 use vbe::Vbe;
 
@@ -59,6 +59,8 @@ pub struct Vga {
     /// Video memory in guest memory: offset and length in bytes.
     base: u64,
     len: u64,
+    /// Where in guest memory the option ROM is.
+    rom: Option<u64>,
     config: ConfigSpace,
     // Volatile.
     state: State,
@@ -105,7 +107,15 @@ impl Vga {
         });
         config.add_bar(FRAMEBUFFER, BarKind::Memory32, len);
         config.add_bar(MMIO, BarKind::Memory32, 0x1000);
-        Self { base, len, config, state: State::default() }
+        Self { base, len, rom: None, config, state: State::default() }
+    }
+
+    /// Gives the adapter an option ROM: the `len` bytes (a power of two, 2 KiB at least) at `base` in guest memory.
+    #[must_use]
+    pub fn with_rom(mut self, base: u64, len: u64) -> Self {
+        self.config.add_rom(len);
+        self.rom = Some(base);
+        self
     }
 
     /// Sets a mode, with the colours of the text modes and of mode 13h, as a BIOS would. Video memory stays as it is.
@@ -292,7 +302,11 @@ impl PciDevice for Vga {
         &mut self.config
     }
     fn bar_memory(&self, bar: u8) -> Option<u64> {
-        (bar == FRAMEBUFFER).then_some(self.base)
+        match bar {
+            FRAMEBUFFER => Some(self.base),
+            ROM_BAR => self.rom,
+            _ => None,
+        }
     }
     fn vga(&self) -> Option<&Vga> {
         Some(self)

@@ -46,7 +46,8 @@ impl Attention {
 /// What backs a 4 KiB page of physical memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PageKind {
-    /// [`crate::GuestMemory`] from `offset` (page-aligned) on; stores to a page that is not `writable` (ROM) are ignored.
+    /// [`crate::GuestMemory`] from `offset` (page-aligned) on; stores to a page that is not `writable` (ROM, flash) go
+    /// through [`CpuBus::write`].
     Memory {
         /// Byte offset of the page in the guest memory.
         offset: u64,
@@ -64,7 +65,7 @@ pub trait CpuBus: Send {
     fn page(&self, page: u64) -> PageKind;
     /// A load from a page that is [`PageKind::Device`].
     fn read(&mut self, at: u64, addr: u64, width: usize) -> u64;
-    /// A store to a page that is [`PageKind::Device`].
+    /// A store to a page that is [`PageKind::Device`] or memory that is not writable.
     fn write(&mut self, at: u64, addr: u64, width: usize, value: u64);
     /// IN.
     fn port_read(&mut self, at: u64, port: u16, width: usize) -> u32;

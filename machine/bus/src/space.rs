@@ -15,6 +15,8 @@ pub enum Backing {
     Ram(u64),
     /// Guest memory from this byte offset on; stores are ignored.
     Rom(u64),
+    /// Guest memory from byte offset `.0` on to loads (and to DMA, read-only); stores go to region `.2` of device `.1`: flash.
+    Flash(u64, DeviceId, u8),
     /// Registers: region `.1` of device `.0`.
     Device(DeviceId, u8),
 }
@@ -68,14 +70,14 @@ impl AddressSpace {
         self.flat.get(i).filter(|p| p.start <= addr)
     }
 
-    /// Who answers at `addr`, and the offset there: in guest memory, or in the device's region.
+    /// Who answers at `addr`, and the offset there: in guest memory, or (flash, registers) in the device's region.
     #[must_use]
     pub fn find(&self, addr: u64) -> Option<(Backing, u64)> {
         let p = self.piece(addr)?;
         let into = p.skip + (addr - p.start);
         Some(match p.backing {
             Backing::Ram(o) | Backing::Rom(o) => (p.backing, o + into),
-            Backing::Device(..) => (p.backing, into),
+            Backing::Flash(..) | Backing::Device(..) => (p.backing, into),
         })
     }
 
@@ -86,7 +88,7 @@ impl AddressSpace {
         match self.piece(page) {
             Some(p) if p.last >= last => match p.backing {
                 Backing::Ram(o) => PageKind::Memory { offset: o + p.skip + (page - p.start), writable: true },
-                Backing::Rom(o) => PageKind::Memory { offset: o + p.skip + (page - p.start), writable: false },
+                Backing::Rom(o) | Backing::Flash(o, ..) => PageKind::Memory { offset: o + p.skip + (page - p.start), writable: false },
                 Backing::Device(..) => PageKind::Device,
             },
             _ => PageKind::Device,
@@ -102,7 +104,7 @@ impl AddressSpace {
             let Some(p) = self.piece(at) else { return false };
             let (offset, writable) = match p.backing {
                 Backing::Ram(o) => (o + p.skip + (at - p.start), true),
-                Backing::Rom(o) => (o + p.skip + (at - p.start), false),
+                Backing::Rom(o) | Backing::Flash(o, ..) => (o + p.skip + (at - p.start), false),
                 Backing::Device(..) => return false,
             };
             let run = (p.last - at).saturating_add(1).min((len - done) as u64) as usize;

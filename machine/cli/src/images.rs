@@ -47,7 +47,7 @@ pub fn images(args: &MachineArgs) -> Result<Option<Images>, UserError> {
     let initrd = initrd.map(|path| files::read("initrd", &path, args.memory)).transpose()?;
     let linux = matches!(kind, ImageKind::BzImage | ImageKind::ElfPvh);
     let cmdline = cmdline.unwrap_or_else(|| if linux { LINUX_CMDLINE.into() } else { String::new() });
-    Ok(Some(Images { kernel: bytes, initrd, cmdline }))
+    Ok(Some(Images { kernel: bytes, initrd, cmdline, ..Images::default() }))
 }
 
 /// The name of a catalogue entry, if `image` is one and no path.

@@ -66,6 +66,8 @@ pub fn start(args: &MachineArgs, matches: &ArgMatches, purpose: &Purpose) -> Res
         floppies: floppies(&args.floppy)?,
         boot: args.boot.clone(),
         vga: args.vga == VgaArg::Std,
+        vga_rom: Vec::new(),
+        vars: None,
         console: false,
         rtc: args.rtc.unwrap_or_else(|| if is_virtual { VIRTUAL_DATE } else { unix_now() }),
         seed: args.seed.unwrap_or_else(|| if is_virtual { 0 } else { fresh_seed() }),

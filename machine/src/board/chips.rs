@@ -3,6 +3,8 @@
 use softmetal_bus::{Device, DeviceId};
 use softmetal_devices::acpi_pm::AcpiPm;
 use softmetal_devices::dma8237::Dma8237;
+use softmetal_devices::flash::Flash;
+use softmetal_devices::fw_cfg::FwCfg;
 use softmetal_devices::hpet::Hpet;
 use softmetal_devices::i8042::I8042;
 use softmetal_devices::ioapic::IoApic;
@@ -10,7 +12,7 @@ use softmetal_devices::lapic::Lapic;
 use softmetal_devices::pci::{PciDevice, PciHost};
 use softmetal_devices::pic8259::Pic8259;
 use softmetal_devices::pit8254::Pit8254;
-use softmetal_devices::ports::{CoprocessorError, DebugCon, DebugExit, Port92, PostCode};
+use softmetal_devices::ports::{CoprocessorError, DebugCon, DebugExit, FirmwareConsole, Port92, PostCode};
 use softmetal_devices::rtc_mc146818::Rtc;
 use softmetal_devices::uart16550::Uart16550;
 
@@ -52,6 +54,12 @@ pub mod id {
     pub const PCIHOST: DeviceId = DeviceId(15);
     /// The logic of coprocessor errors, 0xF0.
     pub const FERR: DeviceId = DeviceId(16);
+    /// fw_cfg, 0x510.
+    pub const FW_CFG: DeviceId = DeviceId(17);
+    /// The firmware's debug port, 0x402.
+    pub const FW_CONSOLE: DeviceId = DeviceId(18);
+    /// The flash chip with a firmware's variables.
+    pub const FLASH: DeviceId = DeviceId(19);
     /// The first PCI function; the others follow in the order in which they were plugged in.
     pub const PCI: u16 = 24;
 }
@@ -84,6 +92,9 @@ pub struct Chips {
     pub(super) post: PostCode,
     pub(super) pcihost: PciHost,
     pub(super) ferr: CoprocessorError,
+    pub(super) fw_cfg: FwCfg,
+    pub(super) fw_console: FirmwareConsole,
+    pub(super) flash: Flash,
     /// By number from [`id::PCI`].
     pub(super) pci: Vec<PciFunction>,
 }
@@ -109,6 +120,9 @@ impl Chips {
             id::POST => &mut self.post,
             id::PCIHOST => &mut self.pcihost,
             id::FERR => &mut self.ferr,
+            id::FW_CFG => &mut self.fw_cfg,
+            id::FW_CONSOLE => &mut self.fw_console,
+            id::FLASH => &mut self.flash,
             DeviceId(n) => self.pci.get_mut(usize::from(n.checked_sub(id::PCI)?))?.device.as_mut(),
         })
     }
@@ -116,6 +130,6 @@ impl Chips {
     /// The numbers of all chips, in order.
     pub fn ids(&self) -> impl Iterator<Item = DeviceId> + use<> {
         let pci = id::PCI..id::PCI + self.pci.len() as u16;
-        (id::PIC.0..=id::FERR.0).chain(pci).map(DeviceId)
+        (id::PIC.0..=id::FLASH.0).chain(pci).map(DeviceId)
     }
 }

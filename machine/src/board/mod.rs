@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`chips`] | the chips, by name and by number |
 //! | [`wires`] | which interrupt output leads to which input |
+//! | [`firmware`] | the ROM and flash of other firmware, and what fw_cfg tells it |
 //! | `setup` | what the chips are plugged into, and what firmware would have set up before a kernel starts |
 //! | `state` | save, load, reset |
 //!
@@ -13,6 +14,7 @@
 //! **Invariant:** nothing here knows the host.
 
 pub mod chips;
+pub mod firmware;
 mod setup;
 mod state;
 pub mod wires;
@@ -30,9 +32,11 @@ use softmetal_devices::vga::Vga;
 use softmetal_firmware::Layout;
 
 use chips::{Chips, id};
+pub use firmware::Firmware;
+use firmware::Parts;
 pub use setup::{BootDevice, Disk, Interface, Plugs};
 pub use softmetal_bus::{Drive, SharedDisk};
-use wires::{Pin, Wires, route};
+use wires::{PIRQS, Pin, Wires, route};
 
 /// What the chips' calls need around them.
 struct Around {
@@ -66,6 +70,9 @@ struct State {
 pub struct Board {
     // Configuration.
     layout: Layout,
+    parts: Parts,
+    /// The built-in firmware sets the board up.
+    builtin: bool,
     // Glue.
     attention: Arc<Attention>,
     chips: Chips,
@@ -77,9 +84,14 @@ pub struct Board {
     output: Vec<(DeviceId, Vec<u8>)>,
     /// The virtual time at which the processor will return by itself.
     deadline: Time,
+    /// The ISA interrupts of PIRQ A to D, as the ISA bridge has them now.
+    routes: [Option<u8>; PIRQS],
     // Volatile.
     state: State,
 }
+
+/// Initrds end below it: above lie a firmware's own tables.
+const INITRD_TOP: u64 = 0x3000_0000;
 
 /// An access to physical memory or a port that nobody answers.
 fn unassigned(kind: &str, addr: u64, width: usize) {
@@ -144,6 +156,11 @@ impl Board {
     /// Hands something from outside to a device.
     pub fn input(&mut self, at: u64, device: DeviceId, input: &Input) {
         self.call(at, device, |chip, ctx| chip.input(ctx, input));
+    }
+
+    /// Offers a Linux kernel to a firmware that asks fw_cfg for one.
+    pub fn offer_kernel(&mut self, kernel: &[u8], initrd: Option<&[u8]>, cmdline: &str) {
+        firmware::offer_kernel(&mut self.chips.fw_cfg, kernel, initrd, cmdline, self.layout.low().min(INITRD_TOP));
     }
 
     /// The display adapter.
@@ -241,7 +258,7 @@ impl Board {
 
     /// Passes on one change of an interrupt input, or what the local APIC sends out. False when all is quiet.
     fn propagate(&mut self, now: Time) -> bool {
-        if let Some((apic, n, level)) = self.state.wires.next_change(self.chips.hpet.legacy()) {
+        if let Some((apic, n, level)) = self.state.wires.next_change(self.chips.hpet.legacy(), &self.routes) {
             let (device, chip): (_, &mut dyn Device) =
                 if apic { (id::IOAPIC, &mut self.chips.ioapic) } else { (id::PIC, &mut self.chips.pic) };
             chip.line_in(&mut self.around.ctx(now, device), n, level);
@@ -276,7 +293,7 @@ impl Board {
     fn pci_pin(&self, device: DeviceId) -> Option<Pin> {
         let function = self.chips.pci.get(usize::from(device.0.checked_sub(id::PCI)?))?;
         let pin = function.device.config().byte(0x3d).checked_sub(1)?;
-        Some(Pin::Isa(softmetal_firmware::pci_irq(function.slot, pin)))
+        Some(Pin::Pirq(softmetal_firmware::pirq(function.slot, pin)))
     }
 
     /// What the A20 gate leaves of an address.
@@ -312,7 +329,7 @@ impl Board {
     fn write(&mut self, at: u64, addr: u64, width: usize, value: u64) {
         let addr = self.gate(addr);
         match self.around.space.find(addr) {
-            Some((Backing::Device(device, region), offset)) => {
+            Some((Backing::Device(device, region) | Backing::Flash(_, device, region), offset)) => {
                 self.call(at, device, |chip, ctx| chip.write(ctx, region, offset, width, value & ones(width)));
             }
             Some((Backing::Ram(_), _)) => {

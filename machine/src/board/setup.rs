@@ -7,23 +7,25 @@ use softmetal_devices::hpet::Hpet;
 use softmetal_devices::i8042::I8042;
 use softmetal_devices::ioapic::IoApic;
 use softmetal_devices::lapic::Lapic;
-use softmetal_devices::pci::{Access, I440fx, MappingKind, PciDevice, PciHost, Piix3Isa, Piix4Pm, command};
+use softmetal_devices::pci::{Access, I440fx, MappingKind, PciDevice, PciHost, Piix3Isa, Piix4Pm, ROM_BAR, command};
 use softmetal_devices::pic8259::Pic8259;
 use softmetal_devices::pit8254::Pit8254;
-use softmetal_devices::ports::{CoprocessorError, DebugCon, DebugExit, Port92, PostCode};
+use softmetal_devices::ports::{CoprocessorError, DebugCon, DebugExit, FirmwareConsole, Port92, PostCode};
 use softmetal_devices::rtc_mc146818::Rtc;
 use softmetal_devices::uart16550::Uart16550;
-use softmetal_devices::vga::{VIDEO_MEMORY, Vga, region};
+use softmetal_devices::vga::{Vga, region};
 use softmetal_devices::virtio::{VirtioBlk, VirtioConsole, VirtioPci, VirtioRng};
 use softmetal_firmware::layout::{
-    HPET_BASE, IOAPIC_BASE, IOAPIC_ID, LAPIC_BASE, Layout, PCI_IRQS, PCI_WINDOW, PM1A_EVT_PORT, SMI_CMD_PORT, VGA_WINDOW,
+    EXTENDED_BASE, HPET_BASE, IOAPIC_BASE, IOAPIC_ID, LAPIC_BASE, Layout, PCI_IRQS, PCI_WINDOW, PIRQ_IRQS, PM1A_EVT_PORT, SMI_CMD_PORT,
+    VGA_WINDOW,
 };
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::chips::{Chips, PciFunction, id};
-use super::wires::Wires;
+use super::firmware::{Firmware, Parts, describe};
+use super::wires::{PIRQS, Wires};
 use super::{Around, Board, State};
 
 /// What a disk is attached to.
@@ -73,6 +75,10 @@ pub struct Plugs {
     pub boot: Vec<BootDevice>,
     /// A standard VGA.
     pub vga: bool,
+    /// The display adapter's option ROM; a firmware that is not the built-in one needs it to show anything.
+    pub vga_rom: Vec<u8>,
+    /// Where the firmware's variables are kept, if it has any.
+    pub vars: Option<SharedDisk>,
     /// A virtio console besides the serial ports.
     pub console: bool,
     /// What the clock shows at power-on, in seconds since 1970 (UTC).
@@ -85,13 +91,25 @@ pub struct Plugs {
 const FIRST_SLOT: u8 = 3;
 /// The slot of the display adapter.
 const VGA_SLOT: u8 = 2;
+/// PAM0 to PAM6 when all memory below 1 MiB is RAM.
+const PAM_OPEN: [u8; 7] = [0x30, 0x33, 0x33, 0x33, 0x33, 0x33, 0x33];
 /// The ports from which PCI devices get theirs.
 const PCI_PORTS: u64 = 0xc000;
 
 impl Board {
-    /// A board at power-on, with the firmware's set-up done; with a virtio entropy source if `entropy`.
+    /// A board at power-on, with the firmware's set-up done if it is the built-in one; with a virtio entropy source if
+    /// `entropy`. `memory` has the size that [`Parts`] says.
     #[must_use]
-    pub fn new(layout: Layout, memory: Arc<GuestMemory>, attention: Arc<Attention>, plugs: Plugs, entropy: bool) -> Self {
+    pub fn new(
+        layout: Layout,
+        memory: Arc<GuestMemory>,
+        attention: Arc<Attention>,
+        plugs: Plugs,
+        entropy: bool,
+        firmware: &Firmware,
+    ) -> Self {
+        let parts = Parts::new(&layout, &plugs, firmware);
+        parts.load(&memory, firmware, &plugs.vga_rom);
         let mut pci = vec![
             function(0, 0, Box::new(I440fx::new())),
             function(1, 0, Box::new(Piix3Isa::new())),
@@ -110,8 +128,12 @@ impl Board {
         }
         pci.extend(cards.into_iter().enumerate().map(|(i, card)| function(FIRST_SLOT + i as u8, 0, card)));
         if plugs.vga {
-            // The last function, so that it moves no other's number; video memory is what follows RAM.
-            pci.push(function(VGA_SLOT, 0, Box::new(Vga::new(layout.ram_bytes(), VIDEO_MEMORY))));
+            // The last function, so that it moves no other's number.
+            let mut vga = Vga::new(parts.video.start, parts.video.end - parts.video.start);
+            if !parts.vga_rom.is_empty() {
+                vga = vga.with_rom(parts.vga_rom.start, parts.vga_rom.end - parts.vga_rom.start);
+            }
+            pci.push(function(VGA_SLOT, 0, Box::new(vga)));
         }
         let chips = Chips {
             pic: Pic8259::new(),
@@ -130,10 +152,15 @@ impl Board {
             post: PostCode::new(),
             pcihost: PciHost::new(),
             ferr: CoprocessorError::new(),
+            fw_cfg: describe(&layout, 1, plugs.vga),
+            fw_console: FirmwareConsole::new(),
+            flash: parts.flash(plugs.vars),
             pci,
         };
         let mut board = Self {
             layout,
+            parts,
+            builtin: !firmware.is_foreign(),
             attention,
             chips,
             around: Around { memory, space: softmetal_bus::AddressSpace::default(), timers: TimerQueue::default(), effects: Vec::new() },
@@ -141,6 +168,7 @@ impl Board {
             queue: VecDeque::new(),
             output: Vec::new(),
             deadline: Time(0),
+            routes: [None; PIRQS],
             state: State { skew: 0, wires: Wires::default(), a20: true, random: plugs.seed, requests: VecDeque::new() },
         };
         board.reset(0);
@@ -151,12 +179,17 @@ impl Board {
     pub(super) fn remap(&mut self) {
         // Where ranges overlap, the fixed chips win over RAM, and RAM over what a guest moves onto it.
         let (cards, ram, fixed) = (1, 2, 3);
-        let mut space: Vec<Region> = self
-            .layout
-            .regions()
-            .into_iter()
-            .map(|r| Region { start: r.base, len: r.len, priority: ram, backing: Backing::Ram(r.offset) })
-            .collect();
+        let regions = self.layout.regions().into_iter().map(|r| {
+            // What is below 1 MiB and above the VGA window is as PAM says.
+            let cut = if r.base == VGA_WINDOW.end { EXTENDED_BASE - r.base } else { 0 };
+            let cut = cut.min(r.len);
+            Region { start: r.base + cut, len: r.len - cut, priority: ram, backing: Backing::Ram(r.offset + cut) }
+        });
+        let mut space: Vec<Region> = regions.collect();
+        let pam = self.chips.pci.iter().find_map(|f| f.device.pam()).unwrap_or(PAM_OPEN);
+        space.extend(self.parts.low_regions(pam, ram));
+        space.extend(self.parts.high_regions(&self.chips.flash, fixed));
+        self.routes = std::array::from_fn(|n| self.chips.pci.iter().find_map(|f| f.device.pirq_route(n)));
         let chip = |start: u64, len: u64, device: DeviceId, region: u8| Region {
             start,
             len,
@@ -187,9 +220,15 @@ impl Board {
             chip(0x2f8, 8, id::COM2, 0),
             chip(0x3f8, 8, id::COM1, 0),
             chip(0x4d0, 2, id::PIC, 2),
-            chip(PM1A_EVT_PORT.into(), 64, id::PM, 0),
+            chip(0x402, 1, id::FW_CONSOLE, 0),
             chip(0xcf8, 8, id::PCIHOST, 0),
         ];
+        if !self.builtin {
+            ports.extend([chip(0x510, 2, id::FW_CFG, 0), chip(0x514, 8, id::FW_CFG, 1)]);
+        }
+        if let Some(base) = self.chips.pci.iter().find_map(|f| f.device.pm_base()) {
+            ports.push(chip(base.into(), 64, id::PM, 0));
+        }
         for (i, function) in self.chips.pci.iter().enumerate() {
             let device = DeviceId(id::PCI + i as u16);
             if function.device.vga().is_some() {
@@ -203,7 +242,8 @@ impl Board {
                 }
             }
             for bar in function.device.bars() {
-                let backing = function.device.bar_memory(bar.bar).map_or(Backing::Device(device, bar.bar), Backing::Ram);
+                let memory = if bar.bar == ROM_BAR { Backing::Rom } else { Backing::Ram };
+                let backing = function.device.bar_memory(bar.bar).map_or(Backing::Device(device, bar.bar), memory);
                 let region = Region { start: bar.addr, len: bar.len, priority: cards, backing };
                 match bar.kind {
                     MappingKind::Io => ports.push(region),
@@ -222,11 +262,16 @@ impl Board {
         for function in &mut self.chips.pci {
             assign(function, &mut memory, &mut port);
         }
-        // PIRQ A to D: the pins of a slot are rotated by its number, see `pci_irq`.
-        for pirq in 0..4u8 {
-            let irq = softmetal_firmware::pci_irq(1, pirq);
-            self.chips.pci[1].device.config_mut().write(0x60 + u16::from(pirq), 1, irq.into());
-        }
+        // PAM: all of it is RAM. PIRQ A to D. The ACPI registers.
+        let mut set = |function: usize, at: u16, bytes: &[u8]| {
+            for (i, &byte) in (at..).zip(bytes) {
+                self.chips.pci[function].device.config_mut().write(i, 1, byte.into());
+            }
+        };
+        set(0, 0x59, &PAM_OPEN);
+        set(1, 0x60, &PIRQ_IRQS);
+        set(2, 0x40, &(PM1A_EVT_PORT | 1).to_le_bytes());
+        set(2, 0x80, &[1]);
         self.remap();
         let level: u16 = PCI_IRQS.iter().map(|irq| 1 << irq).sum();
         self.call(at, id::PIC, |pic, ctx| {
@@ -247,7 +292,7 @@ impl Board {
     }
 
     /// Memory sizes as a BIOS leaves them in CMOS.
-    fn memory_sizes(&mut self) {
+    pub(super) fn memory_sizes(&mut self) {
         let (low, high) = (self.layout.low(), self.layout.high());
         let mut word = |index: u8, value: u64| {
             let [l, h, ..] = value.to_le_bytes();

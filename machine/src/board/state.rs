@@ -32,7 +32,12 @@ impl Board {
         }
         self.state.requests.clear();
         self.attention.clear(!0);
-        self.post(at);
+        if self.builtin {
+            self.post(at);
+        } else {
+            self.memory_sizes();
+            self.remap();
+        }
         self.attention.raise(attention::REMAP);
     }
 

@@ -7,6 +7,8 @@ use super::chips::id;
 
 /// Input pins of the I/O APIC.
 pub const PINS: usize = 24;
+/// PCI interrupts.
+pub const PIRQS: usize = 4;
 
 /// Where a line leads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,6 +17,8 @@ pub enum Pin {
     Isa(u8),
     /// ISA interrupt 0 or 8 as the HPET's legacy replacement drives it.
     Legacy(u8),
+    /// A PCI interrupt, which the ISA bridge routes to an ISA interrupt.
+    Pirq(u8),
     /// An input of the I/O APIC alone.
     Apic(u8),
     /// The 8259 pair's INTR output.
@@ -27,7 +31,7 @@ pub enum Pin {
     Open,
 }
 
-/// The wiring of the chips that every board has (PCI devices: [`softmetal_firmware::pci_irq`]).
+/// The wiring of the chips that every board has (PCI devices: [`softmetal_firmware::pirq`]).
 #[must_use]
 pub fn route(device: DeviceId, line: u8) -> Pin {
     match (device, line) {
@@ -62,6 +66,8 @@ pub struct Wires {
     isa: [u64; 16],
     /// The HPET's legacy lines 0 and 8.
     legacy: [bool; 2],
+    /// A bit a device, by PIRQ.
+    pirq: [u64; PIRQS],
     /// A bit a device, by pin, of what reaches the I/O APIC alone.
     apic: [u64; PINS],
     /// What the 8259 inputs have now.
@@ -82,6 +88,7 @@ impl Wires {
         match pin {
             Pin::Isa(n) => set(&mut self.isa[usize::from(n & 15)]),
             Pin::Legacy(n) => self.legacy[usize::from(n != 0)] = level,
+            Pin::Pirq(n) => set(&mut self.pirq[usize::from(n) % PIRQS]),
             Pin::Apic(n) => set(&mut self.apic[usize::from(n) % PINS]),
             Pin::PicIntr => self.pic_intr = level,
             Pin::ApicIntr => self.apic_intr = level,
@@ -90,8 +97,8 @@ impl Wires {
     }
 
     /// The next input whose level has to change: (is it the I/O APIC's, number, level). `legacy` says whether the HPET
-    /// replaces the PIT and the RTC.
-    pub fn next_change(&mut self, legacy: bool) -> Option<(bool, u8, bool)> {
+    /// replaces the PIT and the RTC, `routes` where each PIRQ leads.
+    pub fn next_change(&mut self, legacy: bool, routes: &[Option<u8>; PIRQS]) -> Option<(bool, u8, bool)> {
         let mut isa = 0u16;
         for (n, sources) in self.isa.iter().enumerate() {
             let on = match n {
@@ -99,6 +106,9 @@ impl Wires {
                 _ => *sources != 0,
             };
             isa |= u16::from(on) << n;
+        }
+        for (sources, irq) in self.pirq.iter().zip(routes) {
+            isa |= irq.map_or(0, |irq| u16::from(*sources != 0) << (irq & 15));
         }
         let changed = isa ^ self.pic_driven;
         if changed != 0 {
@@ -128,7 +138,7 @@ mod tests {
     use super::*;
 
     fn changes(w: &mut Wires, legacy: bool) -> Vec<(bool, u8, bool)> {
-        std::iter::from_fn(|| w.next_change(legacy)).collect()
+        std::iter::from_fn(|| w.next_change(legacy, &[Some(10), None, None, Some(10)])).collect()
     }
 
     #[test]
@@ -141,6 +151,18 @@ mod tests {
         assert_eq!(changes(&mut w, false), []);
         w.drive(DeviceId(41), Pin::Isa(10), false);
         assert_eq!(changes(&mut w, false), [(false, 10, false), (true, 10, false)]);
+    }
+
+    #[test]
+    fn pci_interrupts_are_routed() {
+        let mut w = Wires::default();
+        w.drive(DeviceId(40), Pin::Pirq(1), true);
+        assert_eq!(changes(&mut w, false), []);
+        w.drive(DeviceId(41), Pin::Pirq(3), true);
+        w.drive(DeviceId(42), Pin::Pirq(0), true);
+        assert_eq!(changes(&mut w, false), [(false, 10, true), (true, 10, true)]);
+        assert_eq!(w.next_change(false, &[None, Some(5), None, None]), Some((false, 5, true)));
+        assert_eq!(w.next_change(false, &[None, Some(5), None, None]), Some((false, 10, false)));
     }
 
     #[test]

@@ -4,9 +4,9 @@ use std::sync::{Arc, Mutex};
 
 use sha2::{Digest, Sha256};
 use softmetal_bus::{Attention, BlockBackend, BlockError, CpuBus, GuestMemory, Request, SharedDisk, attention};
-use softmetal_devices::vga::VIDEO_MEMORY;
 use softmetal_firmware::Layout;
-use softmetal_machine::board::{Board, Disk, Interface, Plugs, SharedBoard};
+use softmetal_machine::board::firmware::Parts;
+use softmetal_machine::board::{Board, Disk, Firmware, Interface, Plugs, SharedBoard};
 
 use crate::generate::{Op, RAM, Rng};
 
@@ -142,7 +142,6 @@ impl Rig {
     }
 
     fn empty(seed: u64) -> Self {
-        let memory = Arc::new(GuestMemory::new(RAM + VIDEO_MEMORY).unwrap());
         let attention = Arc::new(Attention::default());
         let disks = [(); 2].map(|()| Arc::new(Mutex::new(Store { bytes: vec![0; DISK], ..Store::default() })));
         let backend = |n: usize| Disk {
@@ -150,7 +149,9 @@ impl Rig {
             interface: Interface::Virtio,
         };
         let plugs = Plugs { disks: vec![backend(0), backend(1)], vga: true, console: true, rtc: 1_767_225_600, seed, ..Plugs::default() };
-        let board = Board::new(Layout::new(RAM), memory.clone(), attention.clone(), plugs, true);
+        let (layout, firmware) = (Layout::new(RAM), Firmware::Builtin);
+        let memory = Arc::new(GuestMemory::new(Parts::new(&layout, &plugs, &firmware).end()).unwrap());
+        let board = Board::new(layout, memory.clone(), attention.clone(), plugs, true, &firmware);
         Self { board: SharedBoard::new(board), memory, attention, disks, at: 0, trace: Sha256::new(), seen: Seen::default() }
     }
 
