@@ -7,11 +7,10 @@ use crate::options::Cli;
 use crate::values::{did_you_mean, nearest};
 
 /// Options that are planned and not there yet.
-const PLANNED_OPTIONS: [&str; 14] = [
+const PLANNED_OPTIONS: [&str; 13] = [
     "--cdrom",
     "--floppy",
     "--boot",
-    "--firmware",
     "--net",
     "-p",
     "--pcap",

@@ -3,6 +3,7 @@
 
 mod doctor;
 mod errors;
+mod firmware;
 mod images;
 mod options;
 mod start;

@@ -9,6 +9,7 @@ use softmetal_machine::host::serial::Target;
 use softmetal_machine::script::{Step, pattern, unescape};
 use softmetal_machine::session;
 
+use crate::firmware::{FirmwareArg, firmware};
 use crate::values::{DiskArg, LogFilter, Processor, boot, disk, exit_code, log_filter, processor, seconds, size};
 
 const EXAMPLES: &str = "\
@@ -126,6 +127,12 @@ pub struct MachineArgs {
     /// What to boot from, in this order: disk, cdrom, floppy, net [default: the first that can be booted]
     #[arg(long, value_name = "DEVICE", value_parser = boot, value_delimiter = ',', hide = true, help_heading = "Machine")]
     pub boot: Vec<BootDevice>,
+    /// What runs first: builtin, seabios, uefi (both fetched if they are not installed), or a FILE with a BIOS
+    #[arg(long, value_name = "FIRMWARE", default_value = "builtin", value_parser = firmware, help_heading = "Machine")]
+    pub firmware: FirmwareArg,
+    /// Keep the variables of `--firmware uefi` in this file, made if it is not there [default: they are lost at the end]
+    #[arg(long, value_name = "FILE", help_heading = "Machine")]
+    pub firmware_vars: Option<PathBuf>,
     /// RAM, like 512M or 4G
     #[arg(long, value_name = "SIZE", default_value = "512M", value_parser = size, help_heading = "Machine")]
     pub memory: u64,

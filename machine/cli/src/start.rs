@@ -16,6 +16,7 @@ use softmetal_machine::host::{disk, files, signals, terminal};
 use softmetal_machine::machine::{Config, Images, Machine};
 use softmetal_machine::session::{Clock, Debugger, End, Options, Session};
 
+use crate::firmware;
 use crate::images;
 use crate::options::{self, MachineArgs, VgaArg};
 use crate::values::DiskArg;
@@ -52,26 +53,29 @@ pub fn start(args: &MachineArgs, matches: &ArgMatches, purpose: &Purpose) -> Res
     if let Target::File(path) = &args.serial {
         files::creatable("serial log", path)?;
     }
-    let images = match images::images(args)? {
-        Some(images) => images,
+    let loaded = firmware::load(args)?;
+    let mut images = match images::images(args)? {
+        Some(images) => Images { firmware: loaded.firmware, ..images },
+        None if loaded.firmware.is_foreign() => Images { firmware: loaded.firmware, ..Images::default() },
         None if purpose.test => return Err(UserError::new("there is nothing to boot; give an IMAGE, like: softmetal test busybox")),
         None => {
             options.farewell = Some(END_OF_TRANSMISSION);
             Images { kernel: softmetal_testroms::demo(), ..Images::default() }
         }
     };
-    let plugs = Plugs {
+    let mut plugs = Plugs {
         disks: disks(&args.disk)?,
         cdroms: media("CD-ROM", &args.cdrom, DiskMode { read_only: true, snapshot: false })?,
         floppies: floppies(&args.floppy)?,
         boot: args.boot.clone(),
         vga: args.vga == VgaArg::Std,
-        vga_rom: Vec::new(),
+        vga_rom: loaded.vga_rom,
         vars: None,
         console: false,
         rtc: args.rtc.unwrap_or_else(|| if is_virtual { VIRTUAL_DATE } else { unix_now() }),
         seed: args.seed.unwrap_or_else(|| if is_virtual { 0 } else { fresh_seed() }),
     };
+    plugs.vars = firmware::vars(args, &mut images.firmware)?;
     let machine = Machine::new(Config { memory: args.memory, model: args.cpu.0.clone(), plugs, images })?;
     let debugger = args.gdb.as_deref().map(|at| debugger(at, args.wait)).transpose()?;
     let serial = Serial::open(&args.serial, !purpose.test)?;

@@ -7,6 +7,7 @@ pub mod clock;
 pub mod disk;
 pub mod events;
 pub mod files;
+pub mod firmware;
 pub mod serial;
 pub mod signals;
 pub mod terminal;

@@ -38,6 +38,24 @@ pub fn download(work: &Path, recipe: &Recipe, progress: &mut dyn FnMut(&str)) ->
     apt.packages(recipe, progress)
 }
 
+/// Downloads one package for amd64 into `work`.
+pub fn download_package(work: &Path, package: &str, progress: &mut dyn FnMut(&str)) -> Result<PathBuf> {
+    if !available() {
+        return Err(CatalogError::NoPackageManager(package.into()));
+    }
+    progress(&format!("downloading {package}"));
+    if cfg!(target_arch = "x86_64") {
+        match Apt::new(work, false)?.package(package) {
+            Ok(file) => return Ok(file),
+            Err(e) => log::info!("with the system's package lists: {e}"),
+        }
+    }
+    let apt = Apt::new(work, true)?;
+    progress("fetching the distribution's package lists");
+    apt.run("apt-get", &["update", "-q"], "the package lists")?;
+    apt.package(package)
+}
+
 struct Apt {
     config: PathBuf,
     /// Where packages are downloaded to.
@@ -94,6 +112,14 @@ impl Apt {
             .collect();
         packages.sort();
         Ok(packages)
+    }
+
+    /// Downloads one package.
+    fn package(&self, package: &str) -> Result<PathBuf> {
+        self.run("apt-get", &["download", "-q", package], package)?;
+        let files = fs::read_dir(&self.folder).map_err(at(&self.folder))?;
+        let file = files.filter_map(|e| Some(e.ok()?.path())).find(|p| p.extension().is_some_and(|e| e == "deb"));
+        file.ok_or_else(|| CatalogError::Apt { what: package.into(), detail: "it downloaded nothing".into() })
     }
 
     /// The packages with the image and the modules of the kernel for which `package` stands. `None` if the lists have none.

@@ -8,6 +8,7 @@ mod apt;
 mod cpio;
 mod deb;
 mod modules;
+mod packages;
 mod vmlinux;
 
 use std::collections::BTreeMap;

@@ -1,0 +1,63 @@
+//! Single files of single packages, kept in the cache.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::PathBuf;
+
+use super::{Catalog, CatalogError, Result, apt, at, deb, read, sha256, write_atomically};
+
+impl Catalog {
+    /// The files `wanted` (paths in the package, without a leading `/`) of `package`: from the cache if they are there and
+    /// intact, else from the freshly downloaded package.
+    ///
+    /// # Errors
+    /// [`CatalogError`]; the cache is then as it was.
+    pub fn package_files(&self, package: &str, wanted: &[&str], progress: &mut dyn FnMut(&str)) -> Result<Vec<PathBuf>> {
+        let folder = self.cache.join("packages").join(package);
+        let sums = folder.join("sha256.json");
+        let paths: Vec<PathBuf> = wanted.iter().map(|path| folder.join(path.rsplit('/').next().unwrap_or(path))).collect();
+        let intact = || {
+            let sums: Option<BTreeMap<String, String>> = read(&sums).ok().and_then(|text| serde_json::from_slice(&text).ok());
+            sums.is_some_and(|sums| {
+                wanted.iter().zip(&paths).all(|(name, path)| read(path).is_ok_and(|bytes| sums.get(*name) == Some(&sha256(&bytes))))
+            })
+        };
+        if intact() {
+            return Ok(paths);
+        }
+        if self.offline {
+            let name = format!("the package {package}");
+            return Err(CatalogError::Offline { name, what: "not fetched yet", cache: self.cache.clone() });
+        }
+        let _lock = self.lock(progress)?;
+        if intact() {
+            return Ok(paths);
+        }
+        let work = self.cache.join("work");
+        let _ = fs::remove_dir_all(&work);
+        fs::create_dir_all(&work).map_err(at(&work))?;
+        let unpacked = apt::download_package(&work, package, progress).and_then(|file| {
+            let mut found = BTreeMap::new();
+            deb::each_file(&file, |path, content| {
+                if let Some(i) = wanted.iter().position(|w| *w == path) {
+                    found.insert(i, content.read()?);
+                }
+                Ok(())
+            })?;
+            Ok(found)
+        });
+        let _ = fs::remove_dir_all(&work);
+        let found = unpacked?;
+        if let Some(missing) = (0..wanted.len()).find(|i| !found.contains_key(i)) {
+            return Err(CatalogError::Unpack { what: package.into(), detail: format!("the package holds no {}", wanted[missing]) });
+        }
+        let mut all = BTreeMap::new();
+        for (i, bytes) in &found {
+            write_atomically(&paths[*i], bytes)?;
+            all.insert(wanted[*i], sha256(bytes));
+        }
+        let text = serde_json::to_vec_pretty(&all).expect("sums are plain data");
+        write_atomically(&sums, &text)?;
+        Ok(paths)
+    }
+}
