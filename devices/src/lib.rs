@@ -2,11 +2,13 @@
 #![forbid(unsafe_code)]
 
 pub mod acpi_pm;
+pub mod ata;
 pub mod dma8237;
 pub mod flash;
 pub mod fw_cfg;
 pub mod hpet;
 pub mod i8042;
+pub mod ide;
 pub mod ioapic;
 mod lanes;
 pub mod lapic;

@@ -16,6 +16,9 @@ pub use config::{BarKind, BarMapping, ConfigSpace, Identity, MappingKind, ROM_BA
 pub use host::{Access, PciHost};
 pub use msix::{MSIX_BAR_LEN, Msix, MsixState};
 
+/// Ports at fixed places: first port, how many, region number.
+pub type FixedPorts = Vec<(u16, u16, u8)>;
+
 /// A PCI function. The region number of its [`Device::read`] and [`Device::write`] is the index of the BAR; its output
 /// line 0 is the INTx# pin that its configuration space names.
 pub trait PciDevice: Device {
@@ -58,6 +61,15 @@ pub trait PciDevice: Device {
     /// The ISA interrupt of PIRQ `pirq` (0 = A), if it is the bridge that routes them and the route is on.
     fn pirq_route(&self, pirq: usize) -> Option<u8> {
         let _ = pirq;
+        None
+    }
+    /// Ports besides its BARs that it answers at while its I/O space is on.
+    fn fixed_ports(&self) -> FixedPorts {
+        FixedPorts::new()
+    }
+    /// The ISA interrupt that its output line leads to, if it is none of the PCI bus.
+    fn isa_irq(&self, line: u8) -> Option<u8> {
+        let _ = line;
         None
     }
     /// Where its BARs answer now (only those that do).

@@ -119,7 +119,7 @@ pub struct MachineArgs {
     #[arg(long, value_name = "DISK", value_parser = disk, help_heading = "Machine")]
     pub disk: Vec<DiskArg>,
     /// A CD-ROM drive with this ISO image in it; repeatable
-    #[arg(long, value_name = "FILE", hide = true, help_heading = "Machine")]
+    #[arg(long, value_name = "FILE", help_heading = "Machine")]
     pub cdrom: Vec<PathBuf>,
     /// A floppy drive with this image in it; at most two
     #[arg(long, value_name = "FILE", hide = true, help_heading = "Machine")]

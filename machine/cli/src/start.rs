@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::ArgMatches;
 use softmetal_firmware::{HEAD_LEN, ImageKind, detect};
 use softmetal_machine::UserError;
-use softmetal_machine::board::{Disk, Drive, Plugs};
+use softmetal_machine::board::{Disk, Drive, IDE_PLACES, Interface, Plugs};
 use softmetal_machine::gdb::Server;
 use softmetal_machine::host::clock::{fresh_seed, unix_now};
 use softmetal_machine::host::disk::DiskMode;
@@ -63,6 +63,7 @@ pub fn start(args: &MachineArgs, matches: &ArgMatches, purpose: &Purpose) -> Res
             Images { kernel: softmetal_testroms::demo(), ..Images::default() }
         }
     };
+    check_places(args)?;
     let mut plugs = Plugs {
         disks: disks(&args.disk)?,
         cdroms: media("CD-ROM", &args.cdrom, DiskMode { read_only: true, snapshot: false })?,
@@ -217,4 +218,17 @@ fn media(what: &str, paths: &[PathBuf], mode: DiskMode) -> Result<Vec<Drive>, Us
         disk::open(path, DiskMode { read_only, ..mode }).map(|backend| Drive::with(backend.into()))
     };
     paths.iter().map(medium).collect()
+}
+
+/// The host adapters have so many places.
+fn check_places(args: &MachineArgs) -> Result<(), UserError> {
+    let disks = args.disk.iter().filter(|disk| disk.interface == Interface::Ide).count();
+    let all = disks + args.cdrom.len();
+    if all > IDE_PLACES {
+        return Err(UserError(format!(
+            "{disks} IDE disks and {} CD-ROM drives are more than the {IDE_PLACES} places of IDE; use if=virtio for some disks",
+            args.cdrom.len()
+        )));
+    }
+    Ok(())
 }

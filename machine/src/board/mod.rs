@@ -7,6 +7,7 @@
 //! | [`firmware`] | the ROM and flash of other firmware, and what fw_cfg tells it |
 //! | `setup` | what the chips are plugged into, and what firmware would have set up before a kernel starts |
 //! | `state` | save, load, reset |
+//! | `storage` | which disk and which CD-ROM drive goes where |
 //!
 //! A chip is called with a [`Ctx`]; what it asks for is carried out here after the call, in order, so that no chip ever
 //! runs inside another chip's call.
@@ -17,6 +18,7 @@ pub mod chips;
 pub mod firmware;
 mod setup;
 mod state;
+mod storage;
 pub mod wires;
 
 use std::collections::VecDeque;
@@ -36,6 +38,7 @@ pub use firmware::Firmware;
 use firmware::Parts;
 pub use setup::{BootDevice, Disk, Interface, Plugs};
 pub use softmetal_bus::{Drive, SharedDisk};
+pub use storage::IDE_PLACES;
 use wires::{PIRQS, Pin, Wires, route};
 
 /// What the chips' calls need around them.
@@ -223,7 +226,7 @@ impl Board {
     fn carry_out(&mut self, now: Time, device: DeviceId, effect: Effect) {
         match effect {
             Effect::Line { line, level } => {
-                let pin = self.pci_pin(device).unwrap_or_else(|| route(device, line));
+                let pin = self.pci_pin(device, line).unwrap_or_else(|| route(device, line));
                 if pin == Pin::Nmi && level {
                     self.attention.raise(attention::NMI);
                 }
@@ -289,9 +292,12 @@ impl Board {
         }
     }
 
-    /// The interrupt that a PCI function's INTA leads to.
-    fn pci_pin(&self, device: DeviceId) -> Option<Pin> {
+    /// The interrupt that a PCI function's output line leads to.
+    fn pci_pin(&self, device: DeviceId, line: u8) -> Option<Pin> {
         let function = self.chips.pci.get(usize::from(device.0.checked_sub(id::PCI)?))?;
+        if let Some(irq) = function.device.isa_irq(line) {
+            return Some(Pin::Isa(irq));
+        }
         let pin = function.device.config().byte(0x3d).checked_sub(1)?;
         Some(Pin::Pirq(softmetal_firmware::pirq(function.slot, pin)))
     }

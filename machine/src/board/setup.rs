@@ -5,6 +5,7 @@ use softmetal_devices::acpi_pm::AcpiPm;
 use softmetal_devices::dma8237::Dma8237;
 use softmetal_devices::hpet::Hpet;
 use softmetal_devices::i8042::I8042;
+use softmetal_devices::ide::Ide;
 use softmetal_devices::ioapic::IoApic;
 use softmetal_devices::lapic::Lapic;
 use softmetal_devices::pci::{Access, I440fx, MappingKind, PciDevice, PciHost, Piix3Isa, Piix4Pm, ROM_BAR, command};
@@ -25,6 +26,7 @@ use std::sync::Arc;
 
 use super::chips::{Chips, PciFunction, id};
 use super::firmware::{Firmware, Parts, describe};
+use super::storage::Storage;
 use super::wires::{PIRQS, Wires};
 use super::{Around, Board, State};
 
@@ -116,7 +118,7 @@ impl Board {
             function(1, 3, Box::new(Piix4Pm::new())),
         ];
         let mut cards: Vec<Box<dyn PciDevice>> = Vec::new();
-        for (n, disk) in plugs.disks.into_iter().enumerate().filter(|(_, disk)| disk.interface == Interface::Virtio) {
+        for (n, disk) in plugs.disks.iter().cloned().enumerate().filter(|(_, disk)| disk.interface == Interface::Virtio) {
             let read_only = disk.backend.read_only();
             cards.push(Box::new(VirtioPci::new(VirtioBlk::new(Box::new(disk.backend), format!("softmetal-{n}"), read_only))));
         }
@@ -135,6 +137,8 @@ impl Board {
             }
             pci.push(function(VGA_SLOT, 0, Box::new(vga)));
         }
+        let storage = Storage::new(&plugs.disks, &plugs.cdroms);
+        pci.push(function(1, 1, Box::new(Ide::new(storage.ide))));
         let chips = Chips {
             pic: Pic8259::new(),
             pit: Pit8254::new(),
@@ -240,6 +244,11 @@ impl Board {
                     ports.push(chip(0x3b0, 48, device, region::PORTS));
                     ports.push(chip(0x1ce, 4, device, region::DISPI));
                 }
+            }
+            if function.device.config().command() & command::IO != 0 {
+                ports.extend(
+                    function.device.fixed_ports().into_iter().map(|(first, n, region)| chip(first.into(), n.into(), device, region)),
+                );
             }
             for bar in function.device.bars() {
                 let memory = if bar.bar == ROM_BAR { Backing::Rom } else { Backing::Ram };
