@@ -140,8 +140,8 @@ impl Unit {
         } else {
             let (heads, sectors) = (u64::from(self.state.heads.max(1)), u64::from(self.state.sectors.max(1)));
             let (track, sector) = (sector / sectors, sector % sectors + 1);
-            tf.lba = sector | (track / heads & 0xffff) << 8;
-            tf.device = tf.device & 0xf0 | (track % heads & 0xf) as u8;
+            tf.lba = sector | ((track / heads) & 0xffff) << 8;
+            tf.device = tf.device & 0xf0 | (track % heads).min(0xf) as u8;
         }
     }
 
@@ -202,7 +202,7 @@ impl Unit {
                 return Ok(Step::Data);
             }
             0x10..=0x1f => tf.lba &= 0xff,
-            0x40 | 0x41 | 0x42 => {
+            0x40..=0x42 => {
                 let (sector, count) = self.span(tf, tf.command == 0x42)?;
                 self.verify(sector * SECTOR, count * SECTOR)?;
             }

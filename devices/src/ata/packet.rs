@@ -64,7 +64,7 @@ impl Unit {
                 let block = self.packet_block(data.len() as u64);
                 return Ok(self.answer(data, dma, block));
             }
-            Reply::Read(extent) if extent.len() == 0 => return Ok(Step::Done),
+            Reply::Read(extent) if extent.is_empty() => return Ok(Step::Done),
             Reply::Read(extent) => (false, extent.len(), Place::Cd(extent)),
             Reply::Wants(0) => return Ok(Step::Done),
             Reply::Wants(n) => (true, n.into(), Place::Parameters),

@@ -134,7 +134,7 @@ fn from_msf(b: &[u8]) -> Option<u32> {
 }
 
 fn bcd(n: u8) -> u8 {
-    (n / 10 % 10) << 4 | n % 10
+    n / 10 % 10 * 16 + n % 10
 }
 
 /// Address in the form asked for: the number, or 0, minute, second, frame.
@@ -358,11 +358,9 @@ impl ScsiCd {
                 self.state.open = true;
             }
             // Load.
-            3 => {
-                if std::mem::take(&mut self.state.open) && self.drive.medium().is_some() {
-                    self.state.event = 2;
-                    self.state.changed = true;
-                }
+            3 if std::mem::take(&mut self.state.open) && self.drive.medium().is_some() => {
+                self.state.event = 2;
+                self.state.changed = true;
             }
             _ => {}
         }
