@@ -23,7 +23,7 @@ const PLANNED_OPTIONS: [&str; 13] = [
     "--trace",
 ];
 /// Commands that are planned and not there yet.
-const PLANNED_COMMANDS: [&str; 4] = ["debug", "replay", "disk", "snapshot"];
+const PLANNED_COMMANDS: [&str; 3] = ["debug", "replay", "snapshot"];
 
 fn text(error: &clap::Error, kind: ContextKind) -> Option<String> {
     match error.get(kind)? {

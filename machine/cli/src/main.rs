@@ -1,6 +1,7 @@
 //! The `softmetal` command.
 #![forbid(unsafe_code)]
 
+mod disk;
 mod doctor;
 mod errors;
 mod firmware;
@@ -43,6 +44,10 @@ fn carry_out(command: &Command, matches: &ArgMatches) -> Result<u8, UserError> {
         Command::Test(args) => {
             log_to_stderr(&args.machine.log);
             start::start(&args.machine, matches, &Purpose { test: true, success_code: args.success_code })
+        }
+        Command::Disk(command) => {
+            log_to_stderr(&[]);
+            disk::disk(command)
         }
         Command::Catalog => doctor::catalog().map(|()| 0),
         Command::Doctor => {

@@ -9,6 +9,7 @@ use softmetal_machine::host::serial::Target;
 use softmetal_machine::script::{Step, pattern, unescape};
 use softmetal_machine::session;
 
+use crate::disk::DiskCommand;
 use crate::firmware::{FirmwareArg, firmware};
 use crate::values::{DiskArg, LogFilter, Processor, boot, disk, exit_code, log_filter, processor, seconds, size};
 
@@ -59,6 +60,9 @@ pub enum Command {
     /// Boot something headless, script it, judge it
     #[command(after_help = TEST_EXAMPLES)]
     Test(TestArgs),
+    /// Make, describe, check, convert, commit and resize disk images
+    #[command(subcommand)]
+    Disk(DiskCommand),
     /// List the images that can be fetched by name
     Catalog,
     /// Tell what this host offers
@@ -115,7 +119,9 @@ pub struct MachineArgs {
     /// Its command line [default for Linux: console=ttyS0]; for a catalogue image, what to add to its own
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true, help_heading = "Image")]
     pub append: Option<String>,
-    /// A raw disk image: FILE[,ro][,snapshot][,if=virtio|ide|ahci]; repeatable; `snapshot` drops all writes at the end
+    /// A disk image (raw, qcow2; to read also VMDK, VDI, VHD, VHDX):
+    /// FILE[,ro][,snapshot[=FILE]][,if=virtio|ide|ahci][,format=X][,backing=any]; repeatable; `snapshot` drops all writes at
+    /// the end, `snapshot=FILE` keeps them in FILE; `backing=any` lets an image depend on files outside its folder
     #[arg(long, value_name = "DISK", value_parser = disk, help_heading = "Machine")]
     pub disk: Vec<DiskArg>,
     /// A CD-ROM drive with this ISO image in it; repeatable

@@ -5,12 +5,11 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::ArgMatches;
-use softmetal_firmware::{HEAD_LEN, ImageKind, detect};
 use softmetal_machine::UserError;
 use softmetal_machine::board::{Disk, Drive, IDE_PLACES, Interface, Plugs};
 use softmetal_machine::gdb::Server;
 use softmetal_machine::host::clock::{fresh_seed, unix_now};
-use softmetal_machine::host::disk::DiskMode;
+use softmetal_machine::host::disk::{DiskMode, Format};
 use softmetal_machine::host::serial::{Serial, Target};
 use softmetal_machine::host::{disk, files, signals, terminal};
 use softmetal_machine::machine::{Config, Images, Machine};
@@ -66,7 +65,7 @@ pub fn start(args: &MachineArgs, matches: &ArgMatches, purpose: &Purpose) -> Res
     check_places(args)?;
     let mut plugs = Plugs {
         disks: disks(&args.disk)?,
-        cdroms: media("CD-ROM", &args.cdrom, DiskMode { read_only: true, snapshot: false })?,
+        cdroms: media("CD-ROM", &args.cdrom, true)?,
         floppies: floppies(&args.floppy)?,
         boot: args.boot.clone(),
         vga: args.vga == VgaArg::Std,
@@ -178,22 +177,11 @@ fn disks(args: &[DiskArg]) -> Result<Vec<Disk>, UserError> {
     let mut seen = BTreeSet::new();
     let mut disks = Vec::new();
     for arg in args {
-        let DiskArg { path, mode, interface, raw } = arg;
+        let DiskArg { path, mode, interface } = arg;
         if path.canonicalize().is_ok_and(|p| !seen.insert(p)) {
             return Err(UserError(format!("the disk {} is given twice; give it once", path.display())));
         }
-        if !raw {
-            let kind = detect(&files::head("disk", path, HEAD_LEN)?);
-            if matches!(kind, ImageKind::Qcow2 | ImageKind::Vmdk | ImageKind::Vdi | ImageKind::Vhd) {
-                return Err(UserError(format!(
-                    "the disk {} is {}, which does not work yet; convert it with `qemu-img convert -O raw OLD NEW`, \
-                     or add `,format=raw` if it only looks so",
-                    path.display(),
-                    kind.name()
-                )));
-            }
-        }
-        disks.push(Disk { backend: disk::open(path, *mode)?.into(), interface: *interface });
+        disks.push(Disk { backend: disk::open(path, mode)?.into(), interface: *interface });
     }
     Ok(disks)
 }
@@ -205,17 +193,18 @@ fn floppies(paths: &[PathBuf]) -> Result<Vec<Drive>, UserError> {
     if paths.len() > MAX_FLOPPIES {
         return Err(UserError(format!("{} floppy drives are more than fit; give at most {MAX_FLOPPIES}", paths.len())));
     }
-    media("floppy", paths, DiskMode::default())
+    media("floppy", paths, false)
 }
 
 /// Drives with an image in each. One that cannot be written is write-protected.
-fn media(what: &str, paths: &[PathBuf], mode: DiskMode) -> Result<Vec<Drive>, UserError> {
+fn media(what: &str, paths: &[PathBuf], read_only: bool) -> Result<Vec<Drive>, UserError> {
     if paths.len() > MAX_DISKS {
         return Err(UserError(format!("{} {what} drives are more than fit; give at most {MAX_DISKS}", paths.len())));
     }
     let medium = |path: &PathBuf| {
-        let read_only = mode.read_only || std::fs::metadata(path).is_ok_and(|m| m.permissions().readonly());
-        disk::open(path, DiskMode { read_only, ..mode }).map(|backend| Drive::with(backend.into()))
+        let read_only = read_only || std::fs::metadata(path).is_ok_and(|m| m.permissions().readonly());
+        disk::open(path, &DiskMode { read_only, format: Some(Format::Raw), ..DiskMode::default() })
+            .map(|backend| Drive::with(backend.into()))
     };
     paths.iter().map(medium).collect()
 }

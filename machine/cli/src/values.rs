@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::disk::{backing_anywhere, format};
 use softmetal_machine::board::{BootDevice, Interface};
 use softmetal_machine::host::disk::DiskMode;
 use softmetal_machine::machine::Model;
@@ -16,8 +17,6 @@ pub struct DiskArg {
     pub mode: DiskMode,
     /// What it is attached to.
     pub interface: Interface,
-    /// The format was named, so it is not guessed.
-    pub raw: bool,
 }
 
 /// A `--cpu`.
@@ -54,7 +53,7 @@ pub fn disk(text: &str) -> Result<DiskArg, String> {
     if path.is_empty() {
         return Err("a disk needs a file, like --disk disk.img".into());
     }
-    let mut disk = DiskArg { path: path.into(), mode: DiskMode::default(), interface: Interface::default(), raw: false };
+    let mut disk = DiskArg { path: path.into(), mode: DiskMode::default(), interface: Interface::default() };
     for part in parts {
         match part.as_str() {
             "ro" => disk.mode.read_only = true,
@@ -63,16 +62,24 @@ pub fn disk(text: &str) -> Result<DiskArg, String> {
             "if=ide" => disk.interface = Interface::Ide,
             "if=ahci" => disk.interface = Interface::Ahci,
             "if=nvme" => return Err(format!("`{part}` does not work yet; use if=virtio, if=ide or if=ahci")),
-            "format=raw" => disk.raw = true,
-            _ if part.starts_with("format=") => {
-                return Err(format!("`{part}` does not work yet; convert the image with: qemu-img convert -O raw OLD NEW"));
-            }
             _ => {
-                return Err(format!(
-                    "`{part}` is none of ro, snapshot, if=virtio, if=ide, if=ahci, format=raw (write a comma in a file's name twice)"
-                ));
+                let (name, value) = part.split_once('=').unwrap_or((&part, ""));
+                match name {
+                    "snapshot" if !value.is_empty() => disk.mode.overlay = Some(value.into()),
+                    "format" => disk.mode.format = Some(format(value)?),
+                    "backing" => disk.mode.backing_anywhere = backing_anywhere(value)?,
+                    _ => {
+                        return Err(format!(
+                            "`{part}` is none of ro, snapshot, snapshot=FILE, if=virtio, if=ide, if=ahci, format=FORMAT, \
+                             backing=any (write a comma in a file's name twice)"
+                        ));
+                    }
+                }
             }
         }
+    }
+    if disk.mode.overlay.is_some() && (disk.mode.snapshot || disk.mode.read_only) {
+        return Err("of ro, snapshot and snapshot=FILE only one can be; leave the others out".into());
     }
     Ok(disk)
 }
@@ -177,6 +184,8 @@ pub fn did_you_mean(nearest: Option<&str>) -> String {
 
 #[cfg(test)]
 mod tests {
+    use softmetal_machine::host::disk::Format;
+
     use super::*;
 
     #[test]
@@ -192,9 +201,12 @@ mod tests {
     #[test]
     fn disks() {
         let d = disk("a,,b.img,ro,if=virtio,format=raw").unwrap();
-        assert_eq!((d.path, d.mode.read_only, d.mode.snapshot, d.raw), ("a,b.img".into(), true, false, true));
+        assert_eq!((d.path, d.mode.read_only, d.mode.snapshot), ("a,b.img".into(), true, false));
+        assert_eq!((d.mode.format, d.mode.backing_anywhere), (Some(Format::Raw), false));
+        let d = disk("x,snapshot=y,format=vhd,backing=any").unwrap();
+        assert_eq!((d.mode.overlay, d.mode.format, d.mode.backing_anywhere), (Some("y".into()), Some(Format::Vhd), true));
         assert_eq!(disk("x,if=ahci").unwrap().interface, Interface::Ahci);
-        for bad in ["", ",ro", "x,if=nvme", "x,if=scsi", "x,format=qcow2", "x,rw"] {
+        for bad in ["", ",ro", "x,if=nvme", "x,if=scsi", "x,format=qcow3", "x,backing=some", "x,ro,snapshot=y", "x,snapshot=", "x,rw"] {
             assert!(disk(bad).is_err(), "{bad}");
         }
     }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use softmetal_bus::SharedDisk;
 
 use super::catalog::Catalog;
-use super::disk::{self, DiskMode};
+use super::disk::{self, DiskMode, Format};
 use super::files;
 use crate::error::UserError;
 
@@ -89,7 +89,7 @@ pub fn keep(path: &Path, vars: &mut [u8]) -> Result<SharedDisk, UserError> {
         files::creatable(WHAT, path)?;
         files::write(WHAT, path, vars)?;
     }
-    let mut store = disk::open(path, DiskMode::default())?;
+    let mut store = disk::open(path, &DiskMode { format: Some(Format::Raw), ..DiskMode::default() })?;
     if store.size() != vars.len() as u64 {
         let (has, needs) = (store.size(), vars.len());
         return Err(UserError(format!(

@@ -82,7 +82,11 @@ fn disks() {
     with("missing", &["disk missing", "does not exist"]);
     with("empty", &["empty"]);
     with("cut", &["700 bytes", "cut short"]);
-    with("qcow2", &["qcow2", "convert"]);
+    with("qcow2", &["qcow2", "damaged"]);
+    with("good,format=vdi", &["only be read", ",ro"]);
+    with("good,format=vdi,ro", &["damaged"]);
+    with("good,format=what", &["no format", "vhdx"]);
+    with("good,ro,snapshot=f", &["only one"]);
     with(".", &["directory"]);
     with("good,if=nvme", &["does not work yet"]);
     with("good,cache=none", &["cache=none", "snapshot"]);

@@ -1,0 +1,165 @@
+//! Disks in files of the host.
+
+mod blocks;
+mod chain;
+mod file;
+mod image;
+mod overlay;
+mod qcow2;
+mod raw;
+pub mod tool;
+mod vhd;
+mod vmdk;
+
+use std::path::{Path, PathBuf};
+
+use softmetal_bus::{BlockBackend, BlockError};
+
+use self::chain::{Access, Reach};
+use self::file::{ImageFile, Lock};
+pub use self::image::Format;
+use self::image::Image;
+use self::overlay::Overlay;
+use self::qcow2::{Backing, Layout};
+use crate::error::UserError;
+
+/// How a disk image is opened.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DiskMode {
+    /// The guest may not write.
+    pub read_only: bool,
+    /// Writes stay in memory and are dropped at the end.
+    pub snapshot: bool,
+    /// Writes go to this qcow2 file over the image, which is made if it is not there.
+    pub overlay: Option<PathBuf>,
+    /// The format, if it is not to be told from the contents.
+    pub format: Option<Format>,
+    /// The image may depend on files outside its folder.
+    pub backing_anywhere: bool,
+}
+
+/// Opens an image for the guest, locked against other runs.
+///
+/// # Errors
+/// [`UserError`] when the file cannot be opened, is empty or damaged, is no whole number of sectors, is in use, or
+/// depends on files that it may not.
+pub fn open(path: &Path, mode: &DiskMode) -> Result<Box<dyn BlockBackend>, UserError> {
+    catch_size_limit();
+    let writes = !mode.read_only && !mode.snapshot && mode.overlay.is_none();
+    let lock = if writes { Lock::Exclusive } else { Lock::Shared };
+    let access = Access { lock, format: mode.format, reach: Reach::of(path, mode.backing_anywhere)?, internal: None };
+    let image = chain::open(path, &access)?;
+    let disk = match &mode.overlay {
+        Some(overlay) if !mode.read_only => Disk::new(open_overlay(overlay, image)?),
+        _ => Disk::new(image),
+    };
+    Ok(if mode.snapshot && !mode.read_only { Box::new(Overlay::new(Box::new(disk))) } else { Box::new(disk) })
+}
+
+/// Over the size limit of its files a process is killed unless it says otherwise; a failed write serves better.
+fn catch_size_limit() {
+    static ONCE: std::sync::Once = std::sync::Once::new();
+    ONCE.call_once(|| {
+        let flag = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+        if let Err(e) = signal_hook::flag::register(signal_hook::consts::SIGXFSZ, flag) {
+            log::warn!("the signal of the size limit cannot be caught: {e}");
+        }
+    });
+}
+
+/// The qcow2 file `path` over `base`: an existing one must have been made for it.
+fn open_overlay(path: &Path, base: Box<dyn Image>) -> Result<Box<dyn Image>, UserError> {
+    let p = path.display();
+    let below = base.file().path().canonicalize().map_err(|e| UserError::file("disk", base.file().path(), &e))?;
+    if !path.exists() {
+        let folder = path.parent().filter(|f| !f.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let folder = folder.canonicalize().map_err(|e| UserError::file("folder", folder, &e))?;
+        // Two files that are moved together stay together.
+        let name = below.strip_prefix(&folder).unwrap_or(&below);
+        let name = name.to_str().ok_or_else(|| UserError(format!("the name of the disk {} is no text; rename it", name.display())))?;
+        let backing = Backing { name: name.into(), format: Some(base.format().name().into()) };
+        let failed = |e: std::io::Error| UserError(format!("the snapshot file {p} cannot be made: {e}"));
+        let mut file = ImageFile::create(path).map_err(failed)?;
+        qcow2::create(&mut file, &Layout { size: base.size(), cluster_bits: 16, backing: Some(backing) }).map_err(failed)?;
+    }
+    let file = ImageFile::open(path, Lock::Exclusive)?;
+    let format = Format::detect(&file).map_err(|e| UserError::file("disk", path, &e))?;
+    let other = || {
+        let base = base.file().path().display();
+        UserError(format!("the file {p} is there and is no snapshot of {base}; give another file with snapshot=FILE"))
+    };
+    if format != Format::Qcow2 {
+        return Err(other());
+    }
+    let header = qcow2::Header::parse(&file)?;
+    let named = header.backing.as_ref().and_then(|b| path.parent().unwrap_or(Path::new("")).join(&b.name).canonicalize().ok());
+    if named.as_ref() != Some(&below) {
+        return Err(other());
+    }
+    Ok(Box::new(qcow2::Qcow2::open(file, header, Some(base), None)?))
+}
+
+/// An image as the guest's disk: what fails on the host is told to the user, each kind once.
+struct Disk {
+    image: Box<dyn Image>,
+    told: Vec<(std::io::ErrorKind, Option<i32>)>,
+}
+
+impl Disk {
+    fn new(image: Box<dyn Image>) -> Self {
+        Self { image, told: Vec::new() }
+    }
+
+    fn tell<T>(&mut self, what: &str, result: Result<T, BlockError>) -> Result<T, BlockError> {
+        if let Err(BlockError::Host(e)) = &result {
+            let kind = (e.kind(), e.raw_os_error());
+            if !self.told.contains(&kind) {
+                self.told.push(kind);
+                let path = self.image.file().path().display();
+                log::error!("the disk {path} cannot be {what}: {e}; the guest sees a failed disk (told once)");
+            }
+        }
+        result
+    }
+}
+
+impl BlockBackend for Disk {
+    fn size(&self) -> u64 {
+        self.image.size()
+    }
+    fn read_only(&self) -> bool {
+        self.image.read_only()
+    }
+    fn read_at(&mut self, offset: u64, buf: &mut [u8]) -> Result<(), BlockError> {
+        let result = self.image.read_at(offset, buf);
+        self.tell("read", result)
+    }
+    fn write_at(&mut self, offset: u64, buf: &[u8]) -> Result<(), BlockError> {
+        let result = self.image.write_at(offset, buf);
+        self.tell("written", result)
+    }
+    fn flush(&mut self) -> Result<(), BlockError> {
+        let result = self.image.flush();
+        self.tell("flushed", result)
+    }
+    fn discard(&mut self, offset: u64, len: u64) -> Result<(), BlockError> {
+        let result = self.image.discard(offset, len);
+        self.tell("written", result)
+    }
+    fn write_zeroes(&mut self, offset: u64, len: u64) -> Result<(), BlockError> {
+        let result = self.image.write_zeroes(offset, len);
+        self.tell("written", result)
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        if !self.read_only() {
+            // Whoever fails here has told it.
+            let _ = self.flush();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
