@@ -8,6 +8,7 @@
 //! | [`snapshot`] | the whole state as bytes, and its hash |
 //! | [`checkpoint`] | the whole state in memory, to go back to |
 //! | [`crash`] | what a triple fault tells |
+//! | [`screen`] | pictures as PNG, texts as keystrokes |
 //! | [`script`] | the expectations of `softmetal test` |
 //! | [`session`] | a machine and its user: the loop between them, and how it ends |
 //! | [`gdb`] | the remote debugging protocol |
@@ -21,6 +22,7 @@ pub mod error;
 pub mod gdb;
 pub mod host;
 pub mod machine;
+pub mod screen;
 pub mod script;
 pub mod session;
 pub mod snapshot;

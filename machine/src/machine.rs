@@ -19,6 +19,7 @@ pub use crate::board::Firmware;
 use crate::board::firmware::Parts;
 use crate::board::{Board, Plugs, SharedBoard, chips::id};
 use crate::error::UserError;
+use crate::screen::strokes;
 use crate::snapshot::Digests;
 use crate::start;
 
@@ -207,6 +208,28 @@ impl Machine {
         let board = self.board.lock();
         let fonts: Vec<&Font> = [&softmetal_firmware::FONT].into_iter().chain(fonts.iter().copied()).collect();
         board.vga().map(|vga| vga.text(&self.memory, board.now(self.cpu.icount()), &fonts))
+    }
+
+    /// How many scan codes the keyboard can take in now.
+    #[must_use]
+    pub fn keyboard_room(&self) -> usize {
+        self.board.lock().input_room(id::KBC)
+    }
+
+    /// Presses and releases keys, as set 1 scan codes: as many as the keyboard takes now; how many those were.
+    pub fn press(&mut self, codes: &[u8]) -> usize {
+        let n = self.keyboard_room().min(codes.len());
+        if n > 0 {
+            self.apply(InputEvent::Device(id::KBC, Input::Scancodes(codes[..n].to_vec())));
+        }
+        n
+    }
+
+    /// Types a text on a US keyboard: the scan codes that it did not take yet. Characters without a key are left out.
+    pub fn type_keys(&mut self, text: &str) -> Vec<u8> {
+        let mut codes = strokes(text);
+        let n = self.press(&codes);
+        codes.split_off(n)
     }
 
     /// How many bytes the first serial port can take in now.

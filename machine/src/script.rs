@@ -9,8 +9,12 @@ use regex::bytes::{Regex, RegexBuilder};
 pub enum Step {
     /// Wait until the output after the previous match matches.
     Expect(Regex),
-    /// Type bytes.
+    /// Wait until the text on the screen matches.
+    ScreenExpect(Regex),
+    /// Type bytes at the serial port.
     Send(Vec<u8>),
+    /// Type a text at the keyboard.
+    Keys(String),
 }
 
 /// Compiles a pattern: `^` and `$` match at lines, which may end in CR LF.
@@ -91,23 +95,45 @@ pub struct Script {
     window: Vec<u8>,
     /// Output for the forbidden patterns.
     guard: Vec<u8>,
+    /// What is to be typed at the keyboard.
+    keys: String,
 }
 
 impl Script {
     /// A script of `steps` with `forbidden` patterns.
     #[must_use]
     pub fn new(steps: Vec<Step>, forbidden: Vec<Regex>) -> Self {
-        let ends_in_expect = matches!(steps.last(), Some(Step::Expect(_)));
-        Self { steps: steps.into(), forbidden, ends_in_expect, window: Vec::new(), guard: Vec::new() }
+        let ends_in_expect = matches!(steps.last(), Some(Step::Expect(_) | Step::ScreenExpect(_)));
+        Self { steps: steps.into(), forbidden, ends_in_expect, window: Vec::new(), guard: Vec::new(), keys: String::new() }
     }
 
     /// The pattern that is waited for.
     #[must_use]
     pub fn awaited(&self) -> Option<&str> {
         self.steps.iter().find_map(|s| match s {
-            Step::Expect(re) => Some(re.as_str()),
-            Step::Send(_) => None,
+            Step::Expect(re) | Step::ScreenExpect(re) => Some(re.as_str()),
+            Step::Send(_) | Step::Keys(_) => None,
         })
+    }
+
+    /// Whether the text on the screen is waited for.
+    #[must_use]
+    pub fn awaits_screen(&self) -> bool {
+        matches!(self.steps.front(), Some(Step::ScreenExpect(_)))
+    }
+
+    /// Shows the text on the screen. True if that is what was waited for: [`Script::feed`] goes on then.
+    pub fn show(&mut self, text: &str) -> bool {
+        let met = matches!(self.steps.front(), Some(Step::ScreenExpect(re)) if re.is_match(text.as_bytes()));
+        if met {
+            self.steps.pop_front();
+        }
+        met
+    }
+
+    /// What is to be typed at the keyboard now.
+    pub fn take_keys(&mut self) -> String {
+        std::mem::take(&mut self.keys)
     }
 
     /// Takes in new output; what is to be typed now is appended to `send`.
@@ -126,7 +152,9 @@ impl Script {
                     self.window.drain(..end);
                     left = self.window.len();
                 }
+                Step::ScreenExpect(_) => break,
                 Step::Send(bytes) => send.extend_from_slice(bytes),
+                Step::Keys(text) => self.keys.push_str(text),
             }
             self.steps.pop_front();
         }
@@ -186,6 +214,18 @@ mod tests {
         assert_eq!(s.feed(b"# ", &mut send), Verdict::Open);
         assert_eq!((&send[..], s.awaited()), (&b"poweroff\n"[..], None));
         assert!(matches!(s.feed(b"Oops", &mut send), Verdict::Forbidden { .. }));
+    }
+
+    #[test]
+    fn the_screen_and_the_keyboard() {
+        let steps = vec![expect("boot"), Step::ScreenExpect(pattern("^menu$").unwrap()), Step::Keys("x\n".into()), expect("end")];
+        let mut s = Script::new(steps, vec![]);
+        assert!(!s.awaits_screen() && !s.show("menu\n"));
+        assert_eq!(s.feed(b"boot end", &mut Vec::new()), Verdict::Open);
+        assert!(s.awaits_screen() && !s.show("a menu\n") && s.take_keys().is_empty());
+        assert!(s.show("first\nmenu\n"));
+        assert_eq!(s.feed(b"", &mut Vec::new()), Verdict::Passed);
+        assert_eq!(s.take_keys(), "x\n");
     }
 
     #[test]

@@ -45,6 +45,11 @@ impl Keyboard {
         Some(byte)
     }
 
+    /// How many set 1 codes there is room for: each is two bytes at most.
+    pub fn room(&self) -> usize {
+        (QUEUE - self.queue.len().min(QUEUE)) / 2
+    }
+
     /// A byte from the controller. Answers overtake the keys that wait, as they do on the cable.
     pub fn receive(&mut self, value: u8) {
         let answer: &[u8] = match (self.command.take(), value) {

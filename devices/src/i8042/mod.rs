@@ -296,10 +296,15 @@ impl Device for I8042 {
         self.pump(ctx);
     }
     fn input(&mut self, ctx: &mut Ctx, input: &Input) {
-        if let Input::Scancodes(codes) = input {
-            self.state.keyboard.keys(codes);
-            self.pump(ctx);
+        match *input {
+            Input::Scancodes(ref codes) => self.state.keyboard.keys(codes),
+            Input::Mouse { dx, dy, wheel, buttons } => self.state.mouse.moved(dx, dy, wheel, buttons),
+            _ => return,
         }
+        self.pump(ctx);
+    }
+    fn input_room(&self) -> usize {
+        self.state.keyboard.room()
     }
     fn reset(&mut self, ctx: &mut Ctx) {
         ctx.cancel(NEXT);
@@ -309,7 +314,7 @@ impl Device for I8042 {
         self.state = State::default();
         ctx.request(Request::A20(true));
     }
-    device_state!(state, 1);
+    device_state!(state, 2);
 }
 
 #[cfg(test)]
@@ -469,6 +474,41 @@ mod tests {
         assert_eq!(b.mouse(0xe9), [0xfa, 0x20, 2, 200]);
         assert_eq!(b.mouse(0xeb), [0xfa, 0x08, 0, 0]);
         assert_eq!(b.mouse(0x77), [0xfe]);
+    }
+
+    #[test]
+    fn the_mouse_moves() {
+        let mut b = Bench::new();
+        let moved = |b: &mut Bench, dx, dy, wheel, buttons| {
+            let input = Input::Mouse { dx, dy, wheel, buttons };
+            b.1.input(&mut b.0.ctx(), &input);
+        };
+        moved(&mut b, 5, 5, 0, 1);
+        assert_eq!(b.drain(), [], "not before reports are switched on");
+        b.mouse(0xf6);
+        assert_eq!(b.mouse(0xf4), [0xfa]);
+        moved(&mut b, 5, 3, 0, 1);
+        assert_eq!(b.drain(), [0x29, 5, 0xfd]);
+        moved(&mut b, -300, 0, 1, 4);
+        assert_eq!(b.drain(), [0x1c, 0x00, 0, 0x1c, 0xd4, 0], "in two reports, and no wheel");
+        for rate in [200, 100, 80] {
+            b.mouse(0xf3);
+            b.mouse(rate);
+        }
+        assert_eq!(b.mouse(0xf2), [0xfa, 3], "IntelliMouse");
+        b.drain();
+        moved(&mut b, 0, -1, -2, 2);
+        assert_eq!(b.drain(), [0x0a, 0, 1, 0xfe]);
+        // In remote mode the host asks, and gets all that has gathered.
+        b.mouse(0xf0);
+        moved(&mut b, 7, 0, 0, 0);
+        moved(&mut b, 7, 0, 1, 0);
+        assert_eq!(b.drain(), []);
+        assert_eq!(b.mouse(0xeb), [0xfa, 0x08, 14, 0, 1]);
+        // A flood is bounded.
+        b.mouse(0xea);
+        (0..10_000).for_each(|_| moved(&mut b, i16::MAX, i16::MIN, 127, 7));
+        assert!(b.drain().len() < 400);
     }
 
     #[test]

@@ -31,6 +31,18 @@ pub enum Input {
     Bytes(Vec<u8>),
     /// Keyboard scan codes (set 1 make and break codes, E0-prefixed where so).
     Scancodes(Vec<u8>),
+    /// The mouse moved (right and down are positive), its wheel turned (towards the user is positive), or the buttons (bit 0
+    /// left, 1 right, 2 middle) are these now.
+    Mouse {
+        /// Counts to the right.
+        dx: i16,
+        /// Counts down.
+        dy: i16,
+        /// Notches towards the user.
+        wheel: i8,
+        /// The buttons that are pressed.
+        buttons: u8,
+    },
     /// A device request of the host: the power button (ACPI) was pressed.
     PowerButton,
 }
@@ -185,7 +197,7 @@ pub trait Device: Send {
     fn input(&mut self, ctx: &mut Ctx, input: &Input) {
         let _ = (ctx, input);
     }
-    /// How many more bytes of [`Input::Bytes`] the device can take now.
+    /// How many more bytes of [`Input::Bytes`] or [`Input::Scancodes`] the device can take now.
     fn input_room(&self) -> usize {
         0
     }

@@ -6,6 +6,7 @@ use clap::{ArgMatches, Args, FromArgMatches, Parser, Subcommand, ValueEnum};
 use softmetal_machine::board::BootDevice;
 use softmetal_machine::host::clock::parse_date;
 use softmetal_machine::host::serial::Target;
+use softmetal_machine::screen::scancodes_for;
 use softmetal_machine::script::{Step, pattern, unescape};
 use softmetal_machine::session;
 
@@ -179,6 +180,12 @@ pub struct MachineArgs {
     /// Wait until the serial output matches
     #[arg(long, value_name = "REGEX", allow_hyphen_values = true, help_heading = "Script, in the order given")]
     expect: Vec<String>,
+    /// Wait until the text on the screen matches
+    #[arg(long, value_name = "REGEX", allow_hyphen_values = true, help_heading = "Script, in the order given")]
+    screen_expect: Vec<String>,
+    /// Type this at the keyboard (US layout)
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true, help_heading = "Script, in the order given")]
+    keyboard_send: Vec<String>,
     /// Type this
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true, help_heading = "Script, in the order given")]
     send: Vec<String>,
@@ -194,6 +201,9 @@ pub struct MachineArgs {
     /// Start only when gdb has connected
     #[arg(long, requires = "gdb", help_heading = "Diagnostics")]
     pub wait: bool,
+    /// Write what the screen shows at the end to this PNG file
+    #[arg(long, value_name = "FILE", help_heading = "End")]
+    pub screenshot: Option<PathBuf>,
     /// Print figures at the end
     #[arg(long, help_heading = "End")]
     pub stats: bool,
@@ -242,6 +252,15 @@ pub fn script(matches: &ArgMatches) -> Result<(Vec<Step>, Vec<regex::bytes::Rege
     }
     for (at, text) in given("send") {
         steps.push((at, Step::Send(unescape(text)?)));
+    }
+    for (at, text) in given("screen_expect") {
+        steps.push((at, Step::ScreenExpect(pattern(text)?)));
+    }
+    for (at, text) in given("keyboard_send") {
+        let bytes = unescape(text)?;
+        let text = String::from_utf8(bytes).ok().filter(|t| t.chars().all(|c| scancodes_for(c).is_some()));
+        let text = text.ok_or("--keyboard-send has a character that a US keyboard cannot type; leave it out")?;
+        steps.push((at, Step::Keys(text)));
     }
     steps.sort_by_key(|(at, _)| *at);
     let forbidden = given("forbid").map(|(_, text)| pattern(text)).collect::<Result<_, _>>()?;
@@ -292,17 +311,36 @@ mod tests {
 
     #[test]
     fn the_script_keeps_its_order() {
-        let line = ["softmetal", "test", "x", "--send", "a", "--expect", "b", "--forbid", "c", "--send=-d", "--expect", "e"];
+        let line = [
+            "softmetal",
+            "test",
+            "x",
+            "--send",
+            "a",
+            "--expect",
+            "b",
+            "--forbid",
+            "c",
+            "--screen-expect",
+            "s",
+            "--keyboard-send",
+            "k",
+            "--send=-d",
+            "--expect",
+            "e",
+        ];
         let matches = Cli::command().try_get_matches_from(line).unwrap();
         let (steps, forbidden) = script(matches.subcommand().unwrap().1).unwrap();
         let told: Vec<String> = steps
             .iter()
             .map(|s| match s {
                 Step::Expect(re) => format!("expect {re}"),
+                Step::ScreenExpect(re) => format!("screen {re}"),
+                Step::Keys(text) => format!("keys {text}"),
                 Step::Send(bytes) => format!("send {}", String::from_utf8_lossy(bytes)),
             })
             .collect();
-        assert_eq!(told, ["send a", "expect b", "send -d", "expect e"]);
+        assert_eq!(told, ["send a", "expect b", "screen s", "keys k", "send -d", "expect e"]);
         assert_eq!(forbidden.len(), 1);
     }
 }

@@ -13,6 +13,8 @@ use softmetal_machine::host::disk::{DiskMode, Format};
 use softmetal_machine::host::serial::{Serial, Target};
 use softmetal_machine::host::{disk, files, signals, terminal};
 use softmetal_machine::machine::{Config, Images, Machine};
+use softmetal_machine::screen;
+use softmetal_machine::script::Step;
 use softmetal_machine::session::{Clock, Debugger, End, Options, Session};
 
 use crate::firmware;
@@ -48,6 +50,15 @@ pub fn start(args: &MachineArgs, matches: &ArgMatches, purpose: &Purpose) -> Res
     check_memory(args.memory)?;
     if let Some(path) = &args.stats_json {
         files::creatable("file for --stats-json", path)?;
+    }
+    if let Some(path) = &args.screenshot {
+        if args.vga == VgaArg::None {
+            return Err(UserError::new("--screenshot needs a display adapter; leave out --vga none"));
+        }
+        files::creatable("screenshot", path)?;
+    }
+    if args.vga == VgaArg::None && options.steps.iter().any(|step| matches!(step, Step::ScreenExpect(_))) {
+        return Err(UserError::new("--screen-expect needs a display adapter; leave out --vga none"));
     }
     if let Target::File(path) = &args.serial {
         files::creatable("serial log", path)?;
@@ -99,6 +110,11 @@ fn finish(session: &mut Session, end: &End, args: &MachineArgs, purpose: &Purpos
     let expected = matches!(end, End::PowerOff | End::Quit | End::ReaderGone | End::Reset);
     if purpose.test || !(expected || matches!(end, End::Crash(_))) {
         terminal::say(&format!("softmetal: {end}"));
+    }
+    if let (Some(path), Some(image)) = (&args.screenshot, session.machine().screen()) {
+        if let Err(e) = files::write("screenshot", path, &screen::png(&image)) {
+            terminal::say(&format!("softmetal: {e}"));
+        }
     }
     if !args.stats && args.stats_json.is_none() {
         return;

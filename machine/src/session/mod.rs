@@ -34,6 +34,7 @@ use crate::host::events::{Event, Events};
 use crate::host::serial::Serial;
 use crate::host::terminal::{self, Key, Keys, RawTerminal};
 use crate::machine::{InputEvent, Machine, Turn};
+use crate::screen::strokes;
 use crate::script::{Script, Step, Verdict};
 use monitor::Next;
 use status::Status;
@@ -109,6 +110,9 @@ const CRASHES_TOLD: u32 = 5;
 /// How often a debugger's socket is looked at.
 const GDB_PERIOD: Duration = Duration::from_millis(20);
 
+/// Virtual time between two looks at the screen, in nanoseconds.
+const LOOK: u64 = 20_000_000;
+
 const KEYS_HELP: &str = "\
 Ctrl-A x  quit
 Ctrl-A c  monitor: look at the machine, reset it
@@ -129,6 +133,10 @@ pub struct Session {
     script: Script,
     /// Bytes that wait for room in the serial port.
     typed: VecDeque<u8>,
+    /// Scan codes that wait for room in the keyboard.
+    strokes: VecDeque<u8>,
+    /// When the script last looked at the screen.
+    seen: Time,
     /// The end of the serial output.
     tail: VecDeque<u8>,
     /// Instructions in a slice with the host's clock.
@@ -163,6 +171,8 @@ impl Session {
             status: Status::new(),
             script,
             typed: VecDeque::new(),
+            strokes: VecDeque::new(),
+            seen: Time(0),
             tail: VecDeque::new(),
             pace: 100_000,
             crashes: 0,
@@ -223,6 +233,13 @@ impl Session {
             End::Crash(report) => report.clone(),
             _ => crash::report(&mut self.machine, "the machine's state:"),
         });
+        let screen = self.machine.screen_text(&[]).unwrap_or_default();
+        if !screen.trim().is_empty() {
+            out.push_str("\nthe screen:\n");
+            for line in screen.trim_end().lines() {
+                out.push_str(&format!("  | {line}\n"));
+            }
+        }
         out
     }
 
@@ -247,6 +264,10 @@ impl Session {
         }
         let turn = self.machine.turn(until);
         let mut end = self.output();
+        let last = matches!(turn, Turn::Request(_) | Turn::Dead | Turn::Shutdown | Turn::Idle(None));
+        if end.is_none() {
+            end = self.look(last);
+        }
         if end.is_none() {
             end = match turn {
                 Turn::Limit | Turn::Ran | Turn::Request(Request::A20(_) | Request::Remap) | Turn::Breakpoint => None,
@@ -429,6 +450,10 @@ impl Session {
 
     /// Types what the serial port has room for.
     fn type_in(&mut self) {
+        if !self.strokes.is_empty() {
+            let n = self.machine.press(self.strokes.make_contiguous());
+            self.strokes.drain(..n);
+        }
         if self.typed.is_empty() {
             return;
         }
@@ -459,11 +484,23 @@ impl Session {
         None
     }
 
+    /// Shows the screen to the script if that waits for it, from time to time or when it is the `last` chance.
+    fn look(&mut self, last: bool) -> Option<End> {
+        let now = self.machine.now();
+        if !self.script.awaits_screen() || (!last && now.0.saturating_sub(self.seen.0) < LOOK) {
+            return None;
+        }
+        self.seen = now;
+        let text = self.machine.screen_text(&[])?;
+        if self.script.show(&text) { self.feed(&[]) } else { None }
+    }
+
     /// Shows output to the script.
     fn feed(&mut self, bytes: &[u8]) -> Option<End> {
         let mut send = Vec::new();
         let verdict = self.script.feed(bytes, &mut send);
         self.typed.extend(send);
+        self.strokes.extend(strokes(&self.script.take_keys()));
         match verdict {
             Verdict::Passed if self.options.judge => Some(End::Passed),
             Verdict::Open | Verdict::Passed => None,
@@ -473,7 +510,8 @@ impl Session {
 
     /// The guest waits for an interrupt; the next timer expires at `next`.
     fn idle(&mut self, next: Option<Time>) -> Option<End> {
-        if !self.typed.is_empty() && self.machine.serial_room() > 0 {
+        let strokes = !self.strokes.is_empty() && self.machine.keyboard_room() > 0;
+        if strokes || (!self.typed.is_empty() && self.machine.serial_room() > 0) {
             return None;
         }
         let until = match (next, self.guest_limit()) {
