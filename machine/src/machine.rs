@@ -19,7 +19,7 @@ pub use crate::board::Firmware;
 use crate::board::firmware::Parts;
 use crate::board::{Board, Plugs, SharedBoard, chips::id};
 use crate::error::UserError;
-use crate::screen::strokes;
+use crate::screen;
 use crate::snapshot::Digests;
 use crate::start;
 
@@ -210,26 +210,26 @@ impl Machine {
         board.vga().map(|vga| vga.text(&self.memory, board.now(self.cpu.icount()), &fonts))
     }
 
-    /// How many scan codes the keyboard can take in now.
+    /// The fonts of 8 by 16 pixels that lie in the guest's memory, for [`Machine::screen_text`].
     #[must_use]
-    pub fn keyboard_room(&self) -> usize {
-        self.board.lock().input_room(id::KBC)
+    pub fn fonts(&self) -> Vec<Box<Font>> {
+        screen::fonts(&self.memory)
     }
 
-    /// Presses and releases keys, as set 1 scan codes: as many as the keyboard takes now; how many those were.
-    pub fn press(&mut self, codes: &[u8]) -> usize {
-        let n = self.keyboard_room().min(codes.len());
-        if n > 0 {
-            self.apply(InputEvent::Device(id::KBC, Input::Scancodes(codes[..n].to_vec())));
+    /// Presses and releases keys of the PS/2 keyboard, as set 1 scan codes. False, and nothing happens, if the keyboard has
+    /// no room for them now.
+    pub fn press(&mut self, codes: &[u8]) -> bool {
+        let fits = self.board.lock().input_room(id::KBC) >= codes.len();
+        if fits {
+            self.apply(InputEvent::Device(id::KBC, Input::Scancodes(codes.to_vec())));
         }
-        n
+        fits
     }
 
-    /// Types a text on a US keyboard: the scan codes that it did not take yet. Characters without a key are left out.
-    pub fn type_keys(&mut self, text: &str) -> Vec<u8> {
-        let mut codes = strokes(text);
-        let n = self.press(&codes);
-        codes.split_off(n)
+    /// Moves the PS/2 mouse: counts to the right and down, notches of the wheel towards the user, and the buttons that are
+    /// down (bit 0 left, 1 right, 2 middle, 3 and 4 at the side).
+    pub fn mouse(&mut self, dx: i16, dy: i16, wheel: i8, buttons: u8) {
+        self.apply(InputEvent::Device(id::KBC, Input::Mouse { dx, dy, wheel, buttons }));
     }
 
     /// How many bytes the first serial port can take in now.

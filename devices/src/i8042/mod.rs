@@ -17,7 +17,7 @@ use softmetal_bus::{Ctx, Device, Input, Request, Time, device_state, ones};
 use keyboard::Keyboard;
 use mouse::Mouse;
 use scancodes::Translator;
-pub use scancodes::scancodes_for;
+pub use scancodes::{chord, scancodes_for};
 
 /// Nanoseconds between a read of a byte and the next one from a device.
 const PAUSE: u64 = 250_000;

@@ -87,6 +87,99 @@ pub fn scancodes_for(ch: char) -> Option<Vec<u8>> {
     })
 }
 
+/// Keys with names, and their set 1 codes; above 0xFF with an 0xE0 before them.
+const NAMES: [(&str, u16); 62] = [
+    ("ctrl", 0x1d),
+    ("shift", 0x2a),
+    ("alt", 0x38),
+    ("rctrl", 0xe01d),
+    ("rshift", 0x36),
+    ("altgr", 0xe038),
+    ("win", 0xe05b),
+    ("rwin", 0xe05c),
+    ("menu", 0xe05d),
+    ("esc", 0x01),
+    ("enter", 0x1c),
+    ("tab", 0x0f),
+    ("space", 0x39),
+    ("backspace", 0x0e),
+    ("insert", 0xe052),
+    ("delete", 0xe053),
+    ("del", 0xe053),
+    ("home", 0xe047),
+    ("end", 0xe04f),
+    ("pgup", 0xe049),
+    ("pgdn", 0xe051),
+    ("up", 0xe048),
+    ("down", 0xe050),
+    ("left", 0xe04b),
+    ("right", 0xe04d),
+    ("f1", 0x3b),
+    ("f2", 0x3c),
+    ("f3", 0x3d),
+    ("f4", 0x3e),
+    ("f5", 0x3f),
+    ("f6", 0x40),
+    ("f7", 0x41),
+    ("f8", 0x42),
+    ("f9", 0x43),
+    ("f10", 0x44),
+    ("f11", 0x57),
+    ("f12", 0x58),
+    ("caps", 0x3a),
+    ("num", 0x45),
+    ("scroll", 0x46),
+    ("print", 0xe037),
+    ("minus", 0x0c),
+    ("comma", 0x33),
+    ("less", 0x56),
+    ("kp0", 0x52),
+    ("kp1", 0x4f),
+    ("kp2", 0x50),
+    ("kp3", 0x51),
+    ("kp4", 0x4b),
+    ("kp5", 0x4c),
+    ("kp6", 0x4d),
+    ("kp7", 0x47),
+    ("kp8", 0x48),
+    ("kp9", 0x49),
+    ("kpdot", 0x53),
+    ("kpenter", 0xe01c),
+    ("kpplus", 0x4e),
+    ("kpminus", 0x4a),
+    ("kpstar", 0x37),
+    ("kpslash", 0xe035),
+    ("sysrq", 0x54),
+    ("pause", 0xe11d),
+];
+
+/// The set 1 codes that press the keys of a chord like `ctrl-alt-del`, `f10`, `shift-tab` or `a` one after the other and
+/// release them in reverse. A single character is the key that has it without Shift.
+///
+/// # Errors
+/// The name that no key has.
+pub fn chord(keys: &str) -> Result<Vec<u8>, &str> {
+    let mut down = Vec::new();
+    for name in keys.split('-') {
+        let lower = name.to_ascii_lowercase();
+        let named = NAMES.iter().find(|(n, _)| *n == lower).map(|&(_, code)| code);
+        let mut chars = lower.chars();
+        let plain = match (chars.next(), chars.next()) {
+            (Some(c), None) => ROWS.iter().find_map(|&(first, plain, _)| plain.find(c).map(|i| u16::from(first) + i as u16)),
+            _ => None,
+        };
+        down.push(named.or(plain).ok_or(name)?);
+    }
+    let code = |code: u16, bit: u8| match code {
+        // Pause has no code of its own: Control and Num Lock behind 0xE1.
+        0xe11d => vec![0xe1, 0x1d | bit, 0x45 | bit],
+        0xe000.. => vec![0xe0, code as u8 | bit],
+        _ => vec![code as u8 | bit],
+    };
+    let presses = down.iter().flat_map(|&c| code(c, 0));
+    Ok(presses.chain(down.iter().rev().flat_map(|&c| code(c, 0x80))).collect())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -100,6 +193,19 @@ mod tests {
         assert_eq!(t.translate(0xf0), None);
         assert_eq!(t.translate(0x1c), Some(0x9e));
         assert_eq!(t.translate(0xfa), Some(0xfa));
+    }
+
+    #[test]
+    fn chords() {
+        assert_eq!(chord("ctrl-alt-del").unwrap(), [0x1d, 0x38, 0xe0, 0x53, 0xe0, 0xd3, 0xb8, 0x9d]);
+        assert_eq!(chord("F10").unwrap(), [0x44, 0xc4]);
+        assert_eq!(chord("ctrl-c").unwrap(), [0x1d, 0x2e, 0xae, 0x9d]);
+        assert_eq!(chord("pause").unwrap(), [0xe1, 0x1d, 0x45, 0xe1, 0x9d, 0xc5]);
+        assert_eq!((chord("ctrl-foo"), chord(""), chord("ctrl-")), (Err("foo"), Err(""), Err("")));
+        let mut names: Vec<_> = NAMES.iter().map(|(name, _)| name).collect();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), NAMES.len());
     }
 
     #[test]

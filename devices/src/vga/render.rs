@@ -45,8 +45,8 @@ impl Image {
         }
     }
 
-    /// The text in cells of 8 by 16 pixels of two colours whose pattern one of the `fonts` has, line by line; other cells
-    /// are U+FFFD. Lines have no trailing spaces.
+    /// The text in cells of 8 by 16 pixels of two colours whose pattern one of the `fonts` has, maybe with a cursor in
+    /// it, line by line; other cells are U+FFFD. Lines have no trailing spaces.
     #[must_use]
     pub fn text(&self, fonts: &[&Font]) -> String {
         let mut glyphs = HashMap::new();
@@ -78,8 +78,14 @@ impl Image {
         if front.is_none() {
             return ' ';
         }
-        let found = glyphs.get(&bits).or_else(|| glyphs.get(&bits.map(|row| !row)));
-        found.copied().unwrap_or(char::REPLACEMENT_CHARACTER)
+        let plain = |bits: &[u8; 16]| glyphs.get(bits).or_else(|| glyphs.get(&bits.map(|row| !row))).copied();
+        // A cursor inverts the lowest rows.
+        let under_cursor = |rows: usize| {
+            let mut bits = bits;
+            bits[16 - rows..].iter_mut().for_each(|row| *row = !*row);
+            if bits == [0; 16] { Some(' ') } else { plain(&bits) }
+        };
+        plain(&bits).or_else(|| (1..=4).find_map(under_cursor)).unwrap_or(char::REPLACEMENT_CHARACTER)
     }
 }
 

@@ -6,7 +6,7 @@ use clap::{ArgMatches, Args, FromArgMatches, Parser, Subcommand, ValueEnum};
 use softmetal_machine::board::BootDevice;
 use softmetal_machine::host::clock::parse_date;
 use softmetal_machine::host::serial::Target;
-use softmetal_machine::screen::scancodes_for;
+use softmetal_machine::screen::{chords, strokes};
 use softmetal_machine::script::{Step, pattern, unescape};
 use softmetal_machine::session;
 
@@ -31,8 +31,10 @@ Examples:
 ";
 
 const TEST_EXAMPLES: &str = "\
-The options --expect and --send are carried out in the order given. The test passes when the last expectation is met; if
-the last step is a --send, when the guest then powers off. Texts of --send know \\n \\r \\t \\e \\0 \\\\ \\xHH.
+The options --expect, --screen-expect, --send, --type and --key are carried out in the order given. The test passes when
+the last expectation is met; if the last step is another, when the guest then powers off. The screen is looked at every 50
+virtual milliseconds; its text is that of a text mode, or what can be read of a graphics mode in the guest's own fonts.
+Texts of --send and --type know \\n \\r \\t \\e \\0 \\\\ \\xHH.
 
 Exit codes: 0 passed, 1 an expectation failed or a --forbid matched, 2 wrong input, 3 the guest crashed, 124 out of time;
 a guest that writes V to port 0xf4 ends with 2*V+1.
@@ -40,6 +42,8 @@ a guest that writes V to port 0xf4 ends with 2*V+1.
 Examples:
   softmetal test busybox --expect '# $' --send 'uname -a\\n' --expect x86_64
   softmetal test vmlinuz --initrd initrd.gz --forbid 'Call Trace' --expect '# $' --send 'poweroff\\n'
+  softmetal test busybox --append console=tty0 --screen-expect 'guest# $' --type 'uname -a\\n' --screen-expect x86_64
+  softmetal test floppy.img --screen-expect 'boot:' --key f2,down,enter --screenshot menu.png
   softmetal test selftest.bin --success-code 33 --guest-timeout 10
 ";
 
@@ -183,10 +187,13 @@ pub struct MachineArgs {
     /// Wait until the text on the screen matches
     #[arg(long, value_name = "REGEX", allow_hyphen_values = true, help_heading = "Script, in the order given")]
     screen_expect: Vec<String>,
-    /// Type this at the keyboard (US layout)
-    #[arg(long, value_name = "TEXT", allow_hyphen_values = true, help_heading = "Script, in the order given")]
-    keyboard_send: Vec<String>,
-    /// Type this
+    /// Type this on the keyboard (US layout), like 'ls\n'
+    #[arg(long = "type", value_name = "TEXT", allow_hyphen_values = true, help_heading = "Script, in the order given")]
+    typed: Vec<String>,
+    /// Press these keys of the keyboard, like f10 or esc,down,enter or ctrl-alt-del
+    #[arg(long, value_name = "KEYS", help_heading = "Script, in the order given")]
+    key: Vec<String>,
+    /// Send this to the serial port
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true, help_heading = "Script, in the order given")]
     send: Vec<String>,
     /// Fail at once if the serial output matches
@@ -256,11 +263,16 @@ pub fn script(matches: &ArgMatches) -> Result<(Vec<Step>, Vec<regex::bytes::Rege
     for (at, text) in given("screen_expect") {
         steps.push((at, Step::ScreenExpect(pattern(text)?)));
     }
-    for (at, text) in given("keyboard_send") {
-        let bytes = unescape(text)?;
-        let text = String::from_utf8(bytes).ok().filter(|t| t.chars().all(|c| scancodes_for(c).is_some()));
-        let text = text.ok_or("--keyboard-send has a character that a US keyboard cannot type; leave it out")?;
-        steps.push((at, Step::Keys(text)));
+    for (at, text) in given("typed") {
+        let plain = String::from_utf8_lossy(&unescape(text)?).into_owned();
+        let keys = strokes(&plain).map_err(|c| format!("--type: a US keyboard has no key for {c:?}; leave it out"))?;
+        steps.push((at, Step::Keys(keys)));
+    }
+    for (at, list) in given("key") {
+        let keys = chords(list).map_err(|name| {
+            format!("--key: there is no key {name:?}; there are letters, digits, f1 to f12, esc, enter, tab, up, down, del and such, held together as in ctrl-alt-del")
+        })?;
+        steps.push((at, Step::Keys(keys)));
     }
     steps.sort_by_key(|(at, _)| *at);
     let forbidden = given("forbid").map(|(_, text)| pattern(text)).collect::<Result<_, _>>()?;
@@ -323,8 +335,10 @@ mod tests {
             "c",
             "--screen-expect",
             "s",
-            "--keyboard-send",
+            "--type",
             "k",
+            "--key",
+            "ctrl-c,f1",
             "--send=-d",
             "--expect",
             "e",
@@ -336,11 +350,11 @@ mod tests {
             .map(|s| match s {
                 Step::Expect(re) => format!("expect {re}"),
                 Step::ScreenExpect(re) => format!("screen {re}"),
-                Step::Keys(text) => format!("keys {text}"),
+                Step::Keys(keys) => format!("keys {keys:x?}"),
                 Step::Send(bytes) => format!("send {}", String::from_utf8_lossy(bytes)),
             })
             .collect();
-        assert_eq!(told, ["send a", "expect b", "screen s", "keys k", "send -d", "expect e"]);
+        assert_eq!(told, ["send a", "expect b", "screen s", "keys [[25, a5]]", "keys [[1d, 2e, ae, 9d], [3b, bb]]", "send -d", "expect e"]);
         assert_eq!(forbidden.len(), 1);
     }
 }

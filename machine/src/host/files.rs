@@ -47,12 +47,27 @@ pub fn head(what: &str, path: &Path, len: usize) -> Result<Vec<u8>, UserError> {
     Ok(bytes)
 }
 
-/// Writes a small file whole.
+/// Writes a small file whole: beside `path` first, so that no one ever sees half of it.
 ///
 /// # Errors
-/// A sentence.
+/// A sentence; `path` is then as it was.
 pub fn write(what: &str, path: &Path, bytes: &[u8]) -> Result<(), UserError> {
-    std::fs::write(path, bytes).map_err(|e| UserError(format!("cannot write the {what} {}: {e}", path.display())))
+    let failed = |e: std::io::Error| UserError(format!("cannot write the {what} {}: {e}", path.display()));
+    // A device or a pipe can only be written to.
+    if path.exists() && !path.is_file() {
+        return std::fs::write(path, bytes).map_err(failed);
+    }
+    // A link stays one.
+    let path = &path.canonicalize().unwrap_or_else(|_| path.to_path_buf());
+    let mut name = path.file_name().unwrap_or_default().to_os_string();
+    name.push(format!(".{}.new", std::process::id()));
+    let temporary = path.with_file_name(name);
+    let written = std::fs::write(&temporary, bytes).and_then(|()| std::fs::rename(&temporary, path));
+    written.map_err(|e| {
+        // It may not even have been made.
+        let _ = std::fs::remove_file(&temporary);
+        failed(e)
+    })
 }
 
 /// Checks, without writing, that a file could be made at `path`.

@@ -34,7 +34,7 @@ use crate::host::events::{Event, Events};
 use crate::host::serial::Serial;
 use crate::host::terminal::{self, Key, Keys, RawTerminal};
 use crate::machine::{InputEvent, Machine, Turn};
-use crate::screen::strokes;
+use crate::screen::Reader;
 use crate::script::{Script, Step, Verdict};
 use monitor::Next;
 use status::Status;
@@ -111,7 +111,9 @@ const CRASHES_TOLD: u32 = 5;
 const GDB_PERIOD: Duration = Duration::from_millis(20);
 
 /// Virtual time between two looks at the screen, in nanoseconds.
-const LOOK: u64 = 20_000_000;
+const LOOK: u64 = 50_000_000;
+/// Virtual time between two keys that are typed, in nanoseconds: a BIOS keeps no more than 15.
+const KEY: u64 = 10_000_000;
 
 const KEYS_HELP: &str = "\
 Ctrl-A x  quit
@@ -133,8 +135,10 @@ pub struct Session {
     script: Script,
     /// Bytes that wait for room in the serial port.
     typed: VecDeque<u8>,
-    /// Scan codes that wait for room in the keyboard.
-    strokes: VecDeque<u8>,
+    /// Keys that are to be pressed, and when the next one may be.
+    strokes: VecDeque<Vec<u8>>,
+    next_stroke: Time,
+    reader: Reader,
     /// When the script last looked at the screen.
     seen: Time,
     /// The end of the serial output.
@@ -172,6 +176,8 @@ impl Session {
             script,
             typed: VecDeque::new(),
             strokes: VecDeque::new(),
+            next_stroke: Time(0),
+            reader: Reader::default(),
             seen: Time(0),
             tail: VecDeque::new(),
             pace: 100_000,
@@ -233,7 +239,7 @@ impl Session {
             End::Crash(report) => report.clone(),
             _ => crash::report(&mut self.machine, "the machine's state:"),
         });
-        let screen = self.machine.screen_text(&[]).unwrap_or_default();
+        let screen = self.reader.text(&self.machine).unwrap_or_default();
         if !screen.trim().is_empty() {
             out.push_str("\nthe screen:\n");
             for line in screen.trim_end().lines() {
@@ -448,11 +454,12 @@ impl Session {
         }
     }
 
-    /// Types what the serial port has room for.
+    /// Types what the serial port and the keyboard have room for.
     fn type_in(&mut self) {
-        if !self.strokes.is_empty() {
-            let n = self.machine.press(self.strokes.make_contiguous());
-            self.strokes.drain(..n);
+        let now = self.machine.now();
+        if now >= self.next_stroke && self.strokes.front().is_some_and(|keys| self.machine.press(keys)) {
+            self.strokes.pop_front();
+            self.next_stroke = now.plus(KEY);
         }
         if self.typed.is_empty() {
             return;
@@ -491,7 +498,7 @@ impl Session {
             return None;
         }
         self.seen = now;
-        let text = self.machine.screen_text(&[])?;
+        let text = self.reader.text(&self.machine)?;
         if self.script.show(&text) { self.feed(&[]) } else { None }
     }
 
@@ -500,7 +507,7 @@ impl Session {
         let mut send = Vec::new();
         let verdict = self.script.feed(bytes, &mut send);
         self.typed.extend(send);
-        self.strokes.extend(strokes(&self.script.take_keys()));
+        self.strokes.extend(self.script.take_keys());
         match verdict {
             Verdict::Passed if self.options.judge => Some(End::Passed),
             Verdict::Open | Verdict::Passed => None,
@@ -510,10 +517,12 @@ impl Session {
 
     /// The guest waits for an interrupt; the next timer expires at `next`.
     fn idle(&mut self, next: Option<Time>) -> Option<End> {
-        let strokes = !self.strokes.is_empty() && self.machine.keyboard_room() > 0;
-        if strokes || (!self.typed.is_empty() && self.machine.serial_room() > 0) {
+        if !self.typed.is_empty() && self.machine.serial_room() > 0 {
             return None;
         }
+        // A keyboard that has no room waits for the guest, not for the time.
+        let stroke = (!self.strokes.is_empty() && self.machine.now() < self.next_stroke).then_some(self.next_stroke);
+        let next = [next, stroke].into_iter().flatten().min();
         let until = match (next, self.guest_limit()) {
             (Some(a), Some(b)) => Some(a.min(b)),
             (a, b) => a.or(b),

@@ -128,6 +128,14 @@ fn options() {
     with(&["--stats-json", "no/such/file"], &["does not exist"]);
     with(&["--expect", "("], &["not a regular expression"]);
     with(&["--send", "\\q"], &["\\q"]);
+    with(&["--screen-expect", "["], &["not a regular expression"]);
+    with(&["--type", "\\q"], &["\\q"]);
+    with(&["--type", "na\u{ef}ve"], &["--type", "US keyboard", "'\u{ef}'"]);
+    with(&["--key", "ctrl-hop"], &["--key", "\"hop\"", "ctrl-alt-del"]);
+    with(&["--screenshot", "no/such/picture.png"], &["does not exist"]);
+    with(&["--screenshot", "."], &["directory"]);
+    with(&["--screenshot", "x.png", "--vga", "none"], &["--vga none"]);
+    with(&["--screen-expect", "x", "--vga", "none"], &["--vga none"]);
     with(&["--rtc", "yesterday"], &["2026-01-01T00:00:00Z"]);
     with(&["--timeout", "soon"], &["seconds"]);
     with(&["--wait"], &["--gdb"]);
@@ -144,10 +152,10 @@ fn help_names_only_what_works() {
     for command in ["run", "test"] {
         let (code, out, _) = outcome(&mut softmetal(&[command, "--help"]));
         assert_eq!(code, Some(0));
-        for planned in ["--net", "--vnc", "--record", "--screenshot"] {
+        for planned in ["--net", "--vnc", "--record"] {
             assert!(!out.contains(planned), "{planned}");
         }
-        for there in ["--kernel", "--disk", "--cdrom", "--expect", "--gdb", "Examples:"] {
+        for there in ["--kernel", "--disk", "--cdrom", "--expect", "--screen-expect", "--screenshot", "--gdb", "Examples:"] {
             assert!(out.contains(there), "{there}");
         }
     }
