@@ -1,7 +1,7 @@
 //! The fixed hardware of ACPI power management (ACPI 6.5, 4.8): PM1 events and control, the PM timer, an empty GPE0
 //! block, and the SMI command port by which the operating system turns ACPI on.
 //!
-//! Regions: 0 = 64 ports (at 0x600): PM1a_STS 0, PM1a_EN 2, PM1a_CNT 4, PM_TMR 8, GPE0_STS 0x20, GPE0_EN 0x22;
+//! Regions: 0 = 64 ports (at 0x600 unless a firmware moves them): PM1a_STS 0, PM1a_EN 2, PM1a_CNT 4, PM_TMR 8, GPE0_STS 0x20, GPE0_EN 0x22, SMI_EN 0x30;
 //! 1 = ports 0xB2-0xB3. Output line 0 is the SCI.
 
 use serde::{Deserialize, Serialize};
@@ -34,6 +34,10 @@ const SCI_EN: u16 = 1 << 0;
 const CONTROL_BITS: u16 = SCI_EN | 1 << 1 | 7 << 10;
 /// SLP_EN, in the high byte of PM1_CNT.
 const SLP_EN_HIGH: u8 = 1 << 5;
+
+/// SMI_EN of ICH9: APMC_EN, as after a firmware's set-up of system management mode: there is none, and a firmware must not
+/// wait for it.
+const SMI_EN: u32 = 1 << 5;
 
 /// TMR_STS rises whenever the top bit of the timer changes: every half turn.
 const HALF_TURN: u64 = 1 << 31;
@@ -95,6 +99,7 @@ impl AcpiPm {
             4..8 => (u32::from(state.control), offset - 4),
             8..12 => (now.ticks(PM_TIMER_HZ) as u32, offset - 8),
             0x20..0x24 => (u32::from(state.gpe_enable) << 16, offset - 0x20),
+            0x30..0x34 => (SMI_EN, offset - 0x30),
             _ => return 0xff,
         };
         word.to_le_bytes()[index as usize]
@@ -253,7 +258,7 @@ mod tests {
         let mut other = AcpiPm::new();
         other.load(&pm.save()).unwrap();
         assert_eq!(rig.read(&mut other, 0, 0x23, 1), 0xab);
-        assert_eq!(rig.read(&mut other, 0, 0x30, 2), 0xffff);
+        assert_eq!(rig.read(&mut other, 0, 0x38, 2), 0xffff);
         other.reset(&mut rig.ctx());
         assert_eq!(rig.read(&mut other, 0, 0x20, 4), 0);
     }

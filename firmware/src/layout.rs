@@ -17,6 +17,82 @@ use softmetal_bus::GuestMemory;
 
 use crate::error::LoadError;
 
+/// A board's chipset: what differs between boards that are otherwise alike.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Chipset {
+    /// 440FX and PIIX: board `pc`.
+    #[default]
+    I440fx,
+    /// Q35 and ICH9: board `q35`.
+    Q35,
+}
+
+/// The ISA bridge, and how it routes PCI interrupts.
+#[derive(Debug)]
+pub struct IsaBridge {
+    /// Its slot on bus 0.
+    pub slot: u8,
+    /// The register of each PIRQ, A first.
+    pub registers: &'static [u8],
+    /// Where the built-in firmware routes each PIRQ.
+    pub irqs: &'static [u8],
+    /// The first I/O APIC input of the PIRQs, besides those of the ISA interrupts.
+    pub apic: Option<u8>,
+}
+
+impl Chipset {
+    /// The PIRQ (0 = A) that `pin` (0 = INTA) of the PCI device in `slot` of bus 0 is wired to.
+    #[must_use]
+    pub const fn pirq(self, slot: u8, pin: u8) -> u8 {
+        let rotated = slot.wrapping_add(pin) & 3;
+        match self {
+            Self::I440fx => rotated.wrapping_sub(1) & 3,
+            // The chipset's own functions have A to D, all others E to H.
+            Self::Q35 if slot >= 25 => rotated,
+            Self::Q35 => 4 + rotated,
+        }
+    }
+
+    /// Its ISA bridge.
+    #[must_use]
+    pub const fn isa_bridge(self) -> &'static IsaBridge {
+        const PIIX: IsaBridge = IsaBridge { slot: 1, registers: &[0x60, 0x61, 0x62, 0x63], irqs: &[ODD, EVEN, ODD, EVEN], apic: None };
+        const ICH: IsaBridge = IsaBridge {
+            slot: 0x1f,
+            registers: &[0x60, 0x61, 0x62, 0x63, 0x68, 0x69, 0x6A, 0x6B],
+            irqs: &[EVEN, ODD, EVEN, ODD, EVEN, ODD, EVEN, ODD],
+            apic: Some(16),
+        };
+        const EVEN: u8 = PCI_IRQS[0];
+        const ODD: u8 = PCI_IRQS[1];
+        match self {
+            Self::I440fx => &PIIX,
+            Self::Q35 => &ICH,
+        }
+    }
+
+    /// Where the built-in firmware puts the memory-mapped configuration space, if the board has one.
+    #[must_use]
+    pub const fn ecam(self) -> Option<u64> {
+        match self {
+            Self::I440fx => None,
+            Self::Q35 => Some(0xE000_0000),
+        }
+    }
+
+    /// Most RAM below 4 GiB, of `ram` bytes in all. Firmware for Q35 puts the configuration space at 0xB000_0000 or above.
+    const fn low_ram(self, ram: u64) -> u64 {
+        match self {
+            Self::Q35 if ram > 0xB000_0000 => 0x8000_0000,
+            _ if ram < LOW_RAM_MAX => ram,
+            _ => LOW_RAM_MAX,
+        }
+    }
+}
+
+/// Bytes of the memory-mapped configuration space: 256 buses.
+pub const ECAM_LEN: u64 = 256 << 20;
+
 /// Most RAM below 4 GiB, in bytes; where the PCI memory window starts.
 pub const LOW_RAM_MAX: u64 = 0xC000_0000;
 /// Where the rest of RAM continues.
@@ -76,16 +152,8 @@ pub const PCI_IRQS: [u8; 2] = [10, 11];
 /// The interrupt of `pin` (0 = INTA) of the PCI device in `slot` of bus 0.
 #[must_use]
 pub const fn pci_irq(slot: u8, pin: u8) -> u8 {
-    PIRQ_IRQS[pirq(slot, pin) as usize]
-}
-
-/// Where the built-in firmware routes PIRQ A to D.
-pub const PIRQ_IRQS: [u8; 4] = [PCI_IRQS[1], PCI_IRQS[0], PCI_IRQS[1], PCI_IRQS[0]];
-
-/// The PIRQ (0 = A) that `pin` (0 = INTA) of the PCI device in `slot` of bus 0 is wired to.
-#[must_use]
-pub const fn pirq(slot: u8, pin: u8) -> u8 {
-    slot.wrapping_add(pin).wrapping_sub(1) & 3
+    // The same on every chipset: they are wired and routed so.
+    PCI_IRQS[(slot.wrapping_add(pin) & 1) as usize]
 }
 
 /// What a range of the memory map is (ACPI 6.5 table 15.1).
@@ -125,13 +193,26 @@ pub struct RamRegion {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Layout {
     ram: u64,
+    chipset: Chipset,
 }
 
 impl Layout {
-    /// The layout of a board with `ram_bytes` of RAM (rounded down to whole pages).
+    /// The layout of a `pc` board with `ram_bytes` of RAM (rounded down to whole pages).
     #[must_use]
     pub const fn new(ram_bytes: u64) -> Self {
-        Self { ram: ram_bytes & !0xFFF }
+        Self::of(Chipset::I440fx, ram_bytes)
+    }
+
+    /// The layout of a board with `ram_bytes` of RAM (rounded down to whole pages).
+    #[must_use]
+    pub const fn of(chipset: Chipset, ram_bytes: u64) -> Self {
+        Self { ram: ram_bytes & !0xFFF, chipset }
+    }
+
+    /// The chipset.
+    #[must_use]
+    pub const fn chipset(&self) -> Chipset {
+        self.chipset
     }
 
     /// RAM in bytes; the guest memory must have at least that much.
@@ -143,7 +224,7 @@ impl Layout {
     /// The end of RAM below 4 GiB; also its size in bytes.
     #[must_use]
     pub const fn low(&self) -> u64 {
-        if self.ram < LOW_RAM_MAX { self.ram } else { LOW_RAM_MAX }
+        self.chipset.low_ram(self.ram)
     }
 
     /// RAM above 4 GiB, in bytes.
@@ -177,6 +258,7 @@ impl Layout {
             (EBDA_BASE, VGA_WINDOW.start - EBDA_BASE, Reserved),
             (TABLES.start, TABLES.end - TABLES.start, Reserved),
             (EXTENDED_BASE, low.saturating_sub(EXTENDED_BASE), Usable),
+            (self.chipset.ecam().unwrap_or(IOAPIC_BASE), if self.chipset.ecam().is_some() { ECAM_LEN } else { 0 }, Reserved),
             (IOAPIC_BASE, HIGH_RAM_BASE - IOAPIC_BASE, Reserved),
             (HIGH_RAM_BASE, self.high(), Usable),
         ]
@@ -306,6 +388,19 @@ mod tests {
         assert!(writer.write(0xC_0000, &[1, 2]).is_ok());
         assert!(writer.zero(0x10_0000, 3 << 20).is_ok());
         assert!(writer.zero(0x10_0000, (3 << 20) + 1).is_err());
+    }
+
+    #[test]
+    fn the_built_in_routes_agree() {
+        for chipset in [Chipset::I440fx, Chipset::Q35] {
+            let bridge = chipset.isa_bridge();
+            assert_eq!(bridge.irqs.len(), bridge.registers.len());
+            for (slot, pin) in (0..32).flat_map(|slot| (0..4).map(move |pin| (slot, pin))) {
+                assert_eq!(bridge.irqs[usize::from(chipset.pirq(slot, pin))], pci_irq(slot, pin), "{chipset:?} {slot} {pin}");
+            }
+        }
+        let q35 = Layout::of(Chipset::Q35, 4 << 30);
+        assert_eq!((q35.low(), q35.high()), (2 << 30, 2 << 30));
     }
 
     #[test]

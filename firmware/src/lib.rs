@@ -31,7 +31,7 @@ pub use detect::{HEAD_LEN, ImageKind, detect};
 pub use entry::Entry;
 pub use error::LoadError;
 pub use font::FONT;
-pub use layout::{E820Entry, E820Kind, Layout, PhysWriter, RamRegion, pci_irq, pirq};
+pub use layout::{Chipset, E820Entry, E820Kind, Layout, PhysWriter, RamRegion, pci_irq};
 pub use loaders::Module;
 
 use softmetal_bus::GuestMemory;
@@ -60,7 +60,7 @@ pub fn write_tables(layout: &Layout, memory: &GuestMemory, cpus: u8) -> Result<(
     let writer = PhysWriter::new(layout, memory);
     let cpus = cpus.max(1);
     bda::write(&writer)?;
-    acpi::write(&acpi::Config { cpus }, &writer)?;
+    acpi::write(&acpi::Config::builtin(cpus, layout), &writer)?;
     smbios::write(cpus, &writer)?;
     mptable::write(cpus, &writer)
 }

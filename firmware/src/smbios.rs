@@ -2,7 +2,7 @@
 
 use crate::bytes::Fields;
 use crate::error::LoadError;
-use crate::layout::{HIGH_RAM_BASE, PhysWriter};
+use crate::layout::{HIGH_RAM_BASE, Layout, PhysWriter};
 
 /// Where the 2.8 entry point is.
 pub const ENTRY_ADDRESS: u64 = 0xF_0000;
@@ -48,9 +48,25 @@ impl Table {
 /// # Errors
 /// [`LoadError::NotRam`] on a board without a megabyte of RAM.
 pub fn write(cpus: u8, writer: &PhysWriter<'_>) -> Result<(), LoadError> {
-    let table = structures(cpus, writer);
+    let table = structures(cpus, writer.layout());
     writer.write(STRUCTURES, &table.bytes)?;
+    writer.write(ENTRY_ADDRESS, entry(&table, STRUCTURES as u32).as_slice())?;
 
+    let mut entry = Fields::new(0x18);
+    entry.set(0, *b"_SM3_").set(6, [0x18, 3, 0, 0, 1]).u32(0x0C, table.bytes.len() as u32).u64(0x10, STRUCTURES).checksum(0x05, 0..0x18);
+    writer.write(ENTRY3_ADDRESS, entry.as_slice())
+}
+
+/// The files of a firmware that places the structures itself: name and content.
+#[must_use]
+pub fn files(cpus: u8, layout: &Layout) -> [(&'static str, Vec<u8>); 2] {
+    let table = structures(cpus, layout);
+    let entry = entry(&table, 0).as_slice().to_vec();
+    [("etc/smbios/smbios-tables", table.bytes), ("etc/smbios/smbios-anchor", entry)]
+}
+
+/// The 2.8 entry point to structures at `address`.
+fn entry(table: &Table, address: u32) -> Fields {
     let mut entry = Fields::new(0x1F);
     entry
         .set(0, *b"_SM_")
@@ -58,20 +74,15 @@ pub fn write(cpus: u8, writer: &PhysWriter<'_>) -> Result<(), LoadError> {
         .u16(8, table.largest)
         .set(0x10, *b"_DMI_")
         .u16(0x16, table.bytes.len() as u16)
-        .u32(0x18, STRUCTURES as u32)
+        .u32(0x18, address)
         .u16(0x1C, table.count)
         .u8(0x1E, 0x28)
         .checksum(0x15, 0x10..0x1F)
         .checksum(0x04, 0..0x1F);
-    writer.write(ENTRY_ADDRESS, entry.as_slice())?;
-
-    let mut entry = Fields::new(0x18);
-    entry.set(0, *b"_SM3_").set(6, [0x18, 3, 0, 0, 1]).u32(0x0C, table.bytes.len() as u32).u64(0x10, STRUCTURES).checksum(0x05, 0..0x18);
-    writer.write(ENTRY3_ADDRESS, entry.as_slice())
+    entry
 }
 
-fn structures(cpus: u8, writer: &PhysWriter<'_>) -> Table {
-    let layout = writer.layout();
+fn structures(cpus: u8, layout: &Layout) -> Table {
     let mut t = Table::default();
     // BIOS information
     t.add(0, 0x18, &[MANUFACTURER, env!("CARGO_PKG_VERSION"), "01/01/2026"], |f| {

@@ -108,7 +108,7 @@ impl Machine {
     /// [`UserError`] when the host has not the memory, or an image cannot be booted.
     pub fn new(config: Config) -> Result<Self, UserError> {
         let Config { memory, model, plugs, images } = config;
-        let layout = Layout::new(memory);
+        let layout = Layout::of(plugs.chipset, memory);
         images.firmware.check().map_err(UserError)?;
         let parts = Parts::new(&layout, &plugs, &images.firmware);
         let memory = Arc::new(GuestMemory::new(parts.end()).map_err(|e| UserError(e.to_string()))?);

@@ -1,4 +1,5 @@
-//! The functions of the 440FX chipset (Intel 82441FX, 82371SB and 82371AB datasheets) that are registers only.
+//! The functions of the chipsets that are registers only: what decides who answers where, and where interrupts go. Intel
+//! 82441FX, 82371SB and 82371AB datasheets (440FX, PIIX3, PIIX4); Q35 (29C0) and ICH9 datasheets.
 
 use softmetal_bus::device::{decode, encode};
 use softmetal_bus::{Ctx, Device, Request, StateError, ones};
@@ -9,80 +10,167 @@ const INTEL: u16 = 0x8086;
 /// By this subsystem of the host bridge a firmware knows that it is on an emulated board and that fw_cfg is there.
 const SUBSYSTEM: (u16, u16) = (0x1af4, 0x1100);
 
-/// A function that consists of its configuration space.
-macro_rules! registers_only {
-    ($type:ident, $name:literal) => {
-        impl Default for $type {
-            fn default() -> Self {
-                Self::new()
-            }
-        }
-        impl Device for $type {
-            fn name(&self) -> &'static str {
-                $name
-            }
-            fn read(&mut self, _: &mut Ctx, _: u8, _: u64, width: usize) -> u64 {
-                ones(width)
-            }
-            fn write(&mut self, _: &mut Ctx, _: u8, _: u64, _: usize, _: u64) {}
-            fn reset(&mut self, ctx: &mut Ctx) {
-                self.config.reset();
-                ctx.request(Request::Remap);
-            }
-            fn save(&self) -> Vec<u8> {
-                encode(1, self.config.registers())
-            }
-            fn load(&mut self, bytes: &[u8]) -> Result<(), StateError> {
-                self.config.set_registers(decode(self.name(), 1, bytes)?);
-                Ok(())
-            }
-        }
-    };
+/// Where a function says where the ACPI registers answer.
+#[derive(Clone, Copy, Debug)]
+struct PmBase {
+    /// The register with the first port, and the bits of it that count.
+    base: u8,
+    mask: u16,
+    /// The register and the bit that switch them on.
+    enable: (u8, u8),
 }
 
-const PAM: u8 = 0x59;
-const SMRAM: u8 = 0x72;
+/// What the registers of a function decide, besides their being there.
+#[derive(Clone, Copy, Debug, Default)]
+struct Roles {
+    /// PAM0 to PAM6. A nibble: bit 0 is "loads go to RAM", bit 1 "stores go to RAM". The high nibble of PAM0 is for 0xF0000 to
+    /// 0xFFFFF; PAM1 to PAM6 have 16 KiB a nibble from 0xC0000 on, low nibble first.
+    pam: Option<u8>,
+    /// The base of the memory-mapped configuration space.
+    ecam: Option<u8>,
+    /// The routing register of each PIRQ.
+    pirqs: &'static [u8],
+    pm: Option<PmBase>,
+}
 
-/// The host bridge, 00:00.0: decides what answers at 0xC0000 to 0xFFFFF and at 0xA0000.
+/// Everything that they decide now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Decided {
+    pam: Option<[u8; 7]>,
+    ecam: Option<(u64, u64)>,
+    routes: Vec<Option<u8>>,
+    pm_base: Option<u16>,
+}
+
+const PIRQ_OFF: u8 = 0x80;
+
+/// A function of a chipset that consists of its configuration space.
 #[derive(Debug)]
-pub struct I440fx {
+pub struct ChipsetFunction {
+    name: &'static str,
+    roles: Roles,
     config: ConfigSpace,
 }
 
-impl I440fx {
-    /// The bridge with all of PAM closed (the ROM answers).
-    #[must_use]
-    pub fn new() -> Self {
-        let mut config = ConfigSpace::new(Identity {
-            vendor: INTEL,
-            device: 0x1237,
-            class: 0x06_0000,
-            revision: 2,
-            subsystem: SUBSYSTEM,
-            ..Identity::default()
-        });
-        config.define(PAM.into(), &[0; 7], &[0x30, 0x33, 0x33, 0x33, 0x33, 0x33, 0x33]);
-        config.define(SMRAM.into(), &[0x02], &[0x78]);
-        Self { config }
+impl ChipsetFunction {
+    fn new(name: &'static str, identity: Identity, roles: Roles) -> Self {
+        let mut config = ConfigSpace::new(Identity { vendor: INTEL, ..identity });
+        if let Some(pam) = roles.pam {
+            config.define(pam.into(), &[0; 7], &[0x30, 0x33, 0x33, 0x33, 0x33, 0x33, 0x33]);
+        }
+        if let Some(ecam) = roles.ecam {
+            config.define(ecam.into(), &[0; 8], &[0x07, 0, 0, 0xf0, 0x0f]);
+        }
+        for &pirq in roles.pirqs {
+            config.define(pirq.into(), &[PIRQ_OFF], &[0x8f]);
+        }
+        if let Some(pm) = roles.pm {
+            config.define(pm.base.into(), &[0x01, 0, 0, 0], &pm.mask.to_le_bytes());
+            config.define(pm.enable.0.into(), &[0], &[pm.enable.1]);
+        }
+        Self { name, roles, config }
     }
 
-    /// PAM0 to PAM6 (0x59 to 0x5F). A nibble: bit 0 is "loads go to RAM", bit 1 "stores go to RAM". The high nibble of
-    /// PAM0 is for 0xF0000 to 0xFFFFF; PAM1 to PAM6 have 16 KiB a nibble from 0xC0000 on, low nibble first.
+    /// The 440FX host bridge, with all of PAM closed (the ROM answers). SMRAM control (0x72) can be written; there is no system
+    /// management mode.
     #[must_use]
-    pub fn pam(&self) -> [u8; 7] {
-        std::array::from_fn(|i| self.config.byte(PAM + i as u8))
+    pub fn i440fx() -> Self {
+        let identity = Identity { device: 0x1237, class: 0x06_0000, revision: 2, subsystem: SUBSYSTEM, ..Identity::default() };
+        let mut new = Self::new("i440fx", identity, Roles { pam: Some(0x59), ..Roles::default() });
+        new.config.define(0x72, &[0x02], &[0x78]);
+        new
     }
 
-    /// SMRAM control (0x72): bit 3 enables SMRAM, bit 6 opens it outside system management mode.
+    /// The PIIX3 ISA bridge, with all routes off.
     #[must_use]
-    pub fn smram(&self) -> u8 {
-        self.config.byte(SMRAM)
+    pub fn piix3_isa() -> Self {
+        let identity = Identity { device: 0x7000, class: 0x06_0100, multifunction: true, ..Identity::default() };
+        let mut new = Self::new("piix3-isa", identity, Roles { pirqs: &[0x60, 0x61, 0x62, 0x63], ..Roles::default() });
+        new.config.define(0x04, &[0x07, 0, 0, 0x02], &[]);
+        new.config.define(0x4c, &[0x4d, 0, 0x03, 0], &[0x7f, 0, 0xff, 0x01]);
+        new.config.define(0x69, &[0x02], &[0xfe]);
+        new
+    }
+
+    /// The PIIX4 power management function, with its register block off. The registers themselves are a device of their own.
+    #[must_use]
+    pub fn piix4_pm() -> Self {
+        let identity = Identity { device: 0x7113, class: 0x06_8000, revision: 3, interrupt_pin: 1, ..Identity::default() };
+        let pm = PmBase { base: 0x40, mask: 0xffc0, enable: (0x80, 0x01) };
+        let mut new = Self::new("piix4-pm", identity, Roles { pm: Some(pm), ..Roles::default() });
+        new.config.define(0x06, &[0x80, 0x02], &[]);
+        // Bit 25 of DEVACTB, "a store to APM_CNT raises an SMI", is set as by a firmware that has set up system management
+        // mode already: there is none, and a firmware must not wait for it.
+        new.config.define(0x58, &[0, 0, 0, 0x02], &[0xff, 0xff, 0xff, 0xfd]);
+        // The SMBus base and its switch.
+        new.config.define(0x90, &[0x01, 0, 0, 0], &[0xf0, 0xff]);
+        new.config.define(0xd2, &[0], &[0x0f]);
+        new.config.define(0x3c, &[9], &[0xff]);
+        new
+    }
+
+    /// The Q35 host bridge, with all of PAM closed and PCIEXBAR off.
+    #[must_use]
+    pub fn q35_mch() -> Self {
+        let identity = Identity { device: 0x29c0, class: 0x06_0000, subsystem: SUBSYSTEM, ..Identity::default() };
+        let mut new = Self::new("q35-mch", identity, Roles { pam: Some(0x90), ecam: Some(0x60), ..Roles::default() });
+        // SMRAM, ESMRAMC.
+        new.config.define(0x9d, &[0x02, 0x38], &[0x68, 0x07]);
+        new
+    }
+
+    /// The ICH9 LPC bridge, with all routes and the ACPI registers off.
+    #[must_use]
+    pub fn ich9_lpc() -> Self {
+        let identity = Identity { device: 0x2918, class: 0x06_0100, revision: 2, multifunction: true, ..Identity::default() };
+        let pm = PmBase { base: 0x40, mask: 0xff80, enable: (0x44, 0x80) };
+        let pirqs = &[0x60, 0x61, 0x62, 0x63, 0x68, 0x69, 0x6a, 0x6b];
+        let mut new = Self::new("ich9-lpc", identity, Roles { pirqs, pm: Some(pm), ..Roles::default() });
+        new.config.define(0x04, &[0x07, 0, 0x10, 0x02], &[]);
+        // Besides the switch, ACPI_CNTL selects the SCI's interrupt; GPIOBASE and its switch.
+        new.config.define(0x44, &[0], &[0x87]);
+        new.config.define(0x48, &[0x01, 0, 0, 0], &[0x80, 0xff]);
+        new.config.define(0x4c, &[0], &[0x10]);
+        new.config.define(0x64, &[0x10], &[0xff]);
+        new.config.define(0x80, &[0; 4], &[0xff; 4]);
+        new.config.define(0xa0, &[0; 8], &[0xff; 8]);
+        // RCBA.
+        new.config.define(0xf0, &[0; 4], &[0x01, 0xc0, 0xff, 0xff]);
+        new
+    }
+
+    fn decided(&self) -> Decided {
+        Decided {
+            pam: self.pam(),
+            ecam: self.ecam(),
+            routes: (0..self.roles.pirqs.len()).map(|n| self.pirq_route(n)).collect(),
+            pm_base: self.pm_base(),
+        }
     }
 }
 
-registers_only!(I440fx, "i440fx");
+impl Device for ChipsetFunction {
+    fn name(&self) -> &'static str {
+        self.name
+    }
+    fn read(&mut self, _: &mut Ctx, _: u8, _: u64, width: usize) -> u64 {
+        ones(width)
+    }
+    fn write(&mut self, _: &mut Ctx, _: u8, _: u64, _: usize, _: u64) {}
+    fn reset(&mut self, ctx: &mut Ctx) {
+        self.config.reset();
+        ctx.request(Request::Remap);
+    }
+    fn save(&self) -> Vec<u8> {
+        encode(1, self.config.registers())
+    }
+    fn load(&mut self, bytes: &[u8]) -> Result<(), StateError> {
+        self.config.set_registers(decode(self.name, 1, bytes)?);
+        Ok(())
+    }
+}
 
-impl PciDevice for I440fx {
+impl PciDevice for ChipsetFunction {
     fn config(&self) -> &ConfigSpace {
         &self.config
     }
@@ -90,130 +178,36 @@ impl PciDevice for I440fx {
         &mut self.config
     }
     fn config_write(&mut self, ctx: &mut Ctx, offset: u16, width: usize, value: u32) {
-        let before = (self.pam(), self.smram());
+        let before = self.decided();
         self.config.write(offset, width, value);
-        if (self.pam(), self.smram()) != before {
+        if self.decided() != before {
             ctx.request(Request::Remap);
         }
     }
     fn pam(&self) -> Option<[u8; 7]> {
-        Some(self.pam())
+        self.roles.pam.map(|pam| std::array::from_fn(|i| self.config.byte(pam + i as u8)))
     }
-}
-
-const PIRQ: u8 = 0x60;
-const PIRQ_OFF: u8 = 0x80;
-
-/// The ISA bridge, 00:01.0: routes the PCI interrupt pins to ISA interrupts.
-#[derive(Debug)]
-pub struct Piix3Isa {
-    config: ConfigSpace,
-}
-
-impl Piix3Isa {
-    /// The bridge with all routes off.
-    #[must_use]
-    pub fn new() -> Self {
-        let mut config =
-            ConfigSpace::new(Identity { vendor: INTEL, device: 0x7000, class: 0x06_0100, multifunction: true, ..Identity::default() });
-        config.define(0x04, &[0x07, 0, 0, 0x02], &[]);
-        config.define(0x4c, &[0x4d, 0, 0x03, 0], &[0x7f, 0, 0xff, 0x01]);
-        config.define(PIRQ.into(), &[PIRQ_OFF; 4], &[0x8f; 4]);
-        config.define(0x69, &[0x02], &[0xfe]);
-        Self { config }
-    }
-
-    /// The ISA interrupt that PIRQ `pirq` (0 = A to 3 = D) goes to. `None` if it is off or routed to a reserved number.
-    #[must_use]
-    pub fn pirq_route(&self, pirq: usize) -> Option<u8> {
-        let route = self.config.byte(PIRQ + (pirq & 3) as u8);
-        let irq = route & 0xf;
-        (route & PIRQ_OFF == 0 && !matches!(irq, 0 | 1 | 2 | 8 | 13)).then_some(irq)
-    }
-}
-
-registers_only!(Piix3Isa, "piix3-isa");
-
-impl PciDevice for Piix3Isa {
-    fn config(&self) -> &ConfigSpace {
-        &self.config
-    }
-    fn config_mut(&mut self) -> &mut ConfigSpace {
-        &mut self.config
-    }
-    fn config_write(&mut self, ctx: &mut Ctx, offset: u16, width: usize, value: u32) {
-        let routes = |s: &Self| [0, 1, 2, 3].map(|pirq| s.pirq_route(pirq));
-        let before = routes(self);
-        self.config.write(offset, width, value);
-        if routes(self) != before {
-            ctx.request(Request::Remap);
-        }
-    }
-    fn pirq_route(&self, pirq: usize) -> Option<u8> {
-        self.pirq_route(pirq)
-    }
-}
-
-const PM_BASE: usize = 0x40;
-const PM_ENABLE: usize = 0x80;
-const SMBUS_BASE: usize = 0x90;
-
-/// The power management function, 00:01.3: tells where the ACPI registers are; they are a device of their own.
-#[derive(Debug)]
-pub struct Piix4Pm {
-    config: ConfigSpace,
-}
-
-impl Piix4Pm {
-    /// The function with its register block off.
-    #[must_use]
-    pub fn new() -> Self {
-        let mut config = ConfigSpace::new(Identity {
-            vendor: INTEL,
-            device: 0x7113,
-            class: 0x06_8000,
-            revision: 3,
-            interrupt_pin: 1,
-            ..Identity::default()
-        });
-        config.define(0x06, &[0x80, 0x02], &[]);
-        config.define(PM_BASE, &[0x01, 0, 0, 0], &[0xc0, 0xff]);
-        // Bit 25 of DEVACTB, "a store to APM_CNT raises an SMI", is set as by a firmware that has set up system management
-        // mode already: there is none, and a firmware must not wait for it.
-        config.define(0x58, &[0, 0, 0, 0x02], &[0xff, 0xff, 0xff, 0xfd]);
-        config.define(PM_ENABLE, &[0], &[0x01]);
-        config.define(SMBUS_BASE, &[0x01, 0, 0, 0], &[0xf0, 0xff]);
-        config.define(0xd2, &[0], &[0x0f]);
-        config.define(0x3c, &[9], &[0xff]);
-        Self { config }
-    }
-
-    /// The first of the 64 ports of the register block (PMBA at 0x40); `None` while PMREGMISC (0x80) has them off.
-    #[must_use]
-    pub fn pm_base(&self) -> Option<u16> {
-        let base = self.config.word(PM_BASE as u8) & 0xffc0;
-        (self.config.byte(PM_ENABLE as u8) & 1 != 0 && base != 0).then_some(base)
-    }
-}
-
-registers_only!(Piix4Pm, "piix4-pm");
-
-impl PciDevice for Piix4Pm {
-    fn config(&self) -> &ConfigSpace {
-        &self.config
-    }
-    fn config_mut(&mut self) -> &mut ConfigSpace {
-        &mut self.config
-    }
-    fn config_write(&mut self, ctx: &mut Ctx, offset: u16, width: usize, value: u32) {
-        let before = self.pm_base();
-        self.config.write(offset, width, value);
-        if self.pm_base() != before {
-            ctx.request(Request::Remap);
-        }
+    fn ecam(&self) -> Option<(u64, u64)> {
+        let at = u16::from(self.roles.ecam?);
+        let register = u64::from(self.config.read(at, 4)) | u64::from(self.config.read(at + 4, 4)) << 32;
+        let len: u64 = match register >> 1 & 3 {
+            0 => 256 << 20,
+            1 => 128 << 20,
+            2 => 64 << 20,
+            _ => return None,
+        };
+        let base = register & !0xfff_ffff;
+        (register & 1 != 0 && base != 0).then_some((base, len))
     }
     fn pm_base(&self) -> Option<u16> {
-        self.pm_base()
+        let pm = self.roles.pm?;
+        let base = self.config.word(pm.base) & pm.mask;
+        (self.config.byte(pm.enable.0) & pm.enable.1 != 0 && base != 0).then_some(base)
+    }
+    fn pirq_route(&self, pirq: usize) -> Option<u8> {
+        let route = self.config.byte(*self.roles.pirqs.get(pirq)?);
+        let irq = route & 0xf;
+        (route & PIRQ_OFF == 0 && !matches!(irq, 0 | 1 | 2 | 8 | 13)).then_some(irq)
     }
 }
 
@@ -224,41 +218,63 @@ mod tests {
     use super::*;
     use crate::testing::Rig;
 
+    const REMAP: [Effect; 1] = [Effect::Request(Request::Remap)];
+
     #[test]
     fn pam_remaps() {
-        let (mut rig, mut bridge) = (Rig::new(), I440fx::new());
+        let (mut rig, mut bridge) = (Rig::new(), ChipsetFunction::i440fx());
         assert_eq!(bridge.config_read(&mut rig.ctx(), 0, 4), 0x1237_8086);
+        assert_eq!(bridge.config_read(&mut rig.ctx(), 0x2c, 4), 0x1100_1af4);
         bridge.config_write(&mut rig.ctx(), 0x58, 4, 0x3030_ff00);
-        assert_eq!(bridge.pam(), [0x30, 0x30, 0x30, 0, 0, 0, 0]);
-        assert_eq!(rig.take(), [Effect::Request(Request::Remap)]);
+        assert_eq!(bridge.pam(), Some([0x30, 0x30, 0x30, 0, 0, 0, 0]));
+        assert_eq!(rig.take(), REMAP);
         bridge.config_write(&mut rig.ctx(), 0x59, 1, 0x30);
         assert_eq!(rig.take(), []);
-        let mut copy = I440fx::new();
+        let mut copy = ChipsetFunction::i440fx();
         copy.load(&bridge.save()).unwrap();
         assert_eq!(copy.pam(), bridge.pam());
         assert!(copy.load(&[1, 3, 0, 0, 0]).is_err());
         bridge.reset(&mut rig.ctx());
-        assert_eq!(bridge.pam(), [0; 7]);
+        assert_eq!(bridge.pam(), Some([0; 7]));
+        assert_eq!(ChipsetFunction::q35_mch().pam(), Some([0; 7]));
     }
 
     #[test]
     fn pirq_routes() {
-        let (mut rig, mut isa) = (Rig::new(), Piix3Isa::new());
+        let mut rig = Rig::new();
+        let routes = |f: &ChipsetFunction| (0..9).map(|n| f.pirq_route(n)).collect::<Vec<_>>();
+        let mut isa = ChipsetFunction::piix3_isa();
         assert_eq!(isa.config_read(&mut rig.ctx(), 0x0e, 1), 0x80);
-        assert_eq!([0, 1, 2, 3].map(|p| isa.pirq_route(p)), [None; 4]);
+        assert_eq!(routes(&isa), [None; 9]);
         isa.config_write(&mut rig.ctx(), 0x60, 4, 0x0d80_0b0a);
-        let routes = [0, 1, 2, 3].map(|p| isa.pirq_route(p));
-        assert_eq!(routes, [Some(10), Some(11), None, None]);
+        assert_eq!(routes(&isa)[..4], [Some(10), Some(11), None, None]);
+        assert_eq!(rig.take(), REMAP);
+        let mut lpc = ChipsetFunction::ich9_lpc();
+        lpc.config_write(&mut rig.ctx(), 0x68, 4, 0x0a0b_0a0b);
+        assert_eq!(routes(&lpc)[3..], [None, Some(11), Some(10), Some(11), Some(10), None]);
     }
 
     #[test]
     fn power_management_base() {
-        let (mut rig, mut pm) = (Rig::new(), Piix4Pm::new());
-        pm.config_write(&mut rig.ctx(), 0x40, 4, 0xb03f);
-        assert_eq!(pm.config_read(&mut rig.ctx(), 0x40, 4), 0xb001);
-        assert_eq!((pm.pm_base(), rig.take()), (None, vec![]));
-        pm.config_write(&mut rig.ctx(), 0x80, 1, 0xff);
-        assert_eq!(pm.config_read(&mut rig.ctx(), 0x80, 1), 1);
-        assert_eq!((pm.pm_base(), rig.take()), (Some(0xb000), vec![Effect::Request(Request::Remap)]));
+        for (mut function, enable, value) in [(ChipsetFunction::piix4_pm(), 0x80, 0x01), (ChipsetFunction::ich9_lpc(), 0x44, 0x80)] {
+            let mut rig = Rig::new();
+            function.config_write(&mut rig.ctx(), 0x40, 4, 0xb03f);
+            assert_eq!(function.config_read(&mut rig.ctx(), 0x40, 4), 0xb001);
+            assert_eq!((function.pm_base(), rig.take()), (None, vec![]));
+            function.config_write(&mut rig.ctx(), enable, 1, value);
+            assert_eq!((function.pm_base(), rig.take()), (Some(0xb000), REMAP.to_vec()));
+        }
+    }
+
+    #[test]
+    fn configuration_space_in_memory() {
+        let (mut rig, mut mch) = (Rig::new(), ChipsetFunction::q35_mch());
+        mch.config_write(&mut rig.ctx(), 0x64, 4, 0);
+        mch.config_write(&mut rig.ctx(), 0x60, 4, 0xb000_0000);
+        assert_eq!((mch.ecam(), rig.take()), (None, vec![]));
+        mch.config_write(&mut rig.ctx(), 0x60, 4, 0xb123_0001);
+        assert_eq!((mch.ecam(), rig.take()), (Some((0xb000_0000, 256 << 20)), REMAP.to_vec()));
+        mch.config_write(&mut rig.ctx(), 0x60, 1, 0x07);
+        assert_eq!(mch.ecam(), None, "a reserved length");
     }
 }

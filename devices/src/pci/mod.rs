@@ -11,7 +11,7 @@ use softmetal_bus::{Ctx, Device, Request};
 
 use crate::vga::Vga;
 
-pub use chipset::{I440fx, Piix3Isa, Piix4Pm};
+pub use chipset::ChipsetFunction;
 pub use config::{BarKind, BarMapping, ConfigSpace, Identity, MappingKind, ROM_BAR, Registers, command};
 pub use host::{Access, PciHost};
 pub use msix::{MSIX_BAR_LEN, Msix, MsixState};
@@ -52,6 +52,10 @@ pub trait PciDevice: Device {
     }
     /// PAM0 to PAM6, if it is the host bridge: who answers at 0xC0000 to 0xFFFFF.
     fn pam(&self) -> Option<[u8; 7]> {
+        None
+    }
+    /// Where in memory the configuration space answers, if it decides that and it does: base and length.
+    fn ecam(&self) -> Option<(u64, u64)> {
         None
     }
     /// Where the ACPI registers answer (ports), if it decides that and they are on.

@@ -78,6 +78,7 @@ pub enum Command {
 #[derive(Clone, Copy, Debug)]
 pub enum Board {
     Pc,
+    Q35,
 }
 
 /// What runs the guest's code.
@@ -153,7 +154,7 @@ pub struct MachineArgs {
     /// A model (x86-64, x86-64-v2, max), with features added or removed: max,-rdrand
     #[arg(long, value_name = "MODEL", default_value = "max", value_parser = processor, help_heading = "Machine")]
     pub cpu: Processor,
-    /// The board
+    /// The board: pc (440FX) or q35
     #[arg(long, value_name = "BOARD", default_value = "pc", value_parser = board, help_heading = "Machine")]
     pub machine: Board,
     /// The display adapter: std (a VGA with the Bochs display interface) or none
@@ -298,8 +299,9 @@ fn one_cpu(text: &str) -> Result<u8, String> {
 fn board(text: &str) -> Result<Board, String> {
     match text {
         "pc" => Ok(Board::Pc),
-        "q35" | "microvm" => Err(format!("the board {text} does not work yet; use pc")),
-        _ => Err(format!("there is no board `{text}`; use pc")),
+        "q35" => Ok(Board::Q35),
+        "microvm" => Err(format!("the board {text} does not work yet; use pc or q35")),
+        _ => Err(format!("there is no board `{text}`; use pc or q35")),
     }
 }
 

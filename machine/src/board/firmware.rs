@@ -7,7 +7,7 @@ use softmetal_bus::{Backing, BlockBackend, DeviceId, GuestMemory, Region, Shared
 use softmetal_devices::flash::{BLOCK, Flash};
 use softmetal_devices::fw_cfg::{FwCfg, key};
 use softmetal_devices::vga::VIDEO_MEMORY;
-use softmetal_firmware::{E820Kind, Layout};
+use softmetal_firmware::{E820Kind, Layout, acpi, smbios};
 
 use super::Plugs;
 use super::chips::id;
@@ -191,8 +191,18 @@ pub(super) fn describe(layout: &Layout, cpus: u16, graphics: bool) -> FwCfg {
         }
     }
     cfg.set_file("etc/e820", e820);
+    for (name, bytes) in smbios::files(cpus as u8, layout) {
+        cfg.set_file(name, bytes);
+    }
     cfg.set_file("etc/show-boot-menu", 0u16.to_le_bytes());
     cfg
+}
+
+/// The board's ACPI tables, for the firmware to put into memory.
+pub(super) fn offer_tables(cfg: &mut FwCfg, config: &acpi::Config, layout: &Layout) {
+    for (name, bytes) in acpi::linker::files(config, layout) {
+        cfg.set_file(name, bytes);
+    }
 }
 
 /// A Linux kernel for the firmware to start.

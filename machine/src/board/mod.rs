@@ -31,7 +31,7 @@ use softmetal_bus::{
 };
 use softmetal_devices::lapic::{Ipi, Shorthand};
 use softmetal_devices::vga::Vga;
-use softmetal_firmware::Layout;
+use softmetal_firmware::{Layout, acpi};
 
 use chips::{Chips, id};
 pub use firmware::Firmware;
@@ -39,7 +39,7 @@ use firmware::Parts;
 pub use setup::{BootDevice, Disk, Interface, Plugs};
 pub use softmetal_bus::{Drive, SharedDisk};
 pub use storage::IDE_PLACES;
-use wires::{PIRQS, Pin, Wires, route};
+use wires::{Pin, Routes, Wires, route};
 
 /// What the chips' calls need around them.
 struct Around {
@@ -74,6 +74,8 @@ pub struct Board {
     // Configuration.
     layout: Layout,
     parts: Parts,
+    /// What to boot from, in order.
+    boot: Vec<BootDevice>,
     /// The built-in firmware sets the board up.
     builtin: bool,
     // Glue.
@@ -87,8 +89,10 @@ pub struct Board {
     output: Vec<(DeviceId, Vec<u8>)>,
     /// The virtual time at which the processor will return by itself.
     deadline: Time,
-    /// The ISA interrupts of PIRQ A to D, as the ISA bridge has them now.
-    routes: [Option<u8>; PIRQS],
+    /// Where the PCI interrupts lead, as the ISA bridge has it now.
+    routes: Routes,
+    /// What the ACPI tables in fw_cfg say.
+    acpi: Option<acpi::Config>,
     // Volatile.
     state: State,
 }
@@ -299,7 +303,7 @@ impl Board {
             return Some(Pin::Isa(irq));
         }
         let pin = function.device.config().byte(0x3d).checked_sub(1)?;
-        Some(Pin::Pirq(softmetal_firmware::pirq(function.slot, pin)))
+        Some(Pin::Pirq(self.layout.chipset().pirq(function.slot, pin)))
     }
 
     /// What the A20 gate leaves of an address.
@@ -315,6 +319,7 @@ impl Board {
     fn read(&mut self, at: u64, addr: u64, width: usize) -> u64 {
         let addr = self.gate(addr);
         match self.around.space.find(addr) {
+            Some((Backing::Device(id::PCIHOST, _), offset)) => self.ecam_read(at, offset, width),
             Some((Backing::Device(device, region), offset)) => {
                 self.call(at, device, |chip, ctx| chip.read(ctx, region, offset, width)).map_or(ones(width), |v| v & ones(width))
             }
@@ -335,6 +340,7 @@ impl Board {
     fn write(&mut self, at: u64, addr: u64, width: usize, value: u64) {
         let addr = self.gate(addr);
         match self.around.space.find(addr) {
+            Some((Backing::Device(id::PCIHOST, _), offset)) => self.ecam_write(at, offset, width, value),
             Some((Backing::Device(device, region) | Backing::Flash(_, device, region), offset)) => {
                 self.call(at, device, |chip, ctx| chip.write(ctx, region, offset, width, value & ones(width)));
             }

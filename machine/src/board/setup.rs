@@ -1,5 +1,6 @@
 //! What the chips are plugged into, and what a PC's firmware sets up before an operating system starts.
 
+use softmetal_bus::ones;
 use softmetal_bus::{Attention, Backing, BlockBackend, DeviceId, Drive, GuestMemory, Region, SharedDisk, Time, TimerQueue};
 use softmetal_devices::acpi_pm::AcpiPm;
 use softmetal_devices::dma8237::Dma8237;
@@ -8,7 +9,7 @@ use softmetal_devices::i8042::I8042;
 use softmetal_devices::ide::Ide;
 use softmetal_devices::ioapic::IoApic;
 use softmetal_devices::lapic::Lapic;
-use softmetal_devices::pci::{Access, I440fx, MappingKind, PciDevice, PciHost, Piix3Isa, Piix4Pm, ROM_BAR, command};
+use softmetal_devices::pci::{Access, ChipsetFunction, MappingKind, PciDevice, PciHost, ROM_BAR, command};
 use softmetal_devices::pic8259::Pic8259;
 use softmetal_devices::pit8254::Pit8254;
 use softmetal_devices::ports::{CoprocessorError, DebugCon, DebugExit, FirmwareConsole, Port92, PostCode};
@@ -16,8 +17,9 @@ use softmetal_devices::rtc_mc146818::Rtc;
 use softmetal_devices::uart16550::Uart16550;
 use softmetal_devices::vga::{Vga, region};
 use softmetal_devices::virtio::{VirtioBlk, VirtioConsole, VirtioPci, VirtioRng};
+use softmetal_firmware::acpi;
 use softmetal_firmware::layout::{
-    EXTENDED_BASE, HPET_BASE, IOAPIC_BASE, IOAPIC_ID, LAPIC_BASE, Layout, PCI_IRQS, PCI_WINDOW, PIRQ_IRQS, PM1A_EVT_PORT, SMI_CMD_PORT,
+    Chipset, EXTENDED_BASE, HPET_BASE, IOAPIC_BASE, IOAPIC_ID, LAPIC_BASE, Layout, PCI_IRQS, PCI_WINDOW, PM1A_EVT_PORT, SMI_CMD_PORT,
     VGA_WINDOW,
 };
 
@@ -25,9 +27,9 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::chips::{Chips, PciFunction, id};
-use super::firmware::{Firmware, Parts, describe};
+use super::firmware::{Firmware, Parts, describe, offer_tables};
 use super::storage::Storage;
-use super::wires::{PIRQS, Wires};
+use super::wires::{Routes, Wires};
 use super::{Around, Board, State};
 
 /// What a disk is attached to.
@@ -73,6 +75,8 @@ pub struct Plugs {
     pub cdroms: Vec<Drive>,
     /// Floppy drives, at most two.
     pub floppies: Vec<Drive>,
+    /// The chipset, which makes it board `pc` or `q35`.
+    pub chipset: Chipset,
     /// What the firmware tries to boot from, in this order; empty for its own order.
     pub boot: Vec<BootDevice>,
     /// A standard VGA.
@@ -112,11 +116,8 @@ impl Board {
     ) -> Self {
         let parts = Parts::new(&layout, &plugs, firmware);
         parts.load(&memory, firmware, &plugs.vga_rom);
-        let mut pci = vec![
-            function(0, 0, Box::new(I440fx::new())),
-            function(1, 0, Box::new(Piix3Isa::new())),
-            function(1, 3, Box::new(Piix4Pm::new())),
-        ];
+        let mut pci: Vec<PciFunction> =
+            chipset(layout.chipset()).into_iter().map(|(slot, n, device)| function(slot, n, Box::new(device))).collect();
         let mut cards: Vec<Box<dyn PciDevice>> = Vec::new();
         for (n, disk) in plugs.disks.iter().cloned().enumerate().filter(|(_, disk)| disk.interface == Interface::Virtio) {
             let read_only = disk.backend.read_only();
@@ -138,7 +139,9 @@ impl Board {
             pci.push(function(VGA_SLOT, 0, Box::new(vga)));
         }
         let storage = Storage::new(&plugs.disks, &plugs.cdroms);
-        pci.push(function(1, 1, Box::new(Ide::new(storage.ide))));
+        // With PIIX a function of its chip; beside ICH a card.
+        let ide = u8::from(layout.chipset() == Chipset::I440fx);
+        pci.push(function(1, ide, Box::new(Ide::new(storage.ide))));
         let chips = Chips {
             pic: Pic8259::new(),
             pit: Pit8254::new(),
@@ -172,7 +175,9 @@ impl Board {
             queue: VecDeque::new(),
             output: Vec::new(),
             deadline: Time(0),
-            routes: [None; PIRQS],
+            routes: Routes { apic: layout.chipset().isa_bridge().apic, ..Routes::default() },
+            acpi: None,
+            boot: plugs.boot,
             state: State { skew: 0, wires: Wires::default(), a20: true, random: plugs.seed, requests: VecDeque::new() },
         };
         board.reset(0);
@@ -193,13 +198,17 @@ impl Board {
         let pam = self.chips.pci.iter().find_map(|f| f.device.pam()).unwrap_or(PAM_OPEN);
         space.extend(self.parts.low_regions(pam, ram));
         space.extend(self.parts.high_regions(&self.chips.flash, fixed));
-        self.routes = std::array::from_fn(|n| self.chips.pci.iter().find_map(|f| f.device.pirq_route(n)));
+        self.routes.isa = std::array::from_fn(|n| self.chips.pci.iter().find_map(|f| f.device.pirq_route(n)));
         let chip = |start: u64, len: u64, device: DeviceId, region: u8| Region {
             start,
             len,
             priority: fixed,
             backing: Backing::Device(device, region),
         };
+        let ecam = self.chips.pci.iter().find_map(|f| f.device.ecam());
+        if let Some((base, len)) = ecam {
+            space.push(chip(base, len, id::PCIHOST, 1));
+        }
         space.push(chip(IOAPIC_BASE, 0x1000, id::IOAPIC, 0));
         space.push(chip(HPET_BASE, 0x400, id::HPET, 0));
         space.push(chip(LAPIC_BASE, 0x1000, id::LAPIC, 0));
@@ -230,7 +239,8 @@ impl Board {
         if !self.builtin {
             ports.extend([chip(0x510, 2, id::FW_CFG, 0), chip(0x514, 8, id::FW_CFG, 1)]);
         }
-        if let Some(base) = self.chips.pci.iter().find_map(|f| f.device.pm_base()) {
+        let pm_base = self.chips.pci.iter().find_map(|f| f.device.pm_base());
+        if let Some(base) = pm_base {
             ports.push(chip(base.into(), 64, id::PM, 0));
         }
         for (i, function) in self.chips.pci.iter().enumerate() {
@@ -262,6 +272,13 @@ impl Board {
         }
         self.around.space.set(space);
         self.ports.set(ports);
+        if !self.builtin {
+            let window = (self.layout.low(), IOAPIC_BASE);
+            let acpi = acpi::Config { cpus: 1, pm_base: pm_base.unwrap_or(PM1A_EVT_PORT), ecam: ecam.map(|e| e.0), window };
+            if self.acpi.replace(acpi) != Some(acpi) {
+                offer_tables(&mut self.chips.fw_cfg, &acpi, &self.layout);
+            }
+        }
     }
 
     /// What a PC's firmware sets up: PCI ranges and interrupts, level-triggered PCI interrupts, the local APIC's
@@ -271,16 +288,33 @@ impl Board {
         for function in &mut self.chips.pci {
             assign(function, &mut memory, &mut port);
         }
-        // PAM: all of it is RAM. PIRQ A to D. The ACPI registers.
+        // All of PAM is RAM.
+        let chipset = self.layout.chipset();
         let mut set = |function: usize, at: u16, bytes: &[u8]| {
             for (i, &byte) in (at..).zip(bytes) {
                 self.chips.pci[function].device.config_mut().write(i, 1, byte.into());
             }
         };
-        set(0, 0x59, &PAM_OPEN);
-        set(1, 0x60, &PIRQ_IRQS);
-        set(2, 0x40, &(PM1A_EVT_PORT | 1).to_le_bytes());
-        set(2, 0x80, &[1]);
+        let pm_base = (PM1A_EVT_PORT | 1).to_le_bytes();
+        match chipset {
+            Chipset::I440fx => {
+                set(0, 0x59, &PAM_OPEN);
+                set(2, 0x40, &pm_base);
+                set(2, 0x80, &[0x01]);
+            }
+            Chipset::Q35 => {
+                set(0, 0x90, &PAM_OPEN);
+                set(1, 0x40, &pm_base);
+                set(1, 0x44, &[0x80]);
+            }
+        }
+        if let Some(base) = chipset.ecam() {
+            set(0, 0x60, &(base | 1).to_le_bytes());
+        }
+        let bridge = chipset.isa_bridge();
+        for (register, irq) in bridge.registers.iter().zip(bridge.irqs) {
+            set(1, u16::from(*register), &[*irq]);
+        }
         self.remap();
         let level: u16 = PCI_IRQS.iter().map(|irq| 1 << irq).sum();
         self.call(at, id::PIC, |pic, ctx| {
@@ -315,6 +349,35 @@ impl Board {
         word(0x34, (low.saturating_sub(16 << 20) >> 16).min(0xffff));
         word(0x5b, high >> 16 & 0xffff);
         self.chips.rtc.set_cmos(0x5d, (high >> 32) as u8);
+        // What to boot from, in order, a nibble each: floppy, disk, CD-ROM, network.
+        let default = [BootDevice::Disk, BootDevice::Cdrom, BootDevice::Floppy];
+        let order = if self.boot.is_empty() { &default[..] } else { &self.boot };
+        let nibble = |n: usize| match order.get(n) {
+            None => 0,
+            Some(BootDevice::Floppy) => 1,
+            Some(BootDevice::Disk) => 2,
+            Some(BootDevice::Cdrom) => 3,
+            Some(BootDevice::Net) => 4,
+        };
+        self.chips.rtc.set_cmos(0x3d, nibble(1) << 4 | nibble(0));
+        self.chips.rtc.set_cmos(0x38, nibble(2) << 4);
+    }
+
+    /// A load from the memory-mapped configuration space (PCI Express Base 3.0, 7.2.2).
+    pub(super) fn ecam_read(&mut self, at: u64, offset: u64, width: usize) -> u64 {
+        if width > 4 {
+            return ones(width);
+        }
+        let (function, register) = ecam_target(offset);
+        self.pci_config(at, function, |device, ctx| device.config_read(ctx, register, width).into()).unwrap_or(!0) & ones(width)
+    }
+
+    /// A store to the memory-mapped configuration space.
+    pub(super) fn ecam_write(&mut self, at: u64, offset: u64, width: usize, value: u64) {
+        if width <= 4 {
+            let (function, register) = ecam_target(offset);
+            self.pci_config(at, function, |device, ctx| device.config_write(ctx, register, width, value as u32));
+        }
     }
 
     /// A load from the ports 0xCF8 to 0xCFF.
@@ -352,6 +415,22 @@ impl Board {
         let result = f(self.chips.pci[i].device.as_mut(), &mut self.around.ctx(now, device));
         self.settle(now, device);
         Some(result)
+    }
+}
+
+/// What an offset in the memory-mapped configuration space means: bus, slot and function; register.
+fn ecam_target(offset: u64) -> ((u8, u8, u8), u16) {
+    (((offset >> 20) as u8, (offset >> 15 & 31) as u8, (offset >> 12 & 7) as u8), (offset & 0xfff) as u16)
+}
+
+/// The chipset's own functions: the host bridge, the ISA bridge, the others.
+fn chipset(chipset: Chipset) -> Vec<(u8, u8, ChipsetFunction)> {
+    let isa = chipset.isa_bridge().slot;
+    match chipset {
+        Chipset::I440fx => {
+            vec![(0, 0, ChipsetFunction::i440fx()), (isa, 0, ChipsetFunction::piix3_isa()), (isa, 3, ChipsetFunction::piix4_pm())]
+        }
+        Chipset::Q35 => vec![(0, 0, ChipsetFunction::q35_mch()), (isa, 0, ChipsetFunction::ich9_lpc())],
     }
 }
 

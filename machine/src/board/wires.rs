@@ -8,7 +8,16 @@ use super::chips::id;
 /// Input pins of the I/O APIC.
 pub const PINS: usize = 24;
 /// PCI interrupts.
-pub const PIRQS: usize = 4;
+pub const PIRQS: usize = 8;
+
+/// Where the PCI interrupts lead now.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Routes {
+    /// The ISA interrupt of each PIRQ.
+    pub isa: [Option<u8>; PIRQS],
+    /// The first of their own inputs of the I/O APIC.
+    pub apic: Option<u8>,
+}
 
 /// Where a line leads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -98,7 +107,7 @@ impl Wires {
 
     /// The next input whose level has to change: (is it the I/O APIC's, number, level). `legacy` says whether the HPET
     /// replaces the PIT and the RTC, `routes` where each PIRQ leads.
-    pub fn next_change(&mut self, legacy: bool, routes: &[Option<u8>; PIRQS]) -> Option<(bool, u8, bool)> {
+    pub fn next_change(&mut self, legacy: bool, routes: &Routes) -> Option<(bool, u8, bool)> {
         let mut isa = 0u16;
         for (n, sources) in self.isa.iter().enumerate() {
             let on = match n {
@@ -107,7 +116,7 @@ impl Wires {
             };
             isa |= u16::from(on) << n;
         }
-        for (sources, irq) in self.pirq.iter().zip(routes) {
+        for (sources, irq) in self.pirq.iter().zip(&routes.isa) {
             isa |= irq.map_or(0, |irq| u16::from(*sources != 0) << (irq & 15));
         }
         let changed = isa ^ self.pic_driven;
@@ -119,6 +128,10 @@ impl Wires {
         let mut pins = 0u32;
         for (n, sources) in self.apic.iter().enumerate() {
             pins |= u32::from(*sources != 0) << n;
+        }
+        for (n, sources) in self.pirq.iter().enumerate() {
+            let pin = routes.apic.map(|first| usize::from(first) + n).filter(|pin| *pin < PINS);
+            pins |= pin.map_or(0, |pin| u32::from(*sources != 0) << pin);
         }
         for n in 0..16u8 {
             pins |= u32::from(isa >> n & 1) << apic_pin(n);
@@ -138,7 +151,8 @@ mod tests {
     use super::*;
 
     fn changes(w: &mut Wires, legacy: bool) -> Vec<(bool, u8, bool)> {
-        std::iter::from_fn(|| w.next_change(legacy, &[Some(10), None, None, Some(10)])).collect()
+        let routes = Routes { isa: [Some(10), None, None, Some(10), None, None, None, None], apic: None };
+        std::iter::from_fn(|| w.next_change(legacy, &routes)).collect()
     }
 
     #[test]
@@ -161,8 +175,12 @@ mod tests {
         w.drive(DeviceId(41), Pin::Pirq(3), true);
         w.drive(DeviceId(42), Pin::Pirq(0), true);
         assert_eq!(changes(&mut w, false), [(false, 10, true), (true, 10, true)]);
-        assert_eq!(w.next_change(false, &[None, Some(5), None, None]), Some((false, 5, true)));
-        assert_eq!(w.next_change(false, &[None, Some(5), None, None]), Some((false, 10, false)));
+        let mut routes = Routes { apic: Some(16), ..Routes::default() };
+        routes.isa[1] = Some(5);
+        let all: Vec<_> = std::iter::from_fn(|| w.next_change(false, &routes)).collect();
+        let pic = [(false, 5, true), (false, 10, false)];
+        let apic = [(true, 5, true), (true, 10, false), (true, 16, true), (true, 17, true), (true, 19, true)];
+        assert_eq!(all, [&pic[..], &apic[..]].concat());
     }
 
     #[test]

@@ -118,7 +118,7 @@ fn options() {
     with(&["--cpus", "2"], &["does not work yet"]);
     with(&["--cpu", "i486"], &["x86-64-v2"]);
     with(&["--engine", "translator"], &["does not work yet"]);
-    with(&["--machine", "q35"], &["does not work yet"]);
+    with(&["--machine", "microvm"], &["does not work yet"]);
     with(&["--vnc", ":1"], &["--vnc does not work yet"]);
     with(&["--record", "f"], &["--record does not work yet"]);
     with(&["--serial", "stdio", "--serial", "stdio"], &["--serial is given twice"]);
