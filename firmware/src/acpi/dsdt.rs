@@ -188,8 +188,9 @@ fn isa_bridge(chipset: Chipset) -> Raw {
 }
 
 /// What is taken and belongs to no other device.
-fn board_resources(config: &Config) -> Raw {
-    let ports = [(config.pm_base, 0x40), (SMI_CMD_PORT, 2), (0x4D0, 2)].map(|(port, len)| IO::new(port, port, 1, len));
+fn board_resources(config: &Config, chipset: Chipset) -> Raw {
+    let pm = if chipset == Chipset::Q35 { 0x80 } else { 0x40 };
+    let ports = [(config.pm_base, pm), (SMI_CMD_PORT, 2), (0x4D0, 2)].map(|(port, len)| IO::new(port, port, 1, len));
     let ranges = [(IOAPIC_BASE, 0x1000), (LAPIC_BASE, 0x10_0000)].into_iter().chain(config.ecam.map(|base| (base, ECAM_LEN)));
     let ranges: Vec<_> = ranges.map(|(base, len)| Memory32Fixed::new(true, base as u32, len as u32)).collect();
     let mut resources: Vec<&dyn Aml> = ports.iter().map(|p| p as &dyn Aml).collect();
@@ -203,7 +204,7 @@ pub fn build(config: &Config, layout: &Layout) -> Sdt {
     let mut system_bus = processors(config.cpus);
     system_bus.extend(links(layout.chipset()));
     system_bus.push(host_bridge(config, layout));
-    system_bus.push(board_resources(config));
+    system_bus.push(board_resources(config, layout.chipset()));
     system_bus.push(device("HPET", "PNP0103", None, vec![&Memory32Fixed::new(true, HPET_BASE as u32, 0x400)]));
 
     let off = Package::new(vec![&SLP_TYP_S5, &SLP_TYP_S5, &0u8, &0u8]);

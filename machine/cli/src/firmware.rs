@@ -50,6 +50,9 @@ pub struct Loaded {
 pub fn load(args: &MachineArgs) -> Result<Loaded, UserError> {
     let mut progress = |step: &str| terminal::say(&format!("softmetal: {step}"));
     let mut loaded = Loaded::default();
+    if args.firmware == FirmwareArg::SeaBios && args.kernel.is_some() {
+        return Err(UserError::new("SeaBIOS boots from disks and cannot start a --kernel; leave out --firmware, or use --firmware uefi"));
+    }
     // The VGA BIOS is found along with SeaBIOS; a BIOS from a file does without if there is none.
     match &args.firmware {
         FirmwareArg::Builtin => {}

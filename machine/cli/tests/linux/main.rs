@@ -4,6 +4,7 @@
 //! are skipped; with `SOFTMETAL_NEED_IMAGES` set, that is a failure.
 
 mod boot;
+mod firmware;
 mod terminal;
 
 use std::io::Write;
@@ -22,6 +23,14 @@ fn softmetal() -> Command {
     command
 }
 
+/// Says that a test is skipped, and why; false.
+fn skip(why: &dyn std::fmt::Display) -> bool {
+    // What eprintln! says is shown only for tests that fail.
+    let line = format!("SKIPPED {}: {why}\n", std::thread::current().name().unwrap_or_default());
+    std::io::stderr().write_all(line.as_bytes()).unwrap();
+    false
+}
+
 /// The catalogue's `name`, or `None` where it cannot be had.
 fn images(name: &str) -> Option<Fetched> {
     let needed = std::env::var_os("SOFTMETAL_NEED_IMAGES").is_some();
@@ -29,9 +38,7 @@ fn images(name: &str) -> Option<Fetched> {
     match catalog.fetch(name, &mut |_| {}) {
         Ok(fetched) => Some(fetched),
         Err(e @ CatalogError::NoPackageManager(_)) if !needed => {
-            // What eprintln! says is shown only for tests that fail.
-            let line = format!("SKIPPED {}: {e}\n", std::thread::current().name().unwrap_or_default());
-            std::io::stderr().write_all(line.as_bytes()).unwrap();
+            skip(&e);
             None
         }
         Err(e) => panic!("{e}"),
