@@ -9,6 +9,9 @@ mod keyboard;
 mod mouse;
 mod scancodes;
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::VecDeque;
 
 use serde::{Deserialize, Serialize};
@@ -21,8 +24,10 @@ pub use scancodes::{chord, scancodes_for};
 
 /// Nanoseconds between a read of a byte and the next one from a device.
 const PAUSE: u64 = 250_000;
-/// The timer of that pause.
+/// The timers: of that pause, of the key that repeats, of the mouse's next report.
 const NEXT: u32 = 0;
+const REPEAT: u32 = 1;
+const REPORT: u32 = 2;
 const LINES: [u8; 2] = [0, 1];
 
 mod status {
@@ -160,9 +165,21 @@ impl I8042 {
         Self::default()
     }
 
-    /// Fills the output buffer if it is empty and something waits, then drives the interrupt lines.
+    /// The lights of the keyboard: bit 0 scroll lock, bit 1 num lock, bit 2 caps lock.
+    #[must_use]
+    pub fn leds(&self) -> u8 {
+        self.state.keyboard.leds()
+    }
+
+    /// Fills the output buffer if it is empty and something waits, then drives the interrupt lines and sets the timers.
     fn pump(&mut self, ctx: &mut Ctx) {
         let s = &mut self.state;
+        for (timer, at) in [(REPEAT, s.keyboard.repeat()), (REPORT, s.mouse.next())] {
+            match at {
+                Some(at) => ctx.arm(timer, at),
+                None => ctx.cancel(timer),
+            }
+        }
         if !s.full {
             let mut next = s.answers.pop_front();
             if next.is_none() && s.device_waits() {
@@ -292,13 +309,18 @@ impl Device for I8042 {
             self.write_command(ctx, value as u8);
         }
     }
-    fn timer(&mut self, ctx: &mut Ctx, _timer: u32) {
+    fn timer(&mut self, ctx: &mut Ctx, timer: u32) {
+        match timer {
+            REPEAT => self.state.keyboard.repeat_due(ctx.now),
+            REPORT => self.state.mouse.next_due(ctx.now),
+            _ => {}
+        }
         self.pump(ctx);
     }
     fn input(&mut self, ctx: &mut Ctx, input: &Input) {
         match *input {
-            Input::Scancodes(ref codes) => self.state.keyboard.keys(codes),
-            Input::Mouse { dx, dy, wheel, buttons } => self.state.mouse.moved(dx, dy, wheel, buttons),
+            Input::Scancodes(ref codes) => self.state.keyboard.keys(codes, ctx.now),
+            Input::Mouse { dx, dy, wheel, buttons } => self.state.mouse.moved([dx, dy], wheel, buttons, ctx.now),
             _ => return,
         }
         self.pump(ctx);
@@ -307,217 +329,12 @@ impl Device for I8042 {
         self.state.keyboard.room()
     }
     fn reset(&mut self, ctx: &mut Ctx) {
-        ctx.cancel(NEXT);
+        [NEXT, REPEAT, REPORT].into_iter().for_each(|timer| ctx.cancel(timer));
         for line in LINES {
             ctx.line(line, false);
         }
         self.state = State::default();
         ctx.request(Request::A20(true));
     }
-    device_state!(state, 2);
-}
-
-#[cfg(test)]
-mod tests {
-    use softmetal_bus::Effect;
-
-    use super::*;
-    use crate::testing::Rig;
-
-    struct Bench(Rig, I8042);
-
-    impl Bench {
-        fn new() -> Self {
-            Self(Rig::new(), I8042::new())
-        }
-        fn command(&mut self, value: u64) {
-            self.0.write(&mut self.1, 1, 0, 1, value);
-        }
-        fn data(&mut self, value: u64) {
-            self.0.write(&mut self.1, 0, 0, 1, value);
-        }
-        fn status(&mut self) -> u8 {
-            self.0.read(&mut self.1, 1, 0, 1) as u8
-        }
-        /// What port 0x60 gives, byte by byte, until nothing more comes.
-        fn drain(&mut self) -> Vec<u8> {
-            let mut bytes = Vec::new();
-            loop {
-                self.0.run(&mut self.1, PAUSE);
-                if self.status() & status::OUTPUT_FULL == 0 {
-                    return bytes;
-                }
-                bytes.push(self.0.read(&mut self.1, 0, 0, 1) as u8);
-            }
-        }
-        fn keyboard(&mut self, bytes: &[u64]) -> Vec<u8> {
-            bytes.iter().for_each(|&byte| self.data(byte));
-            self.drain()
-        }
-        fn mouse(&mut self, byte: u64) -> Vec<u8> {
-            self.command(0xd4);
-            self.data(byte);
-            self.drain()
-        }
-        fn keys(&mut self, codes: &[u8]) {
-            let input = Input::Scancodes(codes.to_vec());
-            self.1.input(&mut self.0.ctx(), &input);
-        }
-    }
-
-    #[test]
-    fn controller() {
-        let mut b = Bench::new();
-        b.command(0xaa);
-        assert_eq!(b.status(), 0x1d);
-        assert_eq!(b.drain(), [0x55]);
-        b.command(0x60);
-        b.data(0x74);
-        assert_eq!(b.status() & status::COMMAND, 0);
-        b.command(0x20);
-        assert_eq!(b.drain(), [0x74]);
-        b.command(0xa7);
-        b.command(0xae);
-        b.command(0x20);
-        assert_eq!(b.drain(), [0x64]);
-        b.command(0xd3);
-        b.data(0x5a);
-        assert_eq!(b.status() & status::FROM_MOUSE, status::FROM_MOUSE);
-        assert_eq!(b.drain(), [0x5a]);
-        b.0.take();
-        b.command(0xd1);
-        b.data(0x01);
-        b.command(0xd1);
-        b.data(0x03);
-        b.command(0xfe);
-        b.command(0xff);
-        let requests: Vec<_> = b.0.take().into_iter().collect();
-        let expected = [Request::A20(false), Request::A20(true), Request::Reset];
-        assert_eq!(requests, expected.map(Effect::Request));
-        // Commands without end fill no queue.
-        (0..1000).for_each(|_| b.command(0x20));
-        assert!(b.drain().len() <= 17);
-    }
-
-    #[test]
-    fn keyboard_answers() {
-        let mut b = Bench::new();
-        assert_eq!(b.keyboard(&[0xff]), [0xfa, 0xaa]);
-        assert_eq!(b.keyboard(&[0xf2]), [0xfa, 0xab, 0x41], "translated");
-        assert_eq!(b.keyboard(&[0xed, 0x07]), [0xfa, 0xfa]);
-        assert_eq!(b.keyboard(&[0xee]), [0xee]);
-        assert_eq!(b.keyboard(&[0xf3, 0x20]), [0xfa, 0xfa]);
-        b.command(0x60);
-        b.data(0x05);
-        assert_eq!(b.keyboard(&[0xf2]), [0xfa, 0xab, 0x83]);
-        assert_eq!(b.keyboard(&[0xf0, 0]), [0xfa, 0xfa, 2]);
-        assert_eq!(b.keyboard(&[0xfe]), [2], "resend");
-        assert_eq!(b.keyboard(&[0x01]), [0xfe], "not a command");
-    }
-
-    #[test]
-    fn keys_in_either_set() {
-        let mut b = Bench::new();
-        // A, right arrow, Pause.
-        let codes = [0x1e, 0x9e, 0xe0, 0x4d, 0xe0, 0xcd, 0xe1, 0x1d, 0x45, 0xe1, 0x9d, 0xc5];
-        b.keys(&codes);
-        assert_eq!(b.drain(), codes);
-        b.command(0x60);
-        b.data(0x05);
-        b.keys(&codes[..6]);
-        let set2 = [0x1c, 0xf0, 0x1c, 0xe0, 0x74, 0xe0, 0xf0, 0x74];
-        assert_eq!(b.drain(), set2);
-        b.keyboard(&[0xf0, 1]);
-        b.keys(&codes);
-        assert_eq!(b.drain(), codes);
-        b.keyboard(&[0xf5]);
-        b.keys(&codes);
-        assert_eq!(b.drain(), []);
-        // The scan codes of a flood are bounded.
-        b.keyboard(&[0xf4]);
-        (0..10_000).for_each(|_| b.keys(&codes));
-        assert!(b.drain().len() < 2000);
-    }
-
-    #[test]
-    fn one_interrupt_a_byte() {
-        let mut b = Bench::new();
-        b.keys(&[0x1e, 0x9e]);
-        assert_eq!(b.0.take_line(0), [true]);
-        let read = |b: &mut Bench| b.0.read(&mut b.1, 0, 0, 1);
-        assert_eq!(read(&mut b), 0x1e);
-        assert_eq!(read(&mut b), 0x1e, "the same byte again");
-        assert_eq!(b.0.take_line(0), [false]);
-        b.0.run(&mut b.1, PAUSE);
-        assert_eq!(b.0.take_line(0), [true]);
-        assert_eq!(read(&mut b), 0x9e);
-        // Keys wait while the keyboard is off.
-        b.command(0xad);
-        b.keys(&[0x1e]);
-        assert_eq!(b.drain(), []);
-        b.command(0xae);
-        assert_eq!(b.drain(), [0x1e]);
-    }
-
-    #[test]
-    fn mouse() {
-        let mut b = Bench::new();
-        b.command(0x60);
-        b.data(0x47);
-        b.0.take();
-        assert_eq!(b.mouse(0xff), [0xfa, 0xaa, 0x00]);
-        assert_eq!(b.0.take_line(1).len(), 6);
-        assert_eq!(b.mouse(0xf2), [0xfa, 0x00]);
-        assert_eq!(b.mouse(0xf3), [0xfa]);
-        assert_eq!(b.mouse(200), [0xfa]);
-        assert_eq!(b.mouse(0xf4), [0xfa]);
-        assert_eq!(b.mouse(0xe9), [0xfa, 0x20, 2, 200]);
-        assert_eq!(b.mouse(0xeb), [0xfa, 0x08, 0, 0]);
-        assert_eq!(b.mouse(0x77), [0xfe]);
-    }
-
-    #[test]
-    fn the_mouse_moves() {
-        let mut b = Bench::new();
-        let moved = |b: &mut Bench, dx, dy, wheel, buttons| {
-            let input = Input::Mouse { dx, dy, wheel, buttons };
-            b.1.input(&mut b.0.ctx(), &input);
-        };
-        moved(&mut b, 5, 5, 0, 1);
-        assert_eq!(b.drain(), [], "not before reports are switched on");
-        b.mouse(0xf6);
-        assert_eq!(b.mouse(0xf4), [0xfa]);
-        moved(&mut b, 5, 3, 0, 1);
-        assert_eq!(b.drain(), [0x29, 5, 0xfd]);
-        moved(&mut b, -300, 0, 1, 4);
-        assert_eq!(b.drain(), [0x1c, 0x00, 0, 0x1c, 0xd4, 0], "in two reports, and no wheel");
-        for rate in [200, 100, 80] {
-            b.mouse(0xf3);
-            b.mouse(rate);
-        }
-        assert_eq!(b.mouse(0xf2), [0xfa, 3], "IntelliMouse");
-        b.drain();
-        moved(&mut b, 0, -1, -2, 2);
-        assert_eq!(b.drain(), [0x0a, 0, 1, 0xfe]);
-        // In remote mode the host asks, and gets all that has gathered.
-        b.mouse(0xf0);
-        moved(&mut b, 7, 0, 0, 0);
-        moved(&mut b, 7, 0, 1, 0);
-        assert_eq!(b.drain(), []);
-        assert_eq!(b.mouse(0xeb), [0xfa, 0x08, 14, 0, 1]);
-        // A flood is bounded.
-        b.mouse(0xea);
-        (0..10_000).for_each(|_| moved(&mut b, i16::MAX, i16::MIN, 127, 7));
-        assert!(b.drain().len() < 400);
-    }
-
-    #[test]
-    fn state_goes_round() {
-        let mut a = Bench::new();
-        a.keys(&[0x1e, 0x9e, 0xe0]);
-        let mut copy = I8042::new();
-        copy.load(&a.1.save()).unwrap();
-        let mut b = Bench(Rig::new(), copy);
-        assert_eq!(a.drain(), b.drain());
-    }
+    device_state!(state, 3);
 }

@@ -32,7 +32,7 @@ pub enum Input {
     /// Keyboard scan codes (set 1 make and break codes, E0-prefixed where so).
     Scancodes(Vec<u8>),
     /// The mouse moved (right and down are positive), its wheel turned (towards the user is positive), or the buttons (bit 0
-    /// left, 1 right, 2 middle) are these now.
+    /// left, 1 right, 2 middle, 3 and 4 at the side) are these now.
     Mouse {
         /// Counts to the right.
         dx: i16,
