@@ -73,6 +73,9 @@ classes!(
     VirtioNotify,
     VirtioDevice,
     MsixTable,
+    FwCfg,
+    Flash,
+    Ecam,
     AnyPort,
     AnyAddress
 );
@@ -153,7 +156,7 @@ impl Op {
 }
 
 /// The chips' ports: class, first, how many.
-const PORTS: [(Class, u16, u16); 22] = [
+const PORTS: [(Class, u16, u16); 24] = [
     (Class::Pic, 0x20, 2),
     (Class::Pic, 0xa0, 2),
     (Class::Pic, 0x4d0, 2),
@@ -176,6 +179,8 @@ const PORTS: [(Class, u16, u16); 22] = [
     (Class::DebugPorts, 0x92, 1),
     (Class::DebugPorts, 0xf4, 1),
     (Class::Ferr, 0xf0, 1),
+    (Class::FwCfg, 0x510, 2),
+    (Class::DebugPorts, 0x402, 1),
 ];
 
 /// Slots of the PCI cards: disk, read-only disk, entropy, console.
@@ -194,6 +199,13 @@ const RING: u64 = 0x4000;
 /// Where the buffers of good requests are.
 const BUFFERS: u64 = 0x40_0000;
 
+/// Bytes of the code and of the variables of a board with other firmware, and where the variables are.
+pub const CODE: u64 = 128 << 10;
+pub const VARS: u64 = 16 << 10;
+const FLASH: u64 = (1 << 32) - CODE - VARS;
+/// Where the guest puts the memory-mapped configuration space, on a board that has one.
+const ECAM: u64 = 0xe000_0000;
+
 struct Generator {
     rng: Rng,
     ops: Vec<Op>,
@@ -208,6 +220,7 @@ pub fn generate(seed: u64, accesses: usize) -> Vec<Op> {
     for card in 0..CARDS.len() {
         g.place(card);
     }
+    g.chipset();
     while g.accesses < accesses {
         g.next();
     }
@@ -350,7 +363,12 @@ impl Generator {
                     self.port(class, port);
                 }
             }
-            76..78 => {
+            76 => match self.rng.below(3) {
+                0 => self.flash(),
+                1 => self.fw_cfg(),
+                _ => self.ecam(),
+            },
+            77 => {
                 let addr = match self.rng.below(3) {
                     0 => self.wild(),
                     1 => PCI_WINDOW.start + self.rng.below(0x400_0000),
@@ -396,6 +414,86 @@ impl Generator {
                 self.outp(Class::Pic, 0x20, 1, 0x20);
                 self.outp(Class::Pic, 0xa0, 1, 0x20);
             }
+        }
+    }
+
+    /// What a firmware sets up in the chipset, where it is and where it would be on another board.
+    fn chipset(&mut self) {
+        let pam = self.rng.pick(&[0x3333_3330, 0x1111_1110, 0, 0x2332_1030]);
+        for (slot, function, offset, value) in [
+            (0, 0, 0x60, ECAM as u32 | 1),
+            (0, 0, 0x5c, pam),
+            (0, 0, 0x90, pam),
+            (1, 0, 0x60, 0x0a0b_0a0b),
+            (1, 3, 0x40, 0x601),
+            (1, 3, 0x80, 1),
+            (0x1f, 0, 0x60, 0x0a0b_0a0b),
+            (0x1f, 0, 0x68, 0x0b0a_0b0a),
+            (0x1f, 0, 0x40, 0x601),
+            (0x1f, 0, 0x44, 0x80),
+        ] {
+            self.config_write(slot, function, offset, 4, value);
+        }
+    }
+
+    /// A command of the flash chip, with its data, or an access at random.
+    fn flash(&mut self) {
+        let at = FLASH + self.rng.below(VARS);
+        let class = Class::Flash;
+        match self.rng.below(6) {
+            0 => {
+                let code = FLASH + VARS + self.rng.below(CODE);
+                self.mmio(class, code);
+            }
+            1 => {
+                let commands = [0x10, 0x40, 0x20, 0x50, 0x60, 0x70, 0x90, 0x98, 0xe8, 0xff];
+                let command = self.rng.pick(&commands);
+                self.store(class, at, 1, command);
+            }
+            2 => {
+                self.store(class, at, 1, 0x20);
+                self.store(class, at, 1, 0xd0);
+            }
+            3 => {
+                let n = self.rng.below(256);
+                self.store(class, at, 1, 0xe8);
+                self.store(class, at, 1, n);
+                for i in 0..=n {
+                    let value = self.rng.number();
+                    self.store(class, at + i, 1, value);
+                }
+                self.store(class, at, 1, 0xd0);
+            }
+            4 => self.store(class, at, 1, 0xff),
+            _ => self.mmio(class, at),
+        }
+    }
+
+    /// An item by DMA.
+    fn fw_cfg(&mut self) {
+        let key = if self.rng.one_in(4) { self.rng.number() as u32 } else { self.rng.below(0x30) as u32 };
+        let control = key << 16 | self.rng.pick(&[0x0a, 0x0a, 0x08, 0x02, 0x04, 0x10]);
+        let len = if self.rng.one_in(64) { self.rng.number() as u32 } else { self.rng.below(0x400) as u32 };
+        let to = if self.rng.one_in(8) { self.wild() } else { BUFFERS + self.rng.below(0x1000) };
+        let request = if self.rng.one_in(8) { self.wild() } else { BUFFERS + self.rng.below(0x1000) };
+        if request < RAM - 16 {
+            let bytes = [&control.to_be_bytes()[..], &len.to_be_bytes(), &to.to_be_bytes()].concat();
+            self.ram(request, bytes);
+        }
+        self.outp(Class::FwCfg, 0x514, 4, ((request >> 32) as u32).swap_bytes());
+        self.outp(Class::FwCfg, 0x518, 4, (request as u32).swap_bytes());
+    }
+
+    /// Configuration space by memory.
+    fn ecam(&mut self) {
+        if self.rng.one_in(8) {
+            return self.chipset();
+        }
+        let slot = self.rng.pick(&[0, 1, 3, 4, 5, 6, 0x1f]);
+        let most = self.rng.pick(&[0x40, 0x100, 0x1000]);
+        for _ in 0..6 {
+            let register = self.rng.below(most);
+            self.mmio(Class::Ecam, ECAM + (slot << 15) + register);
         }
     }
 

@@ -4,11 +4,11 @@ use std::sync::{Arc, Mutex};
 
 use sha2::{Digest, Sha256};
 use softmetal_bus::{Attention, BlockBackend, BlockError, CpuBus, GuestMemory, Request, SharedDisk, attention};
-use softmetal_firmware::Layout;
+use softmetal_firmware::{Chipset, Layout};
 use softmetal_machine::board::firmware::Parts;
 use softmetal_machine::board::{Board, Disk, Firmware, Interface, Plugs, SharedBoard};
 
-use crate::generate::{Op, RAM, Rng};
+use crate::generate::{CODE, Op, RAM, Rng, VARS};
 
 /// Bytes of a disk.
 pub const DISK: usize = 256 << 10;
@@ -125,7 +125,7 @@ pub struct Rig {
 }
 
 impl Rig {
-    /// A board with a disk, a read-only disk, an entropy source, a console and a display adapter; memory and disks are random.
+    /// A board (one of three kinds) with a disk, a read-only disk, an entropy source, a console and a display adapter; memory and disks are random.
     pub fn new(seed: u64) -> Self {
         let rig = Self::empty(seed);
         let mut rng = Rng(seed ^ 0x5eed);
@@ -149,7 +149,15 @@ impl Rig {
             interface: Interface::Virtio,
         };
         let plugs = Plugs { disks: vec![backend(0), backend(1)], vga: true, console: true, rtc: 1_767_225_600, seed, ..Plugs::default() };
-        let (layout, firmware) = (Layout::new(RAM), Firmware::Builtin);
+        // Each third board with the built-in firmware, with another, with another on the other chipset.
+        let other = || Firmware::Flash { code: vec![0x90; CODE as usize], vars: vec![0xff; VARS as usize] };
+        let (chipset, firmware) = match seed % 3 {
+            0 => (Chipset::I440fx, Firmware::Builtin),
+            1 => (Chipset::I440fx, other()),
+            _ => (Chipset::Q35, other()),
+        };
+        let plugs = Plugs { chipset, vars: Some(SharedDisk::new(vec![0xff; VARS as usize])), vga_rom: vec![0x55; 3000], ..plugs };
+        let layout = Layout::of(chipset, RAM);
         let memory = Arc::new(GuestMemory::new(Parts::new(&layout, &plugs, &firmware).end()).unwrap());
         let board = Board::new(layout, memory.clone(), attention.clone(), plugs, true, &firmware);
         Self { board: SharedBoard::new(board), memory, attention, disks, at: 0, trace: Sha256::new(), seen: Seen::default() }
