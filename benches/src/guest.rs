@@ -65,7 +65,7 @@ fn names() -> Vec<String> {
 pub fn images(program: &Path, work: &Path, kernels: &[String], scale: f64, offline: bool) -> Result<Images> {
     let catalog = Catalog::new(offline)?;
     let mut progress = |step: &str| eprintln!("compare: {step}");
-    let base = catalog.fetch("busybox", &mut progress)?;
+    let base = catalog.fetch("busybox", &mut progress)?.linux().context("busybox boots no kernel")?;
     let overlay = work.join("overlay");
     fs::create_dir(&overlay)?;
     fs::copy(program, overlay.join("guestbench"))?;

@@ -1,29 +1,7 @@
-//! `softmetal catalog` and `softmetal doctor`.
+//! `softmetal doctor`.
 
-use softmetal_machine::UserError;
-use softmetal_machine::host::catalog::{Catalog, EntryState};
+use softmetal_machine::host::catalog::Catalog;
 use softmetal_machine::host::{files, terminal};
-
-/// Lists the catalogue on stdout.
-///
-/// # Errors
-/// [`UserError`] without a cache folder.
-pub fn catalog() -> Result<(), UserError> {
-    let catalog = Catalog::new(true).map_err(|e| UserError(e.to_string()))?;
-    let mut out = String::new();
-    for e in catalog.entries() {
-        let mib = e.bytes.div_ceil(1 << 20);
-        let state = match e.state {
-            EntryState::Ready => format!("fetched, {mib} MiB"),
-            EntryState::Absent => format!("about {mib} MiB to fetch"),
-            EntryState::Stale => format!("damaged or old, about {mib} MiB to fetch again"),
-        };
-        out += &format!("{:<14} {} ({state})\n", e.name, e.description);
-    }
-    out += &format!("\nBoot one with: softmetal run busybox\nThey are kept in {}\n", catalog.cache.display());
-    terminal::print(&out);
-    Ok(())
-}
 
 /// Tells what the host offers, on stdout.
 pub fn doctor() {

@@ -4,10 +4,11 @@ use std::path::{Path, PathBuf};
 
 use softmetal_firmware::{HEAD_LEN, ImageKind, detect};
 use softmetal_machine::UserError;
-use softmetal_machine::host::catalog::Catalog;
-use softmetal_machine::host::{files, terminal};
+use softmetal_machine::host::catalog::{Catalog, Media};
+use softmetal_machine::host::files;
 use softmetal_machine::machine::Images;
 
+use crate::catalog::with_progress;
 use crate::options::MachineArgs;
 use crate::values::{did_you_mean, nearest};
 
@@ -29,14 +30,16 @@ pub fn images(args: &MachineArgs) -> Result<Option<Images>, UserError> {
         (Some(image), None) => match catalogue_name(image) {
             Some(name) => {
                 let catalog = Catalog::new(args.offline).map_err(|e| UserError(e.to_string()))?;
-                let mut progress = |step: &str| terminal::say(&format!("softmetal: {step}"));
-                let fetched = catalog.fetch(name, &mut progress).map_err(|e| UserError(e.to_string()))?;
-                initrd = initrd.or(Some(fetched.initrd));
+                let linux = match with_progress(|progress| catalog.fetch(name, progress))?.media {
+                    Media::Linux(linux) => linux,
+                    Media::Disk(path) | Media::Cdrom(path) => return Err(not_yet(name, &path)),
+                };
+                initrd = initrd.or(Some(linux.initrd));
                 cmdline = Some(match &args.append {
-                    Some(more) => format!("{} {more}", fetched.cmdline),
-                    None => fetched.cmdline,
+                    Some(more) => format!("{} {more}", linux.cmdline),
+                    None => linux.cmdline.into(),
                 });
-                fetched.kernel
+                linux.kernel
             }
             None => existing(image)?,
         },
@@ -67,6 +70,12 @@ fn existing(image: &Path) -> Result<PathBuf, UserError> {
         names.join(", "),
         near.map_or_else(|| "; check the path".into(), |n| did_you_mean(Some(n)))
     )))
+}
+
+/// What to do with an entry that is the image of a medium.
+fn not_yet(name: &str, path: &Path) -> UserError {
+    let medium = if path.extension().is_some_and(|e| e == "iso") { "--cdrom " } else { "--memory 1G --disk " };
+    UserError(format!("{name} boots by firmware: softmetal run --firmware seabios {medium}{}", path.display()))
 }
 
 /// What cannot be booted (yet) is refused with what can be done instead.

@@ -1,6 +1,7 @@
 //! The `softmetal` command.
 #![forbid(unsafe_code)]
 
+mod catalog;
 mod disk;
 mod doctor;
 mod errors;
@@ -49,7 +50,10 @@ fn carry_out(command: &Command, matches: &ArgMatches) -> Result<u8, UserError> {
             log_to_stderr(&[]);
             disk::disk(command)
         }
-        Command::Catalog => doctor::catalog().map(|()| 0),
+        Command::Catalog(args) => {
+            log_to_stderr(&[]);
+            catalog::catalog(args).map(|()| 0)
+        }
         Command::Doctor => {
             doctor::doctor();
             Ok(0)

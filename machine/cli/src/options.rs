@@ -10,6 +10,7 @@ use softmetal_machine::screen::{chords, strokes};
 use softmetal_machine::script::{Step, pattern, unescape};
 use softmetal_machine::session;
 
+use crate::catalog::CatalogArgs;
 use crate::disk::DiskCommand;
 use crate::firmware::{FirmwareArg, firmware};
 use crate::values::{DiskArg, LogFilter, Processor, boot, disk, exit_code, log_filter, processor, seconds, size};
@@ -68,8 +69,8 @@ pub enum Command {
     /// Make, describe, check, convert, commit and resize disk images
     #[command(subcommand)]
     Disk(DiskCommand),
-    /// List the images that can be fetched by name
-    Catalog,
+    /// List, fetch and remove the images that can be booted by name
+    Catalog(CatalogArgs),
     /// Tell what this host offers
     Doctor,
 }

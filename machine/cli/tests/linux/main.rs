@@ -11,7 +11,7 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
-use softmetal_machine::host::catalog::{Catalog, CatalogError, Fetched};
+use softmetal_machine::host::catalog::{Catalog, CatalogError, Linux};
 
 /// What no log of a healthy kernel holds.
 const TROUBLE: &str = "WARNING:|BUG:|Call Trace|Oops|Kernel panic";
@@ -31,12 +31,12 @@ fn skip(why: &dyn std::fmt::Display) -> bool {
     false
 }
 
-/// The catalogue's `name`, or `None` where it cannot be had.
-fn images(name: &str) -> Option<Fetched> {
+/// The kernel and initramfs of the catalogue's `name`, or `None` where it cannot be had.
+fn images(name: &str) -> Option<Linux> {
     let needed = std::env::var_os("SOFTMETAL_NEED_IMAGES").is_some();
     let catalog = Catalog::new(false).unwrap();
     match catalog.fetch(name, &mut |_| {}) {
-        Ok(fetched) => Some(fetched),
+        Ok(fetched) => fetched.linux(),
         Err(e @ CatalogError::NoPackageManager(_)) if !needed => {
             skip(&e);
             None

@@ -9,7 +9,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use super::{CatalogError, Recipe, Result, at};
+use super::{CatalogError, Result, at};
 
 /// The package that holds the guest's programs.
 const BUSYBOX: &str = "busybox-static";
@@ -19,15 +19,16 @@ pub fn available() -> bool {
     Command::new("apt-get").arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok_and(|status| status.success())
 }
 
-/// Downloads the packages of `recipe` for amd64 into `work`; the paths are sorted.
-pub fn download(work: &Path, recipe: &Recipe, progress: &mut dyn FnMut(&str)) -> Result<Vec<PathBuf>> {
+/// Downloads the packages of the first of `kernels` that there is, and busybox, for amd64 into `work` for the entry `name`;
+/// the paths are sorted.
+pub fn download(work: &Path, name: &str, kernels: &[&str], progress: &mut dyn FnMut(&str)) -> Result<Vec<PathBuf>> {
     if !available() {
-        return Err(CatalogError::NoPackageManager(recipe.name.into()));
+        return Err(CatalogError::NoPackageManager(name.into()));
     }
     // The system's lists on another kind of host do not cover amd64.
     if cfg!(target_arch = "x86_64") {
         let apt = Apt::new(work, false)?;
-        match apt.packages(recipe, progress) {
+        match apt.packages(kernels, progress) {
             Ok(packages) => return Ok(packages),
             Err(e) => log::info!("with the system's package lists: {e}"),
         }
@@ -35,17 +36,21 @@ pub fn download(work: &Path, recipe: &Recipe, progress: &mut dyn FnMut(&str)) ->
     let apt = Apt::new(work, true)?;
     progress("fetching the distribution's package lists");
     apt.run("apt-get", &["update", "-q"], "the package lists")?;
-    apt.packages(recipe, progress)
+    apt.packages(kernels, progress)
 }
 
 /// Downloads one package for amd64 into `work`.
 pub fn download_package(work: &Path, package: &str, progress: &mut dyn FnMut(&str)) -> Result<PathBuf> {
+    download_first(work, &[package], progress)
+}
+
+/// Downloads the first of `packages` that there is for amd64 into `work`.
+pub fn download_first(work: &Path, packages: &[&str], progress: &mut dyn FnMut(&str)) -> Result<PathBuf> {
     if !available() {
-        return Err(CatalogError::NoPackageManager(package.into()));
+        return Err(CatalogError::NoPackageManager(packages.join(" or ")));
     }
-    progress(&format!("downloading {package}"));
     if cfg!(target_arch = "x86_64") {
-        match Apt::new(work, false)?.package(package) {
+        match Apt::new(work, false)?.first_of(packages, progress) {
             Ok(file) => return Ok(file),
             Err(e) => log::info!("with the system's package lists: {e}"),
         }
@@ -53,7 +58,7 @@ pub fn download_package(work: &Path, package: &str, progress: &mut dyn FnMut(&st
     let apt = Apt::new(work, true)?;
     progress("fetching the distribution's package lists");
     apt.run("apt-get", &["update", "-q"], "the package lists")?;
-    apt.package(package)
+    apt.first_of(packages, progress)
 }
 
 struct Apt {
@@ -94,13 +99,12 @@ impl Apt {
         Ok(Self { config, folder })
     }
 
-    /// Resolves the recipe's kernel to its packages and downloads them with busybox.
-    fn packages(&self, recipe: &Recipe, progress: &mut dyn FnMut(&str)) -> Result<Vec<PathBuf>> {
-        let kernel = recipe
-            .kernels
+    /// Resolves the kernel to its packages and downloads them with busybox.
+    fn packages(&self, kernels: &[&str], progress: &mut dyn FnMut(&str)) -> Result<Vec<PathBuf>> {
+        let kernel = kernels
             .iter()
             .find_map(|k| self.kernel_packages(k))
-            .ok_or_else(|| CatalogError::Apt { what: recipe.kernels.join(" or "), detail: "the package lists do not have it".into() })?;
+            .ok_or_else(|| CatalogError::Apt { what: kernels.join(" or "), detail: "the package lists do not have it".into() })?;
         progress(&format!("downloading {} and {BUSYBOX}", kernel.iter().cloned().collect::<Vec<_>>().join(", ")));
         let mut args = vec!["download", "-q", BUSYBOX];
         args.extend(kernel.iter().map(String::as_str));
@@ -112,6 +116,16 @@ impl Apt {
             .collect();
         packages.sort();
         Ok(packages)
+    }
+
+    /// Downloads the first of `packages` that the lists have.
+    fn first_of(&self, packages: &[&str], progress: &mut dyn FnMut(&str)) -> Result<PathBuf> {
+        let known = packages.iter().find(|p| self.run("apt-cache", &["show", "--no-all-versions", p], p).is_ok());
+        let Some(package) = known else {
+            return Err(CatalogError::Apt { what: packages.join(" or "), detail: "the package lists do not have it".into() });
+        };
+        progress(&format!("downloading {package}"));
+        self.package(package)
     }
 
     /// Downloads one package.

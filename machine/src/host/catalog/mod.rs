@@ -5,45 +5,32 @@
 //! with its SHA-256 sums, which are verified at each use.
 
 mod apt;
+mod busybox;
 mod cpio;
 mod deb;
+mod debian;
+mod fat;
 mod modules;
 mod packages;
+mod recipes;
+mod sparse;
 mod vmlinux;
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use flate2::{Compression, GzBuilder};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use recipes::{Boots, CDROM, DISK, INITRD, KERNEL, Made, RECIPES, Recipe, recipe};
 pub use vmlinux::extract_vmlinux;
 
-/// Raised when the recipe of the entries changes, so that what an older version built is built anew.
-const RECIPE: u32 = 4;
-/// The programs and scripts of every initramfs; see the script itself for what it does.
-const INIT: &[u8] = include_bytes!("init.sh");
-/// Drivers for the hardware that Softmetal's boards have, where the kernel has them as modules.
-const DRIVERS: [&str; 15] = [
-    "virtio_pci",
-    "virtio_blk",
-    "virtio_net",
-    "virtio_console",
-    "virtio-rng",
-    "ata_piix",
-    "ahci",
-    "sd_mod",
-    "sr_mod",
-    "e1000",
-    "8139cp",
-    "isofs",
-    "vfat",
-    "9p",
-    "9pnet_virtio",
-];
+/// Files of this size and above are known by size and time, not by their sum, so that a run need not read them whole.
+const LARGE: u64 = 64 << 20;
 
 /// Why an entry cannot be had; the text says what to do.
 #[derive(Debug, thiserror::Error)]
@@ -80,6 +67,31 @@ pub enum CatalogError {
         /// apt's own words.
         detail: String,
     },
+    /// Programs that the entry is made with are not installed.
+    #[error("{name} is made on this host with programs that it lacks; install them: apt-get install {packages}")]
+    Tools {
+        /// The entry.
+        name: &'static str,
+        /// The packages with the programs.
+        packages: String,
+    },
+    /// One of these programs failed.
+    #[error("{tool} failed: {detail}; --log debug shows all it said")]
+    Tool {
+        /// The program.
+        tool: String,
+        /// Its own words.
+        detail: String,
+    },
+    /// The host's package sources have no Debian.
+    #[error("debian is made from the package sources of a Debian host, and this one is another; make a disk image elsewhere and run that")]
+    NotDebian,
+    /// It has no image of a medium.
+    #[error("{0} boots a kernel directly and has no disk image to copy")]
+    NoImage(String),
+    /// It has no initramfs.
+    #[error("{0} has no initramfs")]
+    NoInitramfs(String),
     /// A package does not hold what it should.
     #[error("{what}: {detail}")]
     Unpack {
@@ -116,31 +128,6 @@ fn at(path: &Path) -> impl FnOnce(io::Error) -> CatalogError + '_ {
     move |source| CatalogError::Io { path: path.to_path_buf(), source }
 }
 
-/// What an entry is made of.
-struct Recipe {
-    name: &'static str,
-    description: &'static str,
-    /// About how much is fetched.
-    download_mib: u32,
-    /// The packages that stand for the newest kernel; the first that the distribution has is taken.
-    kernels: &'static [&'static str],
-}
-
-const RECIPES: [Recipe; 2] = [
-    Recipe {
-        name: "busybox",
-        description: "the distribution's kernel for virtual machines and a busybox shell",
-        download_mib: 30,
-        kernels: &["linux-image-cloud-amd64", "linux-image-virtual"],
-    },
-    Recipe {
-        name: "busybox-full",
-        description: "the distribution's full kernel and a busybox shell",
-        download_mib: 70,
-        kernels: &["linux-image-amd64", "linux-image-generic"],
-    },
-];
-
 /// Whether an entry is in the cache.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EntryState {
@@ -165,24 +152,55 @@ pub struct Entry {
     pub state: EntryState,
 }
 
-/// The files of an entry, verified.
+/// A kernel that is booted directly.
 #[derive(Clone, Debug)]
-pub struct Fetched {
+pub struct Linux {
     /// A Linux bzImage.
     pub kernel: PathBuf,
     /// A gzip-compressed cpio archive.
     pub initrd: PathBuf,
     /// The command line that it is meant to be booted with.
-    pub cmdline: String,
+    pub cmdline: &'static str,
+}
+
+/// What an entry boots from.
+#[derive(Clone, Debug)]
+pub enum Media {
+    /// A kernel.
+    Linux(Linux),
+    /// A raw disk image, which runs must not write to.
+    Disk(PathBuf),
+    /// An ISO 9660 image.
+    Cdrom(PathBuf),
+}
+
+/// An entry's files, verified.
+#[derive(Clone, Debug)]
+pub struct Fetched {
+    /// What it boots from.
+    pub media: Media,
+    /// The RAM in bytes that it needs, if that is more than the usual.
+    pub memory: Option<u64>,
+}
+
+impl Fetched {
+    /// The kernel that it boots.
+    #[must_use]
+    pub fn linux(self) -> Option<Linux> {
+        match self.media {
+            Media::Linux(linux) => Some(linux),
+            Media::Disk(_) | Media::Cdrom(_) => None,
+        }
+    }
 }
 
 /// What the cache says of an entry's files.
 #[derive(Serialize, Deserialize)]
 struct Manifest {
     recipe: u32,
-    /// The file names of the packages it was made from.
+    /// The packages it was made from.
     packages: Vec<String>,
-    /// SHA-256 of each file, in hexadecimal.
+    /// The [`seal`] of each file.
     files: BTreeMap<String, String>,
 }
 
@@ -233,12 +251,9 @@ impl Catalog {
         RECIPES
             .iter()
             .map(|r| {
-                let folder = self.folder(r);
                 let state = self.state(r);
                 let bytes = match state {
-                    EntryState::Ready => {
-                        ["vmlinuz", "initrd.gz"].iter().filter_map(|f| fs::metadata(folder.join(f)).ok()).map(|m| m.len()).sum()
-                    }
+                    EntryState::Ready => r.files().iter().filter_map(|f| fs::metadata(self.folder(r).join(f)).ok()).map(|m| used(&m)).sum(),
                     EntryState::Absent | EntryState::Stale => u64::from(r.download_mib) << 20,
                 };
                 Entry { name: r.name, description: r.description, bytes, state }
@@ -267,8 +282,48 @@ impl Catalog {
                 self.build(recipe, progress)?;
             }
         }
-        let folder = self.folder(recipe);
-        Ok(Fetched { kernel: folder.join("vmlinuz"), initrd: folder.join("initrd.gz"), cmdline: "console=ttyS0".into() })
+        let file = |name: &str| self.folder(recipe).join(name);
+        let media = match recipe.boots {
+            Boots::Linux { cmdline } => Media::Linux(Linux { kernel: file(KERNEL), initrd: file(INITRD), cmdline }),
+            Boots::Disk => Media::Disk(file(DISK)),
+            Boots::Cdrom => Media::Cdrom(file(CDROM)),
+        };
+        Ok(Fetched { media, memory: recipe.memory_mib.map(|mib| u64::from(mib) << 20) })
+    }
+
+    /// Removes `name` from the cache; the bytes that this frees, or `None` if it was not there.
+    ///
+    /// # Errors
+    /// [`CatalogError`] when there is no such entry or its files cannot be removed.
+    pub fn remove(&self, name: &str) -> Result<Option<u64>> {
+        let folder = self.folder(recipe(name)?);
+        if !folder.exists() {
+            return Ok(None);
+        }
+        let _lock = self.lock(&mut |_| ())?;
+        let files = fs::read_dir(&folder).map_err(at(&folder))?;
+        let bytes = files.filter_map(|f| f.ok()?.metadata().ok()).map(|m| used(&m)).sum();
+        fs::remove_dir_all(&folder).map_err(at(&folder))?;
+        Ok(Some(bytes))
+    }
+
+    /// Copies the disk or CD-ROM image of `name` to the new file `to`, which is the user's own then. Holes stay holes.
+    ///
+    /// # Errors
+    /// [`CatalogError`] as of [`fetch`](Self::fetch); when the entry has no such image, or `to` exists.
+    pub fn copy(&self, name: &str, to: &Path, progress: &mut dyn FnMut(&str)) -> Result<()> {
+        if !matches!(recipe(name)?.boots, Boots::Disk | Boots::Cdrom) {
+            return Err(CatalogError::NoImage(name.into()));
+        }
+        if to.exists() {
+            let detail = "it exists already; name a new file".into();
+            return Err(CatalogError::Path { path: to.to_path_buf(), detail });
+        }
+        if let Media::Disk(from) | Media::Cdrom(from) = self.fetch(name, progress)?.media {
+            progress(&format!("copying to {}", to.display()));
+            sparse::copy(&from, to).map_err(at(to))?;
+        }
+        Ok(())
     }
 
     /// The initramfs of `name` with the folder `extra` laid over it. An executable `extra/autorun` is run at boot. The
@@ -277,7 +332,8 @@ impl Catalog {
     /// # Errors
     /// [`CatalogError`], also for a file of `extra` that is neither a file, a folder nor a symbolic link.
     pub fn initrd_with(&self, name: &str, extra: &Path, progress: &mut dyn FnMut(&str)) -> Result<PathBuf> {
-        let mut all = read(&self.fetch(name, progress)?.initrd)?;
+        let linux = self.fetch(name, progress)?.linux().ok_or_else(|| CatalogError::NoInitramfs(name.into()))?;
+        let mut all = read(&linux.initrd)?;
         let mut overlay = cpio::Archive::default();
         overlay.add_folder(extra)?;
         // The kernel unpacks archives that follow one another; files of a later one win.
@@ -300,11 +356,8 @@ impl Catalog {
             return EntryState::Absent;
         };
         let intact = serde_json::from_slice::<Manifest>(&text).is_ok_and(|m| {
-            m.recipe == RECIPE
-                && m.files.len() == 2
-                && ["vmlinuz", "initrd.gz"]
-                    .iter()
-                    .all(|f| fs::read(folder.join(f)).is_ok_and(|bytes| m.files.get(*f) == Some(&sha256(&bytes))))
+            let sealed = |f: &&str| seal(&folder.join(f)).is_ok_and(|seal| m.files.get(*f) == Some(&seal));
+            m.recipe == recipe.version && m.files.len() == recipe.files().len() && recipe.files().iter().all(sealed)
         });
         if intact { EntryState::Ready } else { EntryState::Stale }
     }
@@ -333,51 +386,22 @@ impl Catalog {
     }
 
     fn build_in(&self, work: &Path, recipe: &Recipe, progress: &mut dyn FnMut(&str)) -> Result<()> {
-        let packages = apt::download(work, recipe, progress)?;
-        progress("unpacking");
-        let mut kernel = None;
-        let mut busybox = None;
-        let mut tree = modules::Tree::default();
-        for package in &packages {
-            deb::each_file(package, |path, content| {
-                if path.starts_with("boot/vmlinuz-") {
-                    kernel = Some(content.read()?);
-                } else if matches!(path, "bin/busybox" | "usr/bin/busybox") {
-                    busybox = Some(content.read()?);
-                } else if modules::Tree::wants(path) {
-                    tree.add(path, content.read()?)?;
-                }
-                Ok(())
-            })?;
-        }
-        let missing =
-            |detail: &str| CatalogError::Unpack { what: recipe.kernels[0].into(), detail: format!("the packages hold no {detail}") };
-        let kernel = kernel.ok_or_else(|| missing("boot/vmlinuz"))?;
-        let busybox = busybox.ok_or_else(|| missing("bin/busybox"))?;
-
-        progress("making the initramfs");
-        let mut archive = cpio::Archive::default();
-        for folder in ["bin", "dev", "proc", "sys"] {
-            archive.folder(folder);
-        }
-        archive.file("bin/busybox", 0o755, busybox);
-        archive.file("init", 0o755, INIT.to_vec());
-        for (path, content) in tree.select(&DRIVERS)? {
-            archive.file(&path, 0o644, content);
-        }
-        let initrd = gzip(&archive.finish());
-
-        let folder = self.folder(recipe);
-        let manifest = Manifest {
-            recipe: RECIPE,
-            packages: packages.iter().filter_map(|p| Some(p.file_name()?.to_string_lossy().into_owned())).collect(),
-            files: [("vmlinuz", &kernel), ("initrd.gz", &initrd)]
-                .into_iter()
-                .map(|(name, bytes)| (name.to_string(), sha256(bytes)))
-                .collect(),
+        let made = match &recipe.made {
+            Made::Busybox { kernels } => busybox::build(work, recipe.name, kernels, progress)?,
+            Made::Package { packages, files } => packages::build(work, packages, files, progress)?,
+            Made::Debian => debian::build(work, progress)?,
         };
-        write_atomically(&folder.join("vmlinuz"), &kernel)?;
-        write_atomically(&folder.join("initrd.gz"), &initrd)?;
+        let folder = self.folder(recipe);
+        fs::create_dir_all(&folder).map_err(at(&folder))?;
+        let mut files = BTreeMap::new();
+        for name in recipe.files() {
+            let (new, kept) = (work.join(name), folder.join(name));
+            // Nothing changes it by accident; the copy that somebody may have open stays whole.
+            fs::set_permissions(&new, fs::Permissions::from_mode(0o444)).map_err(at(&new))?;
+            fs::rename(&new, &kept).map_err(at(&kept))?;
+            files.insert((*name).to_string(), seal(&kept)?);
+        }
+        let manifest = Manifest { recipe: recipe.version, packages: made, files };
         let text = serde_json::to_vec_pretty(&manifest).expect("a manifest is plain data");
         write_atomically(&folder.join("manifest.json"), &text)?;
         progress(&format!("{} is ready in {}", recipe.name, folder.display()));
@@ -385,11 +409,18 @@ impl Catalog {
     }
 }
 
-fn recipe(name: &str) -> Result<&'static Recipe> {
-    RECIPES
-        .iter()
-        .find(|r| r.name == name)
-        .ok_or_else(|| CatalogError::Unknown { name: name.into(), known: RECIPES.map(|r| r.name).join(", ") })
+/// What a file is recognised by: its SHA-256 in hexadecimal, or for a large one its size and the time of its last change.
+fn seal(path: &Path) -> Result<String> {
+    let meta = fs::metadata(path).map_err(at(path))?;
+    if meta.len() < LARGE {
+        return Ok(sha256(&read(path)?));
+    }
+    Ok(format!("{} bytes of {}.{:09}", meta.len(), meta.mtime(), meta.mtime_nsec()))
+}
+
+/// The bytes that a file takes on the host.
+fn used(meta: &fs::Metadata) -> u64 {
+    meta.blocks() * 512
 }
 
 fn sha256(bytes: &[u8]) -> String {

@@ -1,8 +1,8 @@
-//! Single files of single packages, kept in the cache.
+//! Single files of single packages.
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::{Catalog, CatalogError, Result, apt, at, deb, read, sha256, write_atomically};
 
@@ -59,5 +59,25 @@ impl Catalog {
         let text = serde_json::to_vec_pretty(&all).expect("sums are plain data");
         write_atomically(&sums, &text)?;
         Ok(paths)
+    }
+}
+
+/// Puts files of the first of `packages` that there is into `work`: for each the name it gets, and how its path ends. The
+/// packages that they are from.
+pub fn build(work: &Path, packages: &[&str], files: &[(&str, &str)], progress: &mut dyn FnMut(&str)) -> Result<Vec<String>> {
+    let package = apt::download_first(work, packages, progress)?;
+    let name = package.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    progress("unpacking");
+    let mut missing: Vec<_> = files.to_vec();
+    deb::each_file(&package, |path, content| {
+        if let Some(i) = missing.iter().position(|(_, end)| path.ends_with(end)) {
+            let target = work.join(missing.swap_remove(i).0);
+            fs::write(&target, content.read()?).map_err(at(&target))?;
+        }
+        Ok(())
+    })?;
+    match missing.first() {
+        None => Ok(vec![name]),
+        Some((_, end)) => Err(CatalogError::Unpack { what: name, detail: format!("the package holds no {}", end.trim_start_matches('/')) }),
     }
 }
