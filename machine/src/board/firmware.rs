@@ -9,8 +9,9 @@ use softmetal_devices::fw_cfg::{FwCfg, key};
 use softmetal_devices::vga::VIDEO_MEMORY;
 use softmetal_firmware::{E820Kind, Layout, acpi, smbios};
 
-use super::Plugs;
 use super::chips::id;
+use super::storage::{CD_ORDER, IDE_PLACES};
+use super::{BootDevice, Interface, Plugs};
 
 /// What runs first.
 #[derive(Clone, Debug, Default)]
@@ -198,6 +199,37 @@ pub(super) fn describe(layout: &Layout, cpus: u16, graphics: bool) -> FwCfg {
     cfg
 }
 
+/// The file `bootorder`: the devices to boot from, an Open Firmware path a line. Virtio disks are in the slots from
+/// `first_slot` on; `ide` is slot and function of the IDE channels.
+pub(super) fn boot_order(plugs: &Plugs, first_slot: u8, ide: (u8, u8)) -> Vec<u8> {
+    const ROOT: &str = "/pci@i0cf8";
+    let count = |interface| plugs.disks.iter().filter(|disk| disk.interface == interface).count();
+    let at = match ide {
+        (slot, 0) => format!("{slot:x}"),
+        (slot, function) => format!("{slot:x},{function:x}"),
+    };
+    let place = |n: usize| format!("{ROOT}/ide@{at}/drive@{}/disk@{}", n / 2, n % 2);
+    let ide_disks = count(Interface::Ide).min(IDE_PLACES);
+    let mut lines: Vec<String> = Vec::new();
+    for device in &plugs.boot {
+        match device {
+            BootDevice::Disk => {
+                lines.extend((0..count(Interface::Virtio)).map(|n| format!("{ROOT}/scsi@{:x}/disk@0,0", usize::from(first_slot) + n)));
+                lines.extend((0..ide_disks).map(place));
+            }
+            BootDevice::Cdrom => {
+                let free = CD_ORDER.into_iter().filter(|place| *place >= ide_disks);
+                lines.extend(free.take(plugs.cdroms.len()).map(place));
+            }
+            BootDevice::Floppy => lines.extend((0..plugs.floppies.len()).map(|n| format!("{ROOT}/isa@1/fdc@03f0/floppy@{n}"))),
+            BootDevice::Net => {}
+        }
+    }
+    let mut text = lines.join("\n").into_bytes();
+    text.push(0);
+    text
+}
+
 /// The board's ACPI tables, for the firmware to put into memory.
 pub(super) fn offer_tables(cfg: &mut FwCfg, config: &acpi::Config, layout: &Layout) {
     for (name, bytes) in acpi::linker::files(config, layout) {
@@ -259,5 +291,61 @@ pub(super) fn offer_kernel(cfg: &mut FwCfg, kernel: &[u8], initrd: Option<&[u8]>
     ];
     for (key, bytes) in data {
         cfg.set(key, bytes);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use softmetal_bus::Drive;
+
+    use super::*;
+    use crate::board::Disk;
+
+    #[test]
+    fn the_boot_order_names_devices() {
+        let disk = |interface| Disk { backend: SharedDisk::new(vec![0; 512]), interface };
+        let plugs = Plugs {
+            disks: vec![disk(Interface::Ide), disk(Interface::Virtio), disk(Interface::Virtio)],
+            cdroms: vec![Drive::new()],
+            boot: vec![BootDevice::Cdrom, BootDevice::Disk],
+            ..Plugs::default()
+        };
+        let text = String::from_utf8(boot_order(&plugs, 3, (1, 1))).unwrap();
+        let lines = [
+            "/pci@i0cf8/ide@1,1/drive@1/disk@0",
+            "/pci@i0cf8/scsi@3/disk@0,0",
+            "/pci@i0cf8/scsi@4/disk@0,0",
+            "/pci@i0cf8/ide@1,1/drive@0/disk@0\0",
+        ];
+        assert_eq!(text, lines.join("\n"));
+    }
+
+    #[test]
+    fn pam_opens_ram() {
+        let firmware = Firmware::Rom(vec![0; 256 << 10]);
+        let layout = Layout::new(16 << 20);
+        let parts = Parts::new(&layout, &Plugs::default(), &firmware);
+        let end = parts.code.end;
+        let regions = |pam| parts.low_regions(pam, 2).into_iter().map(|r| (r.start, r.len, r.priority, r.backing)).collect::<Vec<_>>();
+        let alias = (0xe_0000, 0x2_0000, 1, Backing::Rom(end - 0x2_0000));
+        assert_eq!(regions([0; 7]), [alias]);
+        assert_eq!(
+            regions([0x30, 0x33, 0x13, 0, 0, 0, 0x20]),
+            [
+                alias,
+                (0xc_0000, 0xc000, 2, Backing::Ram(0xc_0000)),
+                (0xc_c000, 0x4000, 2, Backing::Rom(0xc_c000)),
+                (0xf_0000, 0x1_0000, 2, Backing::Ram(0xf_0000)),
+            ]
+        );
+    }
+
+    #[test]
+    fn sizes_are_checked() {
+        assert!(Firmware::Builtin.check().is_ok() && Firmware::Rom(vec![0; 64 << 10]).check().is_ok());
+        for len in [0, 4096, (64 << 10) + 1, 16 << 20] {
+            assert!(Firmware::Rom(vec![0; len]).check().is_err(), "{len}");
+        }
+        assert!(Firmware::Flash { code: vec![0; 1 << 20], vars: vec![0; 100] }.check().is_err());
     }
 }

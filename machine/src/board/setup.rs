@@ -27,7 +27,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::chips::{Chips, PciFunction, id};
-use super::firmware::{Firmware, Parts, describe, offer_tables};
+use super::firmware::{Firmware, Parts, boot_order, describe, offer_tables};
 use super::storage::Storage;
 use super::wires::{Routes, Wires};
 use super::{Around, Board, State};
@@ -141,6 +141,10 @@ impl Board {
         let storage = Storage::new(&plugs.disks, &plugs.cdroms);
         // With PIIX a function of its chip; beside ICH a card.
         let ide = u8::from(layout.chipset() == Chipset::I440fx);
+        let mut fw_cfg = describe(&layout, 1, plugs.vga);
+        if !plugs.boot.is_empty() {
+            fw_cfg.set_file("bootorder", boot_order(&plugs, FIRST_SLOT, (1, ide)));
+        }
         pci.push(function(1, ide, Box::new(Ide::new(storage.ide))));
         let chips = Chips {
             pic: Pic8259::new(),
@@ -159,7 +163,7 @@ impl Board {
             post: PostCode::new(),
             pcihost: PciHost::new(),
             ferr: CoprocessorError::new(),
-            fw_cfg: describe(&layout, 1, plugs.vga),
+            fw_cfg,
             fw_console: FirmwareConsole::new(),
             flash: parts.flash(plugs.vars),
             pci,

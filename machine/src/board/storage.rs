@@ -9,7 +9,7 @@ use super::{Disk, Interface};
 /// Places of the IDE function.
 pub const IDE_PLACES: usize = 4;
 /// The order in which CD-ROM drives take IDE places: the secondary channel first.
-const CD_ORDER: [usize; IDE_PLACES] = [2, 3, 1, 0];
+pub const CD_ORDER: [usize; IDE_PLACES] = [2, 3, 1, 0];
 
 /// The devices of the host adapters.
 #[derive(Default)]
