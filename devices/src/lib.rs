@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 pub mod acpi_pm;
+pub mod ahci;
 pub mod ata;
 pub mod dma8237;
 pub mod flash;

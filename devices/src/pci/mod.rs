@@ -5,6 +5,7 @@
 mod chipset;
 mod config;
 mod host;
+mod msi;
 mod msix;
 
 use softmetal_bus::{Ctx, Device, Request};
@@ -14,6 +15,7 @@ use crate::vga::Vga;
 pub use chipset::ChipsetFunction;
 pub use config::{BarKind, BarMapping, ConfigSpace, Identity, MappingKind, ROM_BAR, Registers, command};
 pub use host::{Access, PciHost};
+pub use msi::Msi;
 pub use msix::{MSIX_BAR_LEN, Msix, MsixState};
 
 /// Ports at fixed places: first port, how many, region number.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::ArgMatches;
 use softmetal_firmware::Chipset;
 use softmetal_machine::UserError;
-use softmetal_machine::board::{Disk, Drive, IDE_PLACES, Interface, Plugs};
+use softmetal_machine::board::{AHCI_PLACES, Disk, Drive, IDE_PLACES, Interface, Plugs, cds_are_sata};
 use softmetal_machine::gdb::Server;
 use softmetal_machine::host::clock::{fresh_seed, unix_now};
 use softmetal_machine::host::disk::{DiskMode, Format};
@@ -232,13 +232,16 @@ fn media(what: &str, paths: &[PathBuf], read_only: bool) -> Result<Vec<Drive>, U
 
 /// The host adapters have so many places.
 fn check_places(args: &MachineArgs) -> Result<(), UserError> {
-    let disks = args.disk.iter().filter(|disk| disk.interface == Interface::Ide).count();
-    let all = disks + args.cdrom.len();
-    if all > IDE_PLACES {
-        return Err(UserError(format!(
-            "{disks} IDE disks and {} CD-ROM drives are more than the {IDE_PLACES} places of IDE; use if=virtio for some disks",
-            args.cdrom.len()
-        )));
+    let interfaces = args.disk.iter().map(|disk| disk.interface);
+    let cds_are_sata = cds_are_sata(interfaces.clone());
+    for (interface, name, places) in [(Interface::Ide, "IDE", IDE_PLACES), (Interface::Ahci, "AHCI", AHCI_PLACES)] {
+        let disks = interfaces.clone().filter(|i| *i == interface).count();
+        let cds = if cds_are_sata == (interface == Interface::Ahci) { args.cdrom.len() } else { 0 };
+        if disks + cds > places {
+            return Err(UserError(format!(
+                "{disks} disks and {cds} CD-ROM drives are more than the {places} places of {name}; use if=virtio for some disks"
+            )));
+        }
     }
     Ok(())
 }

@@ -38,7 +38,7 @@ pub use firmware::Firmware;
 use firmware::Parts;
 pub use setup::{BootDevice, Disk, Interface, Plugs};
 pub use softmetal_bus::{Drive, SharedDisk};
-pub use storage::IDE_PLACES;
+pub use storage::{AHCI_PLACES, IDE_PLACES, cds_are_sata};
 use wires::{Pin, Routes, Wires, route};
 
 /// What the chips' calls need around them.

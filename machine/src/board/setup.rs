@@ -3,6 +3,7 @@
 use softmetal_bus::ones;
 use softmetal_bus::{Attention, Backing, BlockBackend, DeviceId, Drive, GuestMemory, Region, SharedDisk, Time, TimerQueue};
 use softmetal_devices::acpi_pm::AcpiPm;
+use softmetal_devices::ahci::Ahci;
 use softmetal_devices::dma8237::Dma8237;
 use softmetal_devices::hpet::Hpet;
 use softmetal_devices::i8042::I8042;
@@ -123,6 +124,12 @@ impl Board {
             let read_only = disk.backend.read_only();
             cards.push(Box::new(VirtioPci::new(VirtioBlk::new(Box::new(disk.backend), format!("softmetal-{n}"), read_only))));
         }
+        let storage = Storage::new(&plugs.disks, &plugs.cdroms);
+        // A function of the ICH9; beside PIIX a card.
+        let has_ahci = storage.has_ahci();
+        let ahci: Option<Box<dyn PciDevice>> = has_ahci.then(|| Box::new(Ahci::new(storage.ahci)) as _);
+        let (integrated, card) = if layout.chipset() == Chipset::Q35 { (ahci, None) } else { (None, ahci) };
+        cards.extend(card);
         if entropy {
             cards.push(Box::new(VirtioPci::new(VirtioRng::new(plugs.seed))));
         }
@@ -138,7 +145,7 @@ impl Board {
             }
             pci.push(function(VGA_SLOT, 0, Box::new(vga)));
         }
-        let storage = Storage::new(&plugs.disks, &plugs.cdroms);
+        pci.extend(integrated.map(|device| function(31, 2, device)));
         // With PIIX a function of its chip; beside ICH a card.
         let ide = u8::from(layout.chipset() == Chipset::I440fx);
         let mut fw_cfg = describe(&layout, 1, plugs.vga);

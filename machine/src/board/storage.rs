@@ -2,12 +2,14 @@
 
 use softmetal_bus::Drive;
 use softmetal_devices::ata::Unit;
-use softmetal_devices::ide::Places;
+use softmetal_devices::{ahci, ide};
 
 use super::{Disk, Interface};
 
 /// Places of the IDE function.
 pub const IDE_PLACES: usize = 4;
+/// Ports of the SATA host adapter.
+pub const AHCI_PLACES: usize = ahci::PORTS;
 /// The order in which CD-ROM drives take IDE places: the secondary channel first.
 pub const CD_ORDER: [usize; IDE_PLACES] = [2, 3, 1, 0];
 
@@ -15,27 +17,47 @@ pub const CD_ORDER: [usize; IDE_PLACES] = [2, 3, 1, 0];
 #[derive(Default)]
 pub struct Storage {
     /// Primary master and slave, secondary master and slave.
-    pub ide: Places,
+    pub ide: ide::Places,
+    /// By port.
+    pub ahci: ahci::Places,
 }
 
 impl Storage {
-    /// IDE disks fill the IDE places from the first one on, CD-ROM drives from the secondary channel on. What finds no
+    /// Disks fill the places of their interface from the first one on. CD-ROM drives take IDE places from the secondary
+    /// channel on; where the disks are on the SATA adapter and none is on IDE, they are beside the disks. What finds no
     /// place is left out, with a log line.
     pub fn new(disks: &[Disk], cdroms: &[Drive]) -> Self {
         let mut all = Self::default();
-        for (n, disk) in disks.iter().enumerate().filter(|(_, disk)| disk.interface == Interface::Ide) {
-            all.plug(&[0, 1, 2, 3], Unit::disk(disk.backend.clone(), format!("softmetal-{n}"), false));
-        }
+        let disk = |interface: Interface| {
+            let sata = interface == Interface::Ahci;
+            let disks = disks.iter().enumerate().filter(move |(_, disk)| disk.interface == interface);
+            disks.map(move |(n, disk)| Unit::disk(disk.backend.clone(), format!("softmetal-{n}"), sata))
+        };
+        disk(Interface::Ide).for_each(|unit| plug(&mut all.ide, 0..IDE_PLACES, unit));
+        disk(Interface::Ahci).for_each(|unit| plug(&mut all.ahci, 0..AHCI_PLACES, unit));
+        let sata = cds_are_sata(disks.iter().map(|disk| disk.interface));
         for (n, drive) in cdroms.iter().enumerate() {
-            all.plug(&CD_ORDER, Unit::cdrom(drive.clone(), format!("softmetal-cd{n}"), false));
+            let unit = Unit::cdrom(drive.clone(), format!("softmetal-cd{n}"), sata);
+            if sata { plug(&mut all.ahci, 0..AHCI_PLACES, unit) } else { plug(&mut all.ide, CD_ORDER, unit) }
         }
         all
     }
 
-    fn plug(&mut self, order: &[usize], unit: Unit) {
-        match order.iter().find(|&&place| self.ide[place].is_none()) {
-            Some(&place) => self.ide[place] = Some(unit),
-            None => log::error!("no IDE place is left for a drive; it is not there for the guest"),
-        }
+    /// Whether there is a SATA adapter.
+    pub fn has_ahci(&self) -> bool {
+        self.ahci.iter().any(Option::is_some)
+    }
+}
+
+/// Whether CD-ROM drives are on the SATA adapter, by the interfaces of the disks.
+pub fn cds_are_sata(interfaces: impl Iterator<Item = Interface> + Clone) -> bool {
+    let mut all = interfaces.clone();
+    all.any(|i| i == Interface::Ahci) && interfaces.clone().all(|i| i != Interface::Ide)
+}
+
+fn plug(places: &mut [Option<Unit>], order: impl IntoIterator<Item = usize>, unit: Unit) {
+    match order.into_iter().find(|&place| places[place].is_none()) {
+        Some(place) => places[place] = Some(unit),
+        None => log::error!("no place is left for a drive; it is not there for the guest"),
     }
 }
