@@ -2,18 +2,53 @@
 
 use std::path::{Path, PathBuf};
 
+use clap::ArgMatches;
+use clap::parser::ValueSource;
 use softmetal_firmware::{HEAD_LEN, ImageKind, detect};
 use softmetal_machine::UserError;
+use softmetal_machine::board::Interface;
 use softmetal_machine::host::catalog::{Catalog, Media};
+use softmetal_machine::host::disk::{DiskMode, Format};
 use softmetal_machine::host::files;
 use softmetal_machine::machine::Images;
 
 use crate::catalog::with_progress;
+use crate::firmware::FirmwareArg;
 use crate::options::MachineArgs;
-use crate::values::{did_you_mean, nearest};
+use crate::values::{DiskArg, did_you_mean, nearest};
 
 /// What Linux is told when nothing else is asked for: to use the serial port.
 const LINUX_CMDLINE: &str = "console=ttyS0";
+
+/// `args` with what the catalogue says of their IMAGE: the drive that it is, and its memory if they name none. A drive's
+/// image stays as it is: writes are dropped at the end.
+pub fn from_catalogue(args: &MachineArgs, matches: &ArgMatches) -> Result<MachineArgs, UserError> {
+    let mut args = args.clone();
+    let Some(name) = args.image.as_deref().and_then(catalogue_name).filter(|_| args.kernel.is_none()) else {
+        return Ok(args);
+    };
+    let catalog = Catalog::new(args.offline).map_err(|e| UserError(e.to_string()))?;
+    let fetched = with_progress(|progress| catalog.fetch(name, progress))?;
+    if matches.value_source("memory") == Some(ValueSource::DefaultValue) {
+        args.memory = fetched.memory.unwrap_or(args.memory);
+    }
+    let drive = !matches!(fetched.media, Media::Linux(_));
+    if drive && args.firmware == FirmwareArg::Builtin {
+        return Err(UserError(format!("{name} boots by a BIOS, which the built-in firmware is not yet; add --firmware seabios")));
+    }
+    match fetched.media {
+        Media::Linux(_) => {}
+        Media::Disk(path) => {
+            let mode = DiskMode { snapshot: true, format: Some(Format::Raw), ..DiskMode::default() };
+            args.disk.insert(0, DiskArg { path, mode, interface: Interface::default() });
+        }
+        Media::Cdrom(path) => args.cdrom.insert(0, path),
+    }
+    if drive {
+        args.image = None;
+    }
+    Ok(args)
+}
 
 /// Reads what `args` name. `None` if they name nothing.
 pub fn images(args: &MachineArgs) -> Result<Option<Images>, UserError> {
@@ -32,7 +67,7 @@ pub fn images(args: &MachineArgs) -> Result<Option<Images>, UserError> {
                 let catalog = Catalog::new(args.offline).map_err(|e| UserError(e.to_string()))?;
                 let linux = match with_progress(|progress| catalog.fetch(name, progress))?.media {
                     Media::Linux(linux) => linux,
-                    Media::Disk(path) | Media::Cdrom(path) => return Err(not_yet(name, &path)),
+                    Media::Disk(_) | Media::Cdrom(_) => return Ok(None),
                 };
                 initrd = initrd.or(Some(linux.initrd));
                 cmdline = Some(match &args.append {
@@ -70,12 +105,6 @@ fn existing(image: &Path) -> Result<PathBuf, UserError> {
         names.join(", "),
         near.map_or_else(|| "; check the path".into(), |n| did_you_mean(Some(n)))
     )))
-}
-
-/// What to do with an entry that is the image of a medium.
-fn not_yet(name: &str, path: &Path) -> UserError {
-    let medium = if path.extension().is_some_and(|e| e == "iso") { "--cdrom " } else { "--memory 1G --disk " };
-    UserError(format!("{name} boots by firmware: softmetal run --firmware seabios {medium}{}", path.display()))
 }
 
 /// What cannot be booted (yet) is refused with what can be done instead.

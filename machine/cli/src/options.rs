@@ -112,7 +112,7 @@ pub enum VgaArg {
 }
 
 /// Options of `run` and `test`.
-#[derive(Args)]
+#[derive(Args, Clone)]
 pub struct MachineArgs {
     /// A kernel (bzImage, PVH or multiboot ELF), a boot sector, or a name from `softmetal catalog`
     #[arg(value_name = "IMAGE")]

@@ -45,6 +45,7 @@ pub struct Purpose {
 /// # Errors
 /// [`UserError`] for wrong input; nothing has been written then.
 pub fn start(args: &MachineArgs, matches: &ArgMatches, purpose: &Purpose) -> Result<u8, UserError> {
+    let args = &images::from_catalogue(args, matches)?;
     let mut options = session_options(args, matches, purpose)?;
     let is_virtual = options.clock == Clock::Virtual;
     check_stdin(args, purpose.test)?;

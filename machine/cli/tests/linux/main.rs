@@ -5,6 +5,7 @@
 
 mod boot;
 mod firmware;
+mod media;
 mod terminal;
 
 use std::io::Write;

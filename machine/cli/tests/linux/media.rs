@@ -1,0 +1,154 @@
+//! Media as others make them, from power-on to what they boot: each is made here from the distribution's programs.
+
+use std::fs;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::{images, passes, skip, softmetal};
+
+/// What GRUB is told on every medium.
+const GRUB_CFG: &str = "serial --unit=0 --speed=115200\nterminal_input console serial\nterminal_output console serial\nset timeout=0\n\
+    menuentry Linux {\n  linux /boot/vmlinuz console=ttyS0,115200 poweroff\n  initrd /boot/initrd.gz\n}\n";
+
+/// Whether all of `files` are installed.
+fn installed(files: &[&str]) -> bool {
+    files.iter().find(|f| !Path::new(f).exists()).is_none_or(|f| skip(&format!("there is no {f}")))
+}
+
+/// Runs a program that must succeed.
+fn run(program: &str, args: &[&str]) {
+    let output = Command::new(program).args(args).env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").output().unwrap();
+    assert!(output.status.success(), "{program}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+/// A folder with a kernel and an initramfs in `boot`, and whatever `more` adds.
+fn tree(folder: &Path, more: impl FnOnce(&Path)) -> Option<PathBuf> {
+    let linux = images("busybox")?;
+    let root = folder.join("tree");
+    fs::create_dir_all(root.join("boot/grub")).unwrap();
+    fs::copy(linux.kernel, root.join("boot/vmlinuz")).unwrap();
+    fs::copy(linux.initrd, root.join("boot/initrd.gz")).unwrap();
+    fs::write(root.join("boot/grub/grub.cfg"), GRUB_CFG).unwrap();
+    more(&root);
+    Some(root)
+}
+
+/// An ISO that isolinux boots, and BIOSes too when it is on a disk.
+fn isolinux_iso(folder: &Path) -> Option<PathBuf> {
+    const FILES: [&str; 4] = [
+        "/usr/bin/xorriso",
+        "/usr/lib/ISOLINUX/isolinux.bin",
+        "/usr/lib/ISOLINUX/isohdpfx.bin",
+        "/usr/lib/syslinux/modules/bios/ldlinux.c32",
+    ];
+    if !installed(&FILES) {
+        return None;
+    }
+    let root = tree(folder, |root| {
+        let to = root.join("isolinux");
+        fs::create_dir(&to).unwrap();
+        fs::copy(FILES[1], to.join("isolinux.bin")).unwrap();
+        fs::copy(FILES[3], to.join("ldlinux.c32")).unwrap();
+        let config = "SERIAL 0 115200\nDEFAULT linux\nPROMPT 0\nSAY isolinux is up\nLABEL linux\n  KERNEL /boot/vmlinuz\n  \
+                      APPEND initrd=/boot/initrd.gz console=ttyS0,115200 poweroff\n";
+        fs::write(to.join("isolinux.cfg"), config).unwrap();
+    })?;
+    let iso = folder.join("isolinux.iso");
+    let args = "-as mkisofs -quiet -V ISOLINUX -R -J -b isolinux/isolinux.bin -c isolinux/boot.cat -no-emul-boot -boot-load-size 4 \
+                -boot-info-table -isohybrid-mbr";
+    let mut args: Vec<&str> = args.split_whitespace().collect();
+    args.extend([FILES[2], "-o", text(&iso), text(&root)]);
+    run(FILES[0], &args);
+    Some(iso)
+}
+
+/// An ISO that GRUB boots by BIOS, and by UEFI where that part of it is installed.
+fn grub_iso(folder: &Path) -> Option<PathBuf> {
+    if !installed(&["/usr/bin/xorriso", "/usr/bin/grub-mkrescue", "/usr/lib/grub/i386-pc/cdboot.img", "/usr/bin/mformat"]) {
+        return None;
+    }
+    let root = tree(folder, |_| ())?;
+    let iso = folder.join("grub.iso");
+    run("grub-mkrescue", &["-o", text(&iso), text(&root)]);
+    Some(iso)
+}
+
+/// A disk of 64 MiB with an MBR, GRUB and one ext2 partition.
+fn grub_disk(folder: &Path) -> Option<PathBuf> {
+    const FILES: [&str; 3] = ["/usr/bin/grub-mkimage", "/usr/lib/grub/i386-pc/boot.img", "/sbin/mke2fs"];
+    const START: u64 = 2048;
+    const SECTORS: u32 = 131_072;
+    if !installed(&FILES) {
+        return None;
+    }
+    let root = tree(folder, |_| ())?;
+    let (disk, core) = (folder.join("disk.img"), folder.join("core.img"));
+    let modules = ["biosdisk", "part_msdos", "ext2", "normal", "linux", "serial", "terminal"];
+    run(FILES[0], &[&["-O", "i386-pc", "-p", "(,msdos1)/boot/grub", "-o", text(&core)], &modules[..]].concat());
+    let mut mbr = fs::read(FILES[1]).unwrap();
+    // One active Linux partition.
+    mbr[0x1be..0x1fe].fill(0);
+    mbr[0x1be] = 0x80;
+    mbr[0x1c2] = 0x83;
+    mbr[0x1c6..0x1ca].copy_from_slice(&(START as u32).to_le_bytes());
+    mbr[0x1ca..0x1ce].copy_from_slice(&(SECTORS - START as u32).to_le_bytes());
+    let file = fs::File::create(&disk).unwrap();
+    file.set_len(u64::from(SECTORS) * 512).unwrap();
+    file.write_all_at(&mbr, 0).unwrap();
+    file.write_all_at(&fs::read(&core).unwrap(), 512).unwrap();
+    let offset = format!("offset={}", START * 512);
+    run(FILES[2], &["-q", "-F", "-t", "ext2", "-E", &offset, "-d", text(&root), text(&disk), "64512"]);
+    Some(disk)
+}
+
+/// `options` boot by a BIOS to the end of the busybox guest.
+fn boots(options: &[&str]) {
+    let mut command = softmetal();
+    command.args(["test", "--firmware", "seabios", "--timeout", "300"]).args(options).args(["--expect", "GUEST-READY"]);
+    passes(&mut command);
+}
+
+#[test]
+fn an_isolinux_cdrom_boots() {
+    let folder = tempfile::tempdir().unwrap();
+    if let Some(iso) = isolinux_iso(folder.path()) {
+        boots(&["--cdrom", text(&iso)]);
+    }
+}
+
+#[test]
+fn a_grub_cdrom_boots() {
+    let folder = tempfile::tempdir().unwrap();
+    if let Some(iso) = grub_iso(folder.path()) {
+        boots(&["--cdrom", text(&iso)]);
+    }
+}
+
+#[test]
+fn a_grub_disk_boots_on_ide_and_virtio() {
+    let folder = tempfile::tempdir().unwrap();
+    if let Some(disk) = grub_disk(folder.path()) {
+        for interface in ["ide", "virtio"] {
+            boots(&["--disk", &format!("{},snapshot,if={interface}", text(&disk))]);
+        }
+    }
+}
+
+#[test]
+fn the_catalogues_drives_boot() {
+    let catalog = softmetal_machine::host::catalog::Catalog::can_fetch();
+    if !catalog && !skip(&"no apt-get") {
+        return;
+    }
+    for (name, screen) in [("memtest", r"Testing: +\d"), ("ipxe", "Open Source Network Boot Firmware")] {
+        let mut command = softmetal();
+        command.args(["test", name, "--firmware", "seabios", "--memory", "64M", "--timeout", "300", "--screen-expect", screen]);
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{name}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+}
