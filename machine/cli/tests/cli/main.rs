@@ -4,3 +4,4 @@ mod bad_input;
 mod common;
 mod house;
 mod run;
+mod screen;

@@ -6,6 +6,7 @@
 mod boot;
 mod firmware;
 mod media;
+mod screen;
 mod terminal;
 
 use std::io::Write;

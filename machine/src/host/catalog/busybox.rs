@@ -9,7 +9,7 @@ use super::{CatalogError, Result, apt, at, cpio, deb, gzip, modules};
 /// The programs and scripts of every initramfs; see the script itself for what it does.
 const INIT: &[u8] = include_bytes!("init.sh");
 /// Drivers for the hardware that Softmetal's boards have, where the kernel has them as modules.
-const DRIVERS: [&str; 15] = [
+const DRIVERS: [&str; 17] = [
     "virtio_pci",
     "virtio_blk",
     "virtio_net",
@@ -25,6 +25,8 @@ const DRIVERS: [&str; 15] = [
     "vfat",
     "9p",
     "9pnet_virtio",
+    "bochs",
+    "psmouse",
 ];
 
 /// Makes the files of the entry `name` in `work`; the packages that they are from.

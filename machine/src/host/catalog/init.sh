@@ -7,7 +7,7 @@ export PATH=/sbin:/usr/sbin:/bin:/usr/bin
 /bin/busybox --install -s
 mount -t sysfs sys /sys; mount -t devtmpfs dev /dev
 cat /sys/bus/pci/devices/*/modalias 2>/dev/null | while read -r a; do modprobe -q "$a"; done
-cat /sys/bus/virtio/devices/*/modalias 2>/dev/null | while read -r a; do modprobe -q "$a"; done
+cat /sys/bus/virtio/devices/*/modalias /sys/bus/serio/devices/*/modalias 2>/dev/null | while read -r a; do modprobe -q "$a"; done
 read up _ < /proc/uptime
 echo "GUEST-READY uptime=$up kernel=$(uname -r)"
 [ -x /autorun ] && /autorun

@@ -1,0 +1,179 @@
+//! What a guest draws is what the picture and its text show; keys reach it.
+
+use std::path::Path;
+
+use iced_x86::IcedError;
+use iced_x86::code_asm::*;
+
+use crate::common::{guest, outcome, power_off, print, softmetal};
+
+/// Mode 13h: registers of the sequencer, the CRT controller, the graphics and the attribute controller.
+const MODE_13: [&[u8]; 4] = [
+    &[0x03, 0x01, 0x0f, 0x00, 0x0e],
+    &[
+        0x5f, 0x4f, 0x50, 0x82, 0x54, 0x80, 0xbf, 0x1f, 0x00, 0x41, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x9c, 0x8e, 0x8f, 0x28, 0x40, 0x96,
+        0xb9, 0xa3, 0xff,
+    ],
+    &[0, 0, 0, 0, 0, 0x40, 0x05, 0x0f, 0xff],
+    &[0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 0x41, 0, 0x0f, 0, 0],
+];
+
+/// The size and the pixels of a picture file.
+fn picture(path: &Path) -> (u32, u32, Vec<u8>) {
+    let mut reader = png::Decoder::new(std::io::BufReader::new(std::fs::File::open(path).unwrap())).read_info().unwrap();
+    let mut rgb = vec![0; reader.output_buffer_size().unwrap()];
+    let info = reader.next_frame(&mut rgb).unwrap();
+    (info.width, info.height, rgb)
+}
+
+/// Colour n is (n mod 64, n / 4, 63 - n mod 64); the pixel at x, y has colour x + y.
+fn draws_in_mode_13h(a: &mut CodeAssembler) -> Result<(), IcedError> {
+    // The table's address is what the call leaves on the stack.
+    let mut start = a.create_label();
+    a.cld()?;
+    a.mov(ss, ax)?;
+    a.mov(sp, 0x7000)?;
+    a.call(start)?;
+    a.db(&MODE_13.concat())?;
+    a.set_label(&mut start)?;
+    a.pop(si)?;
+    a.mov(dx, 0x3c2)?;
+    a.mov(al, 0x63)?;
+    a.out(dx, al)?;
+    // The CRT controller's first registers are locked.
+    a.mov(dx, 0x3d4)?;
+    a.mov(ax, 0x0011)?;
+    a.out(dx, ax)?;
+    for (port, count) in [(0x3c4, 5), (0x3d4, 25), (0x3ce, 9)] {
+        let mut next = a.create_label();
+        a.mov(dx, port)?;
+        a.mov(cx, count)?;
+        a.xor(bx, bx)?;
+        a.set_label(&mut next)?;
+        a.lodsb()?;
+        a.mov(ah, al)?;
+        a.mov(al, bl)?;
+        a.out(dx, ax)?;
+        a.inc(bx)?;
+        a.loop_(next)?;
+    }
+    a.mov(dx, 0x3da)?;
+    a.in_(al, dx)?;
+    a.mov(dx, 0x3c0)?;
+    a.mov(cx, 21)?;
+    a.xor(bx, bx)?;
+    let mut next = a.create_label();
+    a.set_label(&mut next)?;
+    a.mov(al, bl)?;
+    a.out(dx, al)?;
+    a.lodsb()?;
+    a.out(dx, al)?;
+    a.inc(bx)?;
+    a.loop_(next)?;
+    a.mov(al, 0x20)?;
+    a.out(dx, al)?;
+    a.mov(dx, 0x3c8)?;
+    a.xor(ax, ax)?;
+    a.out(dx, al)?;
+    a.inc(dx)?;
+    a.mov(cx, 256)?;
+    a.xor(bx, bx)?;
+    let mut next = a.create_label();
+    a.set_label(&mut next)?;
+    a.mov(al, bl)?;
+    a.and(al, 63)?;
+    a.out(dx, al)?;
+    a.mov(ah, al)?;
+    a.mov(al, bl)?;
+    a.shr(al, 2)?;
+    a.out(dx, al)?;
+    a.mov(al, 63)?;
+    a.sub(al, ah)?;
+    a.out(dx, al)?;
+    a.inc(bx)?;
+    a.loop_(next)?;
+    a.mov(ax, 0xa000)?;
+    a.mov(es, ax)?;
+    a.xor(di, di)?;
+    a.xor(bx, bx)?;
+    let (mut row, mut next) = (a.create_label(), a.create_label());
+    a.set_label(&mut row)?;
+    a.mov(cx, 320)?;
+    a.mov(al, bl)?;
+    a.set_label(&mut next)?;
+    a.stosb()?;
+    a.inc(al)?;
+    a.loop_(next)?;
+    a.inc(bx)?;
+    a.cmp(bx, 200)?;
+    a.jne(row)?;
+    power_off(a)?;
+    a.hlt()
+}
+
+#[test]
+fn a_screenshot_of_mode_13h() {
+    let dir = tempfile::tempdir().unwrap();
+    let guest = guest(dir.path(), draws_in_mode_13h);
+    let path = dir.path().join("shot.png");
+    let (code, _, words) = outcome(softmetal(&["test", guest.to_str().unwrap(), "--screenshot"]).arg(&path));
+    assert_eq!(code, Some(0), "{words}");
+    let (width, height, rgb) = picture(&path);
+    assert_eq!((width, height), (320, 200));
+    for (n, pixel) in (0..).zip(rgb.chunks(3)) {
+        let color = (n % 320 + n / 320) as u8;
+        let dac = [color & 63, color >> 2, 63 - (color & 63)];
+        assert_eq!(pixel, dac.map(|c| c << 2 | c >> 4), "at {}, {}", n % 320, n / 320);
+    }
+    let names: Vec<_> = std::fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
+    assert_eq!(names.len(), 2, "nothing is left beside the picture: {names:?}");
+}
+
+/// Writes `text` into the top line and waits for a key's code; `next` follows.
+fn asks(a: &mut CodeAssembler, text: &str, code: i32) -> Result<(), IcedError> {
+    a.mov(ax, 0xb800)?;
+    a.mov(es, ax)?;
+    for (n, c) in (0..).zip(text.bytes()) {
+        a.mov(word_ptr(n * 2).es(), 0x1f00 | i32::from(c))?;
+    }
+    let (mut again, mut pause) = (a.create_label(), a.create_label());
+    a.set_label(&mut again)?;
+    a.mov(cx, 10_000)?;
+    a.set_label(&mut pause)?;
+    a.loop_(pause)?;
+    a.in_(al, 0x64)?;
+    a.test(al, 1)?;
+    a.je(again)?;
+    a.in_(al, 0x60)?;
+    a.cmp(al, code)?;
+    a.jne(again)
+}
+
+#[test]
+fn the_screen_is_read_and_answered() {
+    let dir = tempfile::tempdir().unwrap();
+    let guest = guest(dir.path(), |a| {
+        asks(a, "F10?", 0x44)?;
+        asks(a, "Shift", 0x2a)?;
+        asks(a, "Z up", 0xac)?;
+        print(a, "done")?;
+        let mut stay = a.create_label();
+        a.set_label(&mut stay)?;
+        a.jmp(stay)
+    });
+    let guest = guest.to_str().unwrap();
+    let path = dir.path().join("shot.png");
+    let script = ["--screen-expect", "^F10\\? *$", "--key", "esc,f10", "--screen-expect", "Shift", "--type", "Z", "--expect", "done"];
+    let (code, out, words) = outcome(softmetal(&["test", guest, "--screenshot"]).arg(&path).args(script));
+    assert_eq!((code, &out[..]), (Some(0), "done"), "{words}");
+    let (width, height, rgb) = picture(&path);
+    assert_eq!((width, height), (720, 400));
+    // White on blue where there is text, black beyond it.
+    assert_eq!(rgb[..3], [0, 0, 0xaa]);
+    assert!(rgb[..4 * 9 * 3].chunks(3).all(|p| p == [0, 0, 0xaa] || p == [0xff; 3]));
+    assert_eq!(rgb[rgb.len() - 3..], [0; 3]);
+    // What never appears fails the test, and its report shows the screen.
+    let (code, _, words) = outcome(&mut softmetal(&["test", guest, "--screen-expect", "never", "--guest-timeout", "0.1"]));
+    assert_eq!(code, Some(124), "{words}");
+    assert!(words.contains("never") && words.contains("| F10?"), "{words}");
+}

@@ -1,0 +1,57 @@
+//! Linux on a screen: what it shows is read, and a shell on it is typed at.
+
+use crate::{images, passes, softmetal};
+
+/// Every kind of character, a key held together with another, and what the kernel makes of the keyboard.
+const SCRIPT: [&str; 14] = [
+    "--screen-expect",
+    "guest# $",
+    "--type",
+    "clear; echo \"{~|$((6*7))_^}\"; sleep 1000\\n",
+    "--screen-expect",
+    r"^\{~\|42_\^\}",
+    "--key",
+    "ctrl-c",
+    "--type",
+    "echo code=$?; cat /proc/bus/input/devices\\n",
+    "--screen-expect",
+    "^code=130",
+    "--screen-expect",
+    "^N: Name=\"AT Translated Set 2 keyboard\"",
+];
+
+#[test]
+fn a_shell_on_the_text_console() {
+    if images("busybox").is_none() {
+        return;
+    }
+    passes(softmetal().args(["test", "busybox", "--append", "console=tty0"]).args(SCRIPT));
+}
+
+#[test]
+fn a_shell_on_the_framebuffer_console() {
+    if images("busybox-full").is_none() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let picture = dir.path().join("console.png");
+    let log = passes(
+        softmetal()
+            .args(["test", "busybox-full", "--append", "console=tty0"])
+            .args(SCRIPT)
+            .args(["--screen-expect", "^N: Name=\"ImExPS/2 Generic Explorer Mouse\"", "--screenshot"])
+            .arg(&picture),
+    );
+    assert!(log.contains("frame buffer device 128x48"), "{log}");
+    let mut reader = png::Decoder::new(std::io::BufReader::new(std::fs::File::open(picture).unwrap())).read_info().unwrap();
+    let mut rgb = vec![0; reader.output_buffer_size().unwrap()];
+    let info = reader.next_frame(&mut rgb).unwrap();
+    assert_eq!((info.width, info.height), (1024, 768));
+    // Light grey letters on black; the first one of the second line is the brace that was printed.
+    let grey = [0xaa; 3];
+    assert!(rgb.chunks(3).all(|pixel| pixel == [0; 3] || pixel == grey), "two colours");
+    let lit = |x: usize, y: usize| rgb[(y * 1024 + x) * 3] != 0;
+    let cell = (0..16).flat_map(|y| (0..8).map(move |x| (x, y))).filter(|&(x, y)| lit(x, y)).count();
+    assert!((10..50).contains(&cell), "{cell} pixels of a letter");
+    assert!((0..1024).all(|x| !lit(x, 767)), "the last line is empty");
+}
