@@ -160,3 +160,15 @@ fn help_names_only_what_works() {
         }
     }
 }
+
+#[test]
+fn the_catalogue() {
+    let dir = tempfile::tempdir().unwrap();
+    let d = dir.path();
+    std::fs::write(d.join("there"), "mine").unwrap();
+    refused(d, &["catalog", "fetch", "debain"], &["\"debain\"", "debian", "memtest"]);
+    refused(d, &["catalog", "remove", "busybox", "nothing"], &["\"nothing\""]);
+    refused(d, &["catalog", "copy", "debian", "there"], &["there", "exists already"]);
+    refused(d, &["catalog", "copy", "busybox", "new.img"], &["busybox", "no disk image"]);
+    refused(d, &["run", "--offline", "debian", "--initrd", "x"], &["debian"]);
+}
