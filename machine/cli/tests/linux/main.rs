@@ -7,6 +7,7 @@ mod boot;
 mod firmware;
 mod media;
 mod screen;
+mod storage;
 mod terminal;
 
 use std::io::Write;
