@@ -1,4 +1,5 @@
-//! The two DMA controllers and their page registers (Intel 8237A datasheet): registers only, nothing is transferred.
+//! The two DMA controllers and their page registers (Intel 8237A datasheet). A device that has a
+//! channel moves its data by [`Dma8237::transfer`].
 //!
 //! Region 0: ports 0x00 to 0x0F (channels 0 to 3). Region 1: 0xC0 to 0xDF (channels 4 to 7, a register every second
 //! port). Region 2: the page registers, 0x80 to 0x8F.
@@ -104,6 +105,55 @@ impl Dma8237 {
     #[must_use]
     pub fn new() -> Self {
         Self::default()
+    }
+}
+
+/// The page registers of channels 0 to 3.
+const PAGE_OF: [usize; 4] = [7, 3, 1, 2];
+/// Command register: the controller is off.
+const DISABLED: u8 = 1 << 2;
+/// Mode register: addresses go down; start over after the last byte.
+const DOWN: u8 = 1 << 5;
+const AUTO: u8 = 1 << 4;
+
+impl Dma8237 {
+    /// Moves bytes between `data` and memory through `channel` (0 to 3), as its device asks, from the device to memory if
+    /// `to_memory`. Tells how many were moved and whether the channel has reached its terminal count. Nothing is moved
+    /// while the channel is masked or set up for the other direction.
+    pub fn transfer(&mut self, ctx: &Ctx, channel: usize, to_memory: bool, data: &mut [u8]) -> (usize, bool) {
+        let page = u64::from(self.state.pages[PAGE_OF[channel & 3]]) << 16;
+        let controller = &mut self.state.controllers[0];
+        let bit = 1 << (channel & 3);
+        let ch = &mut controller.channels[channel & 3];
+        // Verify, write to memory, read from memory.
+        let kind = ch.mode >> 2 & 3;
+        let fits = kind == 0 || (kind == 1) == to_memory;
+        if controller.command & DISABLED != 0 || controller.mask & bit != 0 || kind == 3 || !fits || data.is_empty() {
+            return (0, false);
+        }
+        let n = data.len().min(usize::from(ch.current[1]) + 1);
+        let at = ch.current[0];
+        for (i, byte) in data[..n].iter_mut().enumerate() {
+            let offset = if ch.mode & DOWN != 0 { at.wrapping_sub(i as u16) } else { at.wrapping_add(i as u16) };
+            let addr = page | u64::from(offset);
+            if kind == 1 {
+                ctx.dma_write(addr, std::slice::from_ref(byte));
+            } else if kind == 2 {
+                ctx.dma_read(addr, std::slice::from_mut(byte));
+            }
+        }
+        ch.current[0] = if ch.mode & DOWN != 0 { at.wrapping_sub(n as u16) } else { at.wrapping_add(n as u16) };
+        let end = n > usize::from(ch.current[1]);
+        ch.current[1] = ch.current[1].wrapping_sub(n as u16);
+        if end {
+            controller.status |= bit;
+            if ch.mode & AUTO != 0 {
+                ch.current = ch.base;
+            } else {
+                controller.mask |= bit;
+            }
+        }
+        (n, end)
     }
 }
 

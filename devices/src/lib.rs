@@ -5,6 +5,7 @@ pub mod acpi_pm;
 pub mod ahci;
 pub mod ata;
 pub mod dma8237;
+pub mod fdc82077;
 pub mod flash;
 pub mod fw_cfg;
 pub mod hpet;

@@ -135,7 +135,7 @@ pub struct MachineArgs {
     #[arg(long, value_name = "FILE", help_heading = "Machine")]
     pub cdrom: Vec<PathBuf>,
     /// A floppy drive with this image in it; at most two
-    #[arg(long, value_name = "FILE", hide = true, help_heading = "Machine")]
+    #[arg(long, value_name = "FILE", help_heading = "Machine")]
     pub floppy: Vec<PathBuf>,
     /// What to boot from, in this order: disk, cdrom, floppy, net [default: the first that can be booted]
     #[arg(long, value_name = "DEVICE", value_parser = boot, value_delimiter = ',', hide = true, help_heading = "Machine")]

@@ -3,6 +3,7 @@
 use softmetal_bus::{Device, DeviceId};
 use softmetal_devices::acpi_pm::AcpiPm;
 use softmetal_devices::dma8237::Dma8237;
+use softmetal_devices::fdc82077::Fdc;
 use softmetal_devices::flash::Flash;
 use softmetal_devices::fw_cfg::FwCfg;
 use softmetal_devices::hpet::Hpet;
@@ -60,6 +61,8 @@ pub mod id {
     pub const FW_CONSOLE: DeviceId = DeviceId(18);
     /// The flash chip with a firmware's variables.
     pub const FLASH: DeviceId = DeviceId(19);
+    /// The floppy disk controller.
+    pub const FDC: DeviceId = DeviceId(20);
     /// The first PCI function; the others follow in the order in which they were plugged in.
     pub const PCI: u16 = 24;
 }
@@ -92,6 +95,7 @@ pub struct Chips {
     pub(super) post: PostCode,
     pub(super) pcihost: PciHost,
     pub(super) ferr: CoprocessorError,
+    pub(super) fdc: Fdc,
     pub(super) fw_cfg: FwCfg,
     pub(super) fw_console: FirmwareConsole,
     pub(super) flash: Flash,
@@ -120,6 +124,7 @@ impl Chips {
             id::POST => &mut self.post,
             id::PCIHOST => &mut self.pcihost,
             id::FERR => &mut self.ferr,
+            id::FDC => &mut self.fdc,
             id::FW_CFG => &mut self.fw_cfg,
             id::FW_CONSOLE => &mut self.fw_console,
             id::FLASH => &mut self.flash,
@@ -130,6 +135,6 @@ impl Chips {
     /// The numbers of all chips, in order.
     pub fn ids(&self) -> impl Iterator<Item = DeviceId> + use<> {
         let pci = id::PCI..id::PCI + self.pci.len() as u16;
-        (id::PIC.0..=id::FLASH.0).chain(pci).map(DeviceId)
+        (id::PIC.0..=id::FDC.0).chain(pci).map(DeviceId)
     }
 }

@@ -191,6 +191,10 @@ impl Board {
         let chip = self.chips.get(device)?;
         let result = f(chip, &mut self.around.ctx(now, device));
         self.settle(now, device);
+        if matches!(device, id::FDC | id::DMA) {
+            self.chips.fdc.run_dma(&mut self.around.ctx(now, id::FDC), &mut self.chips.dma);
+            self.settle(now, id::FDC);
+        }
         Some(result)
     }
 

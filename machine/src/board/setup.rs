@@ -5,6 +5,7 @@ use softmetal_bus::{Attention, Backing, BlockBackend, DeviceId, Drive, GuestMemo
 use softmetal_devices::acpi_pm::AcpiPm;
 use softmetal_devices::ahci::Ahci;
 use softmetal_devices::dma8237::Dma8237;
+use softmetal_devices::fdc82077::Fdc;
 use softmetal_devices::hpet::Hpet;
 use softmetal_devices::i8042::I8042;
 use softmetal_devices::ide::Ide;
@@ -170,6 +171,7 @@ impl Board {
             post: PostCode::new(),
             pcihost: PciHost::new(),
             ferr: CoprocessorError::new(),
+            fdc: Fdc::new(plugs.floppies.clone()),
             fw_cfg,
             fw_console: FirmwareConsole::new(),
             flash: parts.flash(plugs.vars),
@@ -239,6 +241,8 @@ impl Board {
             chip(SMI_CMD_PORT.into(), 2, id::PM, 1),
             chip(0xc0, 32, id::DMA, 1),
             chip(0xe9, 1, id::DEBUGCON, 0),
+            chip(0x3f0, 6, id::FDC, 0),
+            chip(0x3f7, 1, id::FDC, 1),
             chip(0xf0, 1, id::FERR, 0),
             chip(0xf4, 1, id::DEBUGEXIT, 0),
             chip(0x2f8, 8, id::COM2, 0),
@@ -372,6 +376,11 @@ impl Board {
         };
         self.chips.rtc.set_cmos(0x3d, nibble(1) << 4 | nibble(0));
         self.chips.rtc.set_cmos(0x38, nibble(2) << 4);
+        // The floppy drives: a type each, the first in the high nibble; how many there are, a coprocessor, a mouse.
+        let types = self.chips.fdc.drive_types();
+        self.chips.rtc.set_cmos(0x10, types[0] << 4 | types[1]);
+        let count = types.iter().filter(|t| **t != 0).count() as u8;
+        self.chips.rtc.set_cmos(0x14, 0x06 | if count > 0 { 1 | (count - 1) << 6 } else { 0 });
     }
 
     /// A load from the memory-mapped configuration space (PCI Express Base 3.0, 7.2.2).

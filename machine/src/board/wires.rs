@@ -54,6 +54,7 @@ pub fn route(device: DeviceId, line: u8) -> Pin {
         (id::RTC, 0) => Pin::Isa(8),
         (id::PM, 0) => Pin::Isa(9),
         (id::KBC, 1) => Pin::Isa(12),
+        (id::FDC, 0) => Pin::Isa(6),
         (id::FERR, 0) => Pin::Isa(13),
         (id::HPET, 32) => Pin::Legacy(0),
         (id::HPET, 33) => Pin::Legacy(8),
