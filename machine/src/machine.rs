@@ -5,10 +5,11 @@
 //!
 //! **Invariant:** nothing here reads a host clock, a file or a socket.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
-use softmetal_bus::{Attention, DeviceId, GuestMemory, Input, Request, Time, attention};
+use softmetal_bus::{Attention, Collector, DeviceId, GuestMemory, Input, PAGE_SIZE, Request, Time, attention};
 use softmetal_cpu::exec::cpuid::Feature;
 pub use softmetal_cpu::exec::cpuid::Model;
 use softmetal_cpu::{Processor, State, Stop};
@@ -97,6 +98,8 @@ pub struct Machine {
     vga: bool,
     cpu: Processor,
     log: Option<Vec<Stamped>>,
+    /// What the screen depended on when its changes were last asked for.
+    seen: Option<(Vec<u8>, u64)>,
     /// Digests of RAM, for [`Machine::state_hash`].
     digests: Digests,
 }
@@ -122,7 +125,7 @@ impl Machine {
         }
         let board = SharedBoard::new(board);
         let cpu = Processor::new(memory.clone(), Box::new(board.clone()), attention.clone(), model);
-        let mut machine = Self { memory, layout, images, attention, board, vga, cpu, log: None, digests: Digests::default() };
+        let mut machine = Self { memory, layout, images, attention, board, vga, cpu, log: None, seen: None, digests: Digests::default() };
         machine.boot().map_err(|e| UserError(e.to_string()))?;
         Ok(machine)
     }
@@ -208,6 +211,24 @@ impl Machine {
         let board = self.board.lock();
         let fonts: Vec<&Font> = [&softmetal_firmware::FONT].into_iter().chain(fonts.iter().copied()).collect();
         board.vga().map(|vga| vga.text(&self.memory, board.now(self.cpu.icount()), &fonts))
+    }
+
+    /// The rows of the picture that may have changed since the last call (at first all), as ranges that may go past the end;
+    /// for whoever shows the screen all the time. Nothing that the guest sees depends on it.
+    pub fn screen_changes(&mut self) -> Vec<Range<u32>> {
+        let board = self.board.lock();
+        let Some(vga) = board.vga() else { return Vec::new() };
+        let look = vga.look(board.now(self.cpu.icount()));
+        let (base, len) = vga.video_memory();
+        let page = PAGE_SIZE as u64;
+        let written = self.memory.collect_in(Collector::Screen, base / page..(base + len).div_ceil(page));
+        let rows = if self.seen.as_ref() == Some(&look) { vga.rows_of(&written) } else { vec![0..u32::MAX] };
+        drop(board);
+        self.seen = Some(look);
+        if !written.is_empty() {
+            self.cpu.cpu.mmu.protect_all();
+        }
+        rows
     }
 
     /// The fonts of 8 by 16 pixels that lie in the guest's memory, for [`Machine::screen_text`].

@@ -126,3 +126,26 @@ fn a_float_error_is_an_interrupt() {
     kernel.extend([0x55, 0xaa]);
     assert_eq!(boot(kernel).0, "-4-4.");
 }
+
+#[test]
+fn a_store_to_the_screen_is_a_change_of_it() {
+    let mut a = CodeAssembler::new(16).unwrap();
+    a.cli().unwrap();
+    a.mov(ax, 0xb800).unwrap();
+    a.mov(es, ax).unwrap();
+    a.mov(word_ptr(0).es(), 0x0741).unwrap();
+    a.hlt().unwrap();
+    let mut kernel = a.assemble(0x7c00).unwrap();
+    kernel.resize(510, 0);
+    kernel.extend([0x55, 0xaa]);
+    let plugs = Plugs { vga: true, seed: 1, ..Plugs::default() };
+    let images = Images { kernel, ..Images::default() };
+    let mut machine = Machine::new(Config { memory: 16 << 20, model: Model::max(), plugs, images }).unwrap();
+    let all = std::slice::from_ref(&(0..u32::MAX)).to_vec();
+    assert_eq!(machine.screen_changes(), all, "at first");
+    assert!(machine.screen_changes().is_empty());
+    assert_eq!(machine.run_until(1000), Turn::Dead);
+    assert_eq!(machine.screen_changes(), all);
+    assert!(machine.screen_changes().is_empty());
+    assert!(machine.screen_text(&[]).unwrap().starts_with('A'));
+}

@@ -1,8 +1,9 @@
 //! The picture on the screen, and the text in it: pure functions of registers, video memory and (for what blinks) time.
 
 use std::collections::HashMap;
+use std::ops::Range;
 
-use softmetal_bus::{GuestMemory, Time};
+use softmetal_bus::{Device, GuestMemory, PAGE_SIZE, Time};
 
 use super::Vga;
 use super::registers::{FRAME, attr, crtc, gfx, seq};
@@ -187,6 +188,42 @@ impl Vga {
         } else {
             self.graphics(memory)
         }
+    }
+
+    /// Where video memory is in guest memory: offset and length in bytes.
+    #[must_use]
+    pub fn video_memory(&self) -> (u64, u64) {
+        (self.base, self.len)
+    }
+
+    /// The rows of the picture that may have changed if only the `written` pages of guest memory have: ranges in order that
+    /// do not overlap. Outside of the linear modes that is all of them.
+    #[must_use]
+    pub fn rows_of(&self, written: &[u64]) -> Vec<Range<u32>> {
+        let page = PAGE_SIZE as u64;
+        if written.is_empty() || !self.state.vbe.linear() {
+            return if written.is_empty() { Vec::new() } else { vec![0..u32::MAX] };
+        }
+        let g = self.state.vbe.geometry(self.len);
+        let start = self.base + g.start;
+        let mut rows: Vec<Range<u32>> = Vec::new();
+        for &n in written {
+            let (from, to) = ((n * page).saturating_sub(start), ((n + 1) * page).saturating_sub(start));
+            let first = (from / g.stride.max(1)).min(g.height.into()) as u32;
+            let last = to.div_ceil(g.stride.max(1)).min(g.height.into()) as u32;
+            match rows.last_mut() {
+                Some(before) if first <= before.end => before.end = before.end.max(last),
+                _ if first < last => rows.push(first..last),
+                _ => {}
+            }
+        }
+        rows
+    }
+
+    /// What else than video memory the picture depends on, at time `now`: equal if nothing of it has changed.
+    #[must_use]
+    pub fn look(&self, now: Time) -> (Vec<u8>, u64) {
+        (self.save(), if self.is_text() { now.0 / FRAME / 8 } else { 0 })
     }
 
     fn blanked(&self) -> bool {

@@ -353,6 +353,25 @@ fn linear_modes() {
 }
 
 #[test]
+fn rows_of_written_pages() {
+    let mut b = Bench::new();
+    assert_eq!(b.1.rows_of(&[]), []);
+    assert_eq!(b.1.rows_of(&[3]), [0..u32::MAX], "planes: anywhere");
+    // Rows of 1600 bytes, shown from row 10 on.
+    b.vbe_mode(400, 100, 32);
+    b.vbe(9, 10);
+    // Byte 16000 is the first one shown: page 3 has 384 bytes of row 0; page 4 goes on to row 2.
+    assert_eq!(b.1.rows_of(&[0, 1, 2]), [], "above the picture");
+    assert_eq!(b.1.rows_of(&[3]), std::slice::from_ref(&(0..1)));
+    assert_eq!(b.1.rows_of(&[3, 4, 9]), [0..3, 13..16]);
+    assert_eq!(b.1.rows_of(&[40, 60]), [92..95], "page 60 lies below");
+    let before = b.1.look(b.0.now);
+    assert_eq!(before, b.1.look(b.0.now));
+    b.vbe(9, 11);
+    assert_ne!(before, b.1.look(b.0.now));
+}
+
+#[test]
 fn text_in_pixels_is_read_by_its_font() {
     let mut b = Bench::new();
     b.vbe_mode(80, 32, 32);

@@ -3,6 +3,7 @@
 //!
 //! All access is through raw pointers or atomics, never `&mut [u8]`: other processors may run at the same time.
 
+use std::ops::Range;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 
@@ -46,12 +47,14 @@ pub enum Collector {
     Checkpoint = 1,
     /// Whoever keeps digests of the pages.
     Digest = 2,
+    /// Whoever shows the screen.
+    Screen = 8,
 }
 
 /// The mark of a page that was written at all.
 const TOUCHED: u8 = 4;
 /// All marks: what a store sets.
-const WRITTEN: u8 = Collector::Checkpoint as u8 | Collector::Digest as u8 | TOUCHED;
+const WRITTEN: u8 = Collector::Checkpoint as u8 | Collector::Digest as u8 | Collector::Screen as u8 | TOUCHED;
 
 impl GuestMemory {
     /// Zeroed memory of `len` bytes (rounded up to pages). Host memory is committed when it is touched.
@@ -205,9 +208,16 @@ impl GuestMemory {
     /// The numbers of the pages written since `by` last asked, in order. Translation caches must drop their permission
     /// to store after this.
     pub fn collect(&self, by: Collector) -> Vec<u64> {
+        self.collect_in(by, 0..self.marks.len() as u64)
+    }
+
+    /// The same, only of `pages`; those past the end are none.
+    pub fn collect_in(&self, by: Collector, pages: Range<u64>) -> Vec<u64> {
+        let end = (pages.end as usize).min(self.marks.len());
+        let start = (pages.start as usize).min(end);
         let bit = by as u8;
         let taken = |m: &AtomicU8| m.load(Ordering::Relaxed) & bit != 0 && m.fetch_and(!bit, Ordering::Relaxed) & bit != 0;
-        self.marks.iter().enumerate().filter(|(_, m)| taken(m)).map(|(n, _)| n as u64).collect()
+        self.marks[start..end].iter().zip(start as u64..).filter(|(m, _)| taken(m)).map(|(_, n)| n).collect()
     }
 
     /// The bytes of page `n`.
@@ -282,6 +292,8 @@ mod tests {
         assert_eq!(m.collect(Collector::Digest), [1]);
         assert!(m.collect(Collector::Digest).is_empty() && !m.is_marked(4096));
         assert_eq!(m.collect(Collector::Checkpoint), [1]);
+        assert!(m.collect_in(Collector::Screen, 2..u64::MAX).is_empty());
+        assert_eq!(m.collect_in(Collector::Screen, 1..2), [1]);
         assert_eq!(m.touched().collect::<Vec<_>>(), [1]);
     }
 
