@@ -222,7 +222,8 @@ impl Machine {
         let (base, len) = vga.video_memory();
         let page = PAGE_SIZE as u64;
         let written = self.memory.collect_in(Collector::Screen, base / page..(base + len).div_ceil(page));
-        let rows = if self.seen.as_ref() == Some(&look) { vga.rows_of(&written) } else { vec![0..u32::MAX] };
+        let same = self.seen.as_ref() == Some(&look);
+        let rows = if same { vga.rows_of(&written) } else { std::iter::once(0..u32::MAX).collect() };
         drop(board);
         self.seen = Some(look);
         if !written.is_empty() {

@@ -201,8 +201,8 @@ impl Vga {
     #[must_use]
     pub fn rows_of(&self, written: &[u64]) -> Vec<Range<u32>> {
         let page = PAGE_SIZE as u64;
-        if written.is_empty() || !self.state.vbe.linear() {
-            return if written.is_empty() { Vec::new() } else { vec![0..u32::MAX] };
+        if !self.state.vbe.linear() {
+            return written.first().map(|_| 0..u32::MAX).into_iter().collect();
         }
         let g = self.state.vbe.geometry(self.len);
         let start = self.base + g.start;
