@@ -309,7 +309,8 @@ impl BlockCache {
 }
 
 fn key(physical: u64, mode: Mode) -> u64 {
-    physical << 8 | u64::from(mode.0)
+    const { assert!(crate::mmu::PHYSICAL_BITS <= 48, "the key has room for the mode below the address") };
+    physical << 16 | u64::from(mode.0)
 }
 
 /// How far a block may go.

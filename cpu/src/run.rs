@@ -41,7 +41,7 @@ struct Jump {
     stamp: u32,
     serial: u32,
     index: u32,
-    mode: u8,
+    mode: u16,
 }
 
 /// A processor: the state, and the blocks decoded for it.
@@ -114,8 +114,7 @@ impl Processor {
         let kept = State {
             icount: s.icount,
             fpu: s.fpu.clone(),
-            xmm: s.xmm,
-            ymm_high: s.ymm_high,
+            ymm: s.ymm,
             mxcsr: s.mxcsr,
             msr: s.msr.clone(),
             ..State::power_on(&self.cpu.model)

@@ -9,7 +9,7 @@ use crate::fault::Reason;
 use crate::flags::{self, Lazy};
 use crate::mmu::Mmu;
 use crate::op::{BLOCK_RIP, FLAT, FLAT_STACK, Op};
-use crate::semantics::simd::V128;
+use crate::semantics::simd::{V128, V256};
 
 /// Segment register numbers as instructions encode them.
 #[allow(missing_docs)]
@@ -169,21 +169,22 @@ pub struct TableRegister {
 
 /// What of the mode decides how bytes are decoded and lowered, and what may be fetched: part of a block's key.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct Mode(pub u8);
+pub struct Mode(pub u16);
 
 impl Mode {
     /// Code size 16.
-    pub const CODE_16: u8 = 0;
+    pub const CODE_16: u16 = 0;
     /// Code size 32.
-    pub const CODE_32: u8 = 1;
+    pub const CODE_32: u16 = 1;
     /// 64-bit mode.
-    pub const CODE_64: u8 = 2;
-    const STACK_32: u8 = 4;
-    const PROTECTED: u8 = 8;
-    const V86: u8 = 16;
-    const USER: u8 = 32;
-    const LIMITED: u8 = 64;
-    const SSE: u8 = 128;
+    pub const CODE_64: u16 = 2;
+    const STACK_32: u16 = 1 << 2;
+    const PROTECTED: u16 = 1 << 3;
+    const V86: u16 = 1 << 4;
+    const USER: u16 = 1 << 5;
+    const LIMITED: u16 = 1 << 6;
+    const SSE: u16 = 1 << 7;
+    const AVX: u16 = 1 << 8;
 
     /// Code size in bits.
     #[must_use]
@@ -231,7 +232,18 @@ impl Mode {
     pub const fn sse(self) -> bool {
         self.0 & Self::SSE != 0
     }
+    /// VEX-encoded instructions with vector registers do not fault as such: protected mode, CR4.OSXSAVE is set, XCR0 has
+    /// SSE and AVX, and CR0.TS is clear.
+    #[must_use]
+    pub const fn avx(self) -> bool {
+        self.0 & Self::AVX != 0
+    }
 }
+
+/// The vector registers: YMM0 to YMM15, whose lower halves are XMM0 to XMM15.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[repr(C, align(64))]
+pub struct Ymm(pub [V256; 16]);
 
 /// The architectural state. Plain data: saved, loaded and hashed as it is.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -273,10 +285,8 @@ pub struct State {
     pub xcr0: u64,
     /// DR0..DR7 (4 and 5 unused).
     pub dr: [u64; 8],
-    /// XMM registers.
-    pub xmm: [V128; 16],
-    /// Upper halves of the YMM registers.
-    pub ymm_high: [V128; 16],
+    /// YMM registers.
+    pub ymm: Ymm,
     /// MXCSR.
     pub mxcsr: u32,
     /// x87 and MMX.
@@ -401,7 +411,7 @@ impl Cpu {
     pub fn lma(&self) -> bool {
         self.state.efer & bits::EFER_LMA != 0
     }
-    /// Recomputes [`State::mode`] after a change of CS, SS, CPL, CR0, CR4, EFER or EFLAGS.VM.
+    /// Recomputes [`State::mode`] after a change of CS, SS, CPL, CR0, CR4, XCR0, EFER or EFLAGS.VM.
     pub fn update_mode(&mut self) {
         let s = &mut self.state;
         let v86 = s.eflags & flags::VM != 0 && s.cr0 & bits::CR0_PE != 0;
@@ -434,6 +444,10 @@ impl Cpu {
         if s.cr0 & (bits::CR0_EM | bits::CR0_TS) == 0 && s.cr4 & bits::CR4_OSFXSR != 0 {
             m |= Mode::SSE;
         }
+        let (avx, xcr0) = (crate::exec::xsave::XCR0_SSE | crate::exec::xsave::XCR0_AVX, s.xcr0);
+        if m & Mode::PROTECTED != 0 && s.cr0 & bits::CR0_TS == 0 && s.cr4 & bits::CR4_OSXSAVE != 0 && xcr0 & avx == avx {
+            m |= Mode::AVX;
+        }
         s.mode = Mode(m);
         s.bases[usize::from(FLAT)] = 0;
         s.bases[usize::from(FLAT_STACK)] = 0;
@@ -447,6 +461,15 @@ impl Cpu {
 }
 
 impl State {
+    /// An XMM register (`r` below 16).
+    #[must_use]
+    pub fn xmm(&self, r: usize) -> V128 {
+        self.ymm.0[r].low()
+    }
+    /// Writes an XMM register (`r` below 16); the upper half of its YMM register stays.
+    pub fn set_xmm(&mut self, r: usize, v: V128) {
+        self.ymm.0[r].0[..16].copy_from_slice(&v.0);
+    }
     /// The state after power-on or RESET (SDM 3A, table 9-1).
     #[must_use]
     pub fn power_on(model: &crate::exec::cpuid::Model) -> Self {
@@ -478,8 +501,7 @@ impl State {
             efer: 0,
             xcr0: 1,
             dr,
-            xmm: [V128::ZERO; 16],
-            ymm_high: [V128::ZERO; 16],
+            ymm: Ymm::default(),
             mxcsr: 0x1f80,
             fpu: crate::semantics::x87::Fpu::default(),
             msr: crate::exec::msr::Msrs::default(),

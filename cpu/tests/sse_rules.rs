@@ -15,12 +15,17 @@ const PATTERN: u128 = 0x0f0e_0d0c_0b0a_0908_0706_0504_0302_0100;
 
 /// An XMM register.
 fn xmm(h: &Harness, r: usize) -> u128 {
-    h.p.cpu.state.xmm[r].into()
+    h.p.cpu.state.xmm(r).into()
 }
 
 /// Sets an XMM register.
 fn set_xmm(h: &mut Harness, r: usize, v: u128) {
-    h.p.cpu.state.xmm[r] = v.into();
+    h.p.cpu.state.set_xmm(r, v.into());
+}
+
+/// Sets all XMM registers.
+fn set_all(h: &mut Harness, v: impl Fn(usize) -> u128) {
+    (0..16).for_each(|r| set_xmm(h, r, v(r)));
 }
 
 /// A processor about to run `code`, RAX at [`DATA`].
@@ -165,7 +170,7 @@ fn unmasked_exceptions() {
             let s = &mut h.p.cpu.state;
             s.cr4 &= !clear;
             s.mxcsr = 0x1f80 & !0x200;
-            s.xmm[0] = u128::from(ONE).into();
+            s.set_xmm(0, u128::from(ONE).into());
             assert_eq!(fault_in(&mut h, 1), expected);
             assert_eq!(xmm(&h, 0), u128::from(ONE));
             assert_eq!(h.p.cpu.state.mxcsr & 0x3f, 0x5, "0/0 in three lanes, 1/0 in one");
@@ -266,7 +271,7 @@ fn fxsave_outside_64_bit_mode_has_eight_registers() {
     });
     h.set_reg(reg::RAX, DATA);
     h.set_mem(DATA, &[0xaa; 512]);
-    h.p.cpu.state.xmm = std::array::from_fn(|i| (PATTERN + i as u128).into());
+    set_all(&mut h, |i| PATTERN + i as u128);
     assert_eq!(fault_in(&mut h, 1), None);
     let mut area = [0; 512];
     h.mem(DATA, &mut area);
@@ -274,7 +279,7 @@ fn fxsave_outside_64_bit_mode_has_eight_registers() {
     assert_eq!((register(0), register(7)), (PATTERN, PATTERN + 7));
     assert_eq!(area[288..], [0xaa; 224]);
     assert_eq!(area[24..32], [0x80, 0x1f, 0, 0, 0xff, 0xff, 0, 0]);
-    h.p.cpu.state.xmm = [0.into(); 16];
+    set_all(&mut h, |_| 0);
     assert_eq!(fault_in(&mut h, 1), None);
     assert_eq!((xmm(&h, 7), xmm(&h, 8)), (PATTERN + 7, 0));
 }
@@ -285,7 +290,7 @@ fn extended(xcr0: u64, wanted: u64, code: Code) -> Harness {
     let s = &mut h.p.cpu.state;
     s.cr4 |= CR4_OSXSAVE;
     s.xcr0 = xcr0;
-    s.xmm = std::array::from_fn(|i| (PATTERN + i as u128).into());
+    (0..16).for_each(|i| s.set_xmm(i, (PATTERN + i as u128).into()));
     s.mxcsr = 0x9fc0;
     s.fpu.set_control(0x27f);
     h.set_reg(reg::RAX, wanted);
@@ -330,7 +335,7 @@ fn xrstor_restores_or_initialises() {
         assert_eq!(fault_in(&mut h, 1), None);
         h.set_mem(DATA + 512, &[present]);
         let s = &mut h.p.cpu.state;
-        s.xmm = [1.into(); 16];
+        (0..16).for_each(|i| s.set_xmm(i, 1.into()));
         s.mxcsr = 0x1f80;
         s.fpu.set_control(0x77f);
         h.set_reg(reg::RAX, wanted);
@@ -338,7 +343,7 @@ fn xrstor_restores_or_initialises() {
         let s = &h.p.cpu.state;
         let pick = |bit: u64| (wanted & bit != 0).then_some(u64::from(present) & bit != 0);
         assert_eq!(s.fpu.control(), pick(1).map_or(0x77f, |kept| if kept { 0x27f } else { 0x37f }));
-        assert_eq!(u128::from(s.xmm[15]), pick(2).map_or(1, |kept| if kept { PATTERN + 15 } else { 0 }));
+        assert_eq!(u128::from(s.xmm(15)), pick(2).map_or(1, |kept| if kept { PATTERN + 15 } else { 0 }));
         // MXCSR comes from the area even if the registers are initialised.
         assert_eq!(s.mxcsr, if wanted & 2 != 0 { 0x9fc0 } else { 0x1f80 });
     }

@@ -5,7 +5,7 @@ use iced_x86::Mnemonic as M;
 use super::vector::{Bank, Mm, Xmm, integer};
 use crate::lower::Lower;
 use crate::op::{Dst, Exit, Handler, Mem, Op, Place, Source, Src, step};
-use crate::semantics::simd::Lane;
+use crate::semantics::simd::{Lane, V128};
 use crate::state::Cpu;
 use crate::table::{Row, row};
 use crate::width::Width;
@@ -58,7 +58,8 @@ fn load<const ALIGNED: bool>(cpu: &mut Cpu, op: &Op, rest: &[Op]) -> Exit {
         if ALIGNED {
             cpu.check_aligned(op, 16, 16, false)?;
         }
-        cpu.state.xmm[usize::from(op.dst & 15)] = cpu.load(op)?;
+        let v: V128 = cpu.load(op)?;
+        cpu.set_xmm(op.dst, v);
         Ok(())
     })
 }
@@ -68,13 +69,13 @@ fn store<const ALIGNED: bool>(cpu: &mut Cpu, op: &Op, rest: &[Op]) -> Exit {
         if ALIGNED {
             cpu.check_aligned(op, 16, 16, true)?;
         }
-        cpu.store(op, cpu.state.xmm[usize::from(op.src & 15)])
+        cpu.store::<V128>(op, cpu.xmm(op.src))
     })
 }
 
 fn copy(cpu: &mut Cpu, op: &Op, rest: &[Op]) -> Exit {
     step(cpu, op, rest, |cpu, op| {
-        cpu.state.xmm[usize::from(op.dst & 15)] = cpu.state.xmm[usize::from(op.src & 15)];
+        cpu.set_xmm::<16>(op.dst, cpu.xmm(op.src));
         Ok(())
     })
 }
@@ -91,7 +92,7 @@ fn lower_scalar<W: Width + Lane>(l: &Lower) -> Option<Op> {
 fn load_scalar<W: Width + Lane>(cpu: &mut Cpu, op: &Op, rest: &[Op]) -> Exit {
     step(cpu, op, rest, |cpu, op| {
         let v: W = cpu.load(op)?;
-        cpu.state.xmm[usize::from(op.dst & 15)] = integer(v);
+        cpu.set_xmm::<16>(op.dst, integer(v));
         Ok(())
     })
 }
@@ -202,7 +203,7 @@ fn copy_mm(cpu: &mut Cpu, op: &Op, rest: &[Op]) -> Exit {
 
 fn copy_low(cpu: &mut Cpu, op: &Op, rest: &[Op]) -> Exit {
     step(cpu, op, rest, |cpu, op| {
-        cpu.state.xmm[usize::from(op.dst & 15)] = integer(cpu.xmm::<8>(op.src).get::<u64>(0));
+        cpu.set_xmm::<16>(op.dst, integer(cpu.xmm::<8>(op.src).get::<u64>(0)));
         Ok(())
     })
 }
@@ -218,7 +219,7 @@ fn movdq2q(cpu: &mut Cpu, op: &Op, rest: &[Op]) -> Exit {
 fn movq2dq(cpu: &mut Cpu, op: &Op, rest: &[Op]) -> Exit {
     step(cpu, op, rest, |cpu, op| {
         cpu.mmx_ready(op)?;
-        cpu.state.xmm[usize::from(op.dst & 15)] = integer(u64::from(cpu.mm(op.src)));
+        cpu.set_xmm::<16>(op.dst, integer(u64::from(cpu.mm(op.src))));
         Mm::touch(cpu);
         Ok(())
     })

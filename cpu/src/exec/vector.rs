@@ -32,14 +32,14 @@ impl Cpu {
     #[inline(always)]
     pub(crate) fn xmm<const N: usize>(&self, r: u8) -> Vector<N> {
         let mut v = Vector::ZERO;
-        v.0.copy_from_slice(&self.state.xmm[usize::from(r & 15)].0[..N]);
+        v.0.copy_from_slice(&self.state.ymm.0[usize::from(r & 15)].0[..N]);
         v
     }
 
     /// Writes the low bytes of an XMM register; the others stay.
     #[inline(always)]
     pub(crate) fn set_xmm<const N: usize>(&mut self, r: u8, v: Vector<N>) {
-        self.state.xmm[usize::from(r & 15)].0[..N].copy_from_slice(&v.0);
+        self.state.ymm.0[usize::from(r & 15)].0[..N].copy_from_slice(&v.0);
     }
 
     /// An MMX register.

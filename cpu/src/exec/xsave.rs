@@ -16,6 +16,8 @@ use crate::width::Width;
 pub const XCR0_X87: u64 = 1 << 0;
 /// XCR0: the XMM registers and MXCSR.
 pub const XCR0_SSE: u64 = 1 << 1;
+/// XCR0: the upper halves of the YMM registers.
+pub const XCR0_AVX: u64 = 1 << 2;
 /// The bits of XCR0 that may be set.
 pub const XCR0_SUPPORTED: u64 = XCR0_X87 | XCR0_SSE;
 
@@ -83,8 +85,8 @@ impl Cpu {
         area[..FXSAVE_SIZE].copy_from_slice(&self.state.fpu.fxsave_image(long));
         area[24..28].copy_from_slice(&self.state.mxcsr.to_le_bytes());
         area[28..32].copy_from_slice(&MXCSR_MASK.to_le_bytes());
-        for (slot, v) in area[XMM_AT..].chunks_exact_mut(16).zip(self.state.xmm) {
-            slot.copy_from_slice(&v.0);
+        for (slot, v) in area[XMM_AT..].chunks_exact_mut(16).zip(&self.state.ymm.0) {
+            slot.copy_from_slice(&v.0[..16]);
         }
         area
     }
@@ -124,8 +126,8 @@ impl Cpu {
 
     fn load_xmm(&mut self, area: &[u8; LEGACY]) {
         let count = self.xmm_count();
-        for (slot, v) in area[XMM_AT..].chunks_exact(16).zip(&mut self.state.xmm[..count]) {
-            v.0.copy_from_slice(slot);
+        for (slot, v) in area[XMM_AT..].chunks_exact(16).zip(&mut self.state.ymm.0[..count]) {
+            v.0[..16].copy_from_slice(slot);
         }
     }
 
@@ -260,6 +262,7 @@ fn xsetbv(cpu: &mut Cpu, op: &Op, _: &[Op]) -> Exit {
             return Err(cpu.raise_with(vector::GP, 0));
         }
         cpu.state.xcr0 = v;
+        cpu.update_mode();
         Ok(())
     })
 }

@@ -54,7 +54,7 @@ impl Registers {
             },
             st: stack(&s.fpu),
             fpu: internal(&s.fpu),
-            xmm: s.xmm.map(u128::from),
+            xmm: std::array::from_fn(|r| s.xmm(r).into()),
             mxcsr: s.mxcsr,
         };
         Self {
@@ -87,7 +87,9 @@ impl Registers {
         if self.core.st != stack(&s.fpu) || self.core.fpu != internal(&s.fpu) {
             set_fpu(&mut s.fpu, &self.core);
         }
-        s.xmm = self.core.xmm.map(V128::from);
+        for (r, v) in self.core.xmm.into_iter().enumerate() {
+            s.set_xmm(r, V128::from(v));
+        }
         s.mxcsr = self.core.mxcsr & 0xffff;
         s.cr2 = self.cr2;
         cpu.set_base(seg::FS, self.fs_base);

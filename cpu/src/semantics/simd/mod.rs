@@ -25,6 +25,8 @@ pub struct Vector<const N: usize>(pub [u8; N]);
 pub type V64 = Vector<8>;
 /// An XMM operand.
 pub type V128 = Vector<16>;
+/// A YMM operand.
+pub type V256 = Vector<32>;
 
 /// A number that vectors are made of.
 pub trait Lane: Copy {
@@ -135,6 +137,32 @@ impl<const N: usize> Vector<N> {
     #[inline(always)]
     pub fn splat<T: Lane>(value: T) -> Self {
         Self::build(|_| value)
+    }
+}
+
+impl V256 {
+    /// From its 128-bit lanes.
+    #[must_use]
+    #[inline(always)]
+    pub fn join(low: V128, high: V128) -> Self {
+        let mut v = Self::ZERO;
+        v.0[..16].copy_from_slice(&low.0);
+        v.0[16..].copy_from_slice(&high.0);
+        v
+    }
+
+    /// Its 128-bit lanes.
+    #[must_use]
+    #[inline(always)]
+    pub fn split(&self) -> (V128, V128) {
+        (self.low(), Vector(std::array::from_fn(|i| self.0[16 + i])))
+    }
+
+    /// The lower 128-bit lane.
+    #[must_use]
+    #[inline(always)]
+    pub fn low(&self) -> V128 {
+        Vector(std::array::from_fn(|i| self.0[i]))
     }
 }
 
