@@ -122,7 +122,7 @@ impl Cpu {
             return false;
         }
         s.dr[6] |= std::mem::take(&mut s.pending_debug);
-        s.halted = false;
+        self.wake();
         let _ = self.raise(vector::DB);
         true
     }

@@ -90,6 +90,11 @@ impl Lazy {
     pub fn set_cf(&mut self, cf: bool) {
         self.carry = pack(cf, self.of(), self.af());
     }
+    /// OF alone.
+    #[inline(always)]
+    pub fn set_of(&mut self, of: bool) {
+        self.carry = pack(self.cf(), of, self.af());
+    }
     /// ZF alone.
     #[inline(always)]
     pub fn set_zf(&mut self, zf: bool) {

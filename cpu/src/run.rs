@@ -511,13 +511,16 @@ impl Processor {
         if self.cpu.debug_trap_due() {
             return self.deliver_fault();
         }
+        if self.cpu.state.monitor.waiting && (wanted & (attention::INTR | attention::NMI) != 0 || self.cpu.monitor_triggered()) {
+            self.cpu.wake();
+        }
         if wanted & attention::NMI != 0 && !self.cpu.state.nmi_blocked && !self.cpu.state.shadow {
             self.cpu.attention.clear(attention::NMI);
-            self.cpu.state.halted = false;
+            self.cpu.wake();
             return self.deliver_external(vector::NMI);
         }
         if wanted & attention::INTR != 0 && self.cpu.state.eflags & flags::IF != 0 && !self.cpu.state.shadow {
-            self.cpu.state.halted = false;
+            self.cpu.wake();
             let at = self.cpu.state.icount;
             if let Some(v) = self.cpu.bus.acknowledge(at) {
                 return self.deliver_external(v);

@@ -61,11 +61,13 @@ pub mod bits {
     pub const CR4_OSFXSR: u64 = 1 << 9;
     pub const CR4_OSXMMEXCPT: u64 = 1 << 10;
     pub const CR4_UMIP: u64 = 1 << 11;
+    pub const CR4_LA57: u64 = 1 << 12;
     pub const CR4_FSGSBASE: u64 = 1 << 16;
     pub const CR4_PCIDE: u64 = 1 << 17;
     pub const CR4_OSXSAVE: u64 = 1 << 18;
     pub const CR4_SMEP: u64 = 1 << 20;
     pub const CR4_SMAP: u64 = 1 << 21;
+    pub const CR4_PKE: u64 = 1 << 22;
     pub const EFER_SCE: u64 = 1 << 0;
     pub const EFER_LME: u64 = 1 << 8;
     pub const EFER_LMA: u64 = 1 << 10;
@@ -283,6 +285,8 @@ pub struct State {
     pub efer: u64,
     /// XCR0.
     pub xcr0: u64,
+    /// PKRU: two bits a protection key.
+    pub pkru: u32,
     /// DR0..DR7 (4 and 5 unused).
     pub dr: [u64; 8],
     /// YMM registers.
@@ -295,8 +299,10 @@ pub struct State {
     pub msr: crate::exec::msr::Msrs,
     /// Retired instructions (see the project's ARCHITECTURE.md for what counts as one).
     pub icount: u64,
-    /// In HLT.
+    /// In HLT or MWAIT.
     pub halted: bool,
+    /// What MONITOR watches.
+    pub monitor: crate::exec::wait::Monitor,
     /// Interrupts are held off for one instruction (after STI, MOV SS, POP SS).
     pub shadow: bool,
     /// Debug exceptions too are held off for one instruction (after MOV SS, POP SS).
@@ -451,7 +457,7 @@ impl Cpu {
         s.mode = Mode(m);
         s.bases[usize::from(FLAT)] = 0;
         s.bases[usize::from(FLAT_STACK)] = 0;
-        self.mmu.set_user(s.cpl == 3);
+        self.select_rights();
     }
     /// IOPL.
     #[must_use]
@@ -500,6 +506,7 @@ impl State {
             cr4: 0,
             efer: 0,
             xcr0: 1,
+            pkru: 0,
             dr,
             ymm: Ymm::default(),
             mxcsr: 0x1f80,
@@ -507,6 +514,7 @@ impl State {
             msr: crate::exec::msr::Msrs::default(),
             icount: 0,
             halted: false,
+            monitor: crate::exec::wait::Monitor::default(),
             shadow: false,
             debug_shadow: false,
             pending_debug: 0,

@@ -64,7 +64,8 @@ fn may_be_memory(kind: K) -> bool {
 fn synthesise(info: &OpCodeInfo, bits: u32, memory: bool) -> Option<Instruction> {
     let mut i = Instruction::default();
     i.set_code(info.code());
-    let base = [R::BX, R::EBX, R::RBX][bits.trailing_zeros() as usize - 4];
+    let address = if info.address_size() == 0 { bits } else { info.address_size() };
+    let base = [R::BX, R::EBX, R::RBX][address.trailing_zeros() as usize - 4];
     let pick = |kinds: [OpKind; 3]| kinds[bits.trailing_zeros() as usize - 4];
     for n in 0..info.op_count() {
         let kind = info.op_kind(n);

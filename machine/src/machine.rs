@@ -332,7 +332,8 @@ impl Machine {
     fn halted(&self) -> Turn {
         const IF: u64 = 1 << 9;
         let board = self.board.lock();
-        if self.cpu.cpu.state.eflags & IF != 0 {
+        let state = &self.cpu.cpu.state;
+        if state.eflags & IF != 0 || state.monitor.waiting {
             return Turn::Idle(board.next_timer());
         }
         if self.attention.bits() & (attention::NMI | attention::BOARD) != 0 { Turn::Ran } else { Turn::Dead }

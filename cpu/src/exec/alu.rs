@@ -18,6 +18,8 @@ const AH: u8 = HIGH_BYTE;
 pub const ROWS: &[Row] = &[
     row(M::Add, |l| binary!(l, binary::<Add>)).modifies("oszapc"),
     row(M::Adc, |l| binary!(l, binary::<Adc>)).modifies("oszapc"),
+    row(M::Adcx, add_carry::<false>).modifies("c"),
+    row(M::Adox, add_carry::<true>).modifies("o"),
     row(M::Sub, |l| binary!(l, binary::<Sub>)).modifies("oszapc"),
     row(M::Sbb, |l| binary!(l, binary::<Sbb>)).modifies("oszapc"),
     row(M::And, |l| binary!(l, binary::<And>)).modifies("oszapc"),
@@ -51,6 +53,33 @@ fn binary<X: Binary, D: Place, S: Source, W: Width>(cpu: &mut Cpu, op: &Op, rest
     step(cpu, op, rest, |cpu, op| {
         let b = S::get::<W>(cpu, op)?;
         D::update::<W>(cpu, op, |cpu, a| X::apply(&mut cpu.state.lazy, a, b))
+    })
+}
+
+/// ADCX and ADOX (`OVERFLOW`): the carry goes through one flag; the others stay.
+fn add_carry<const OVERFLOW: bool>(l: &Lower) -> Option<Op> {
+    macro_rules! pick {
+        ($w:ty) => {
+            if l.is_mem(1) { l.with(add_with::<OVERFLOW, Mem, $w>) } else { l.with(add_with::<OVERFLOW, Src, $w>) }
+        };
+    }
+    if l.bits(0) == 64 { pick!(u64) } else { pick!(u32) }
+}
+
+fn add_with<const OVERFLOW: bool, S: Source, W: Width>(cpu: &mut Cpu, op: &Op, rest: &[Op]) -> Exit {
+    step(cpu, op, rest, |cpu, op| {
+        let b = S::get::<W>(cpu, op)?;
+        let a = Dst::get::<W>(cpu, op)?;
+        let f = &mut cpu.state.lazy;
+        let carry = if OVERFLOW { f.of() } else { f.cf() };
+        let sum = u128::from(a.zx()) + u128::from(b.zx()) + u128::from(carry);
+        let carry = sum >> W::BITS != 0;
+        if OVERFLOW {
+            f.set_of(carry)
+        } else {
+            f.set_cf(carry)
+        }
+        Dst::set(cpu, op, W::of(sum as u64))
     })
 }
 

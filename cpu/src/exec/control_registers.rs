@@ -2,7 +2,7 @@
 
 use iced_x86::{Mnemonic as M, Register};
 
-use super::descriptor::canonical;
+use super::cpuid::Feature;
 use crate::by_width;
 use crate::fault::{Fault, vector};
 use crate::flags;
@@ -35,7 +35,9 @@ const CR0: u64 = bits::CR0_PE
     | bits::CR0_CD
     | bits::CR0_PG;
 /// Bits of CR4 that may be set.
-const CR4: u64 = bits::CR4_TSD
+const CR4: u64 = bits::CR4_VME
+    | bits::CR4_PVI
+    | bits::CR4_TSD
     | bits::CR4_DE
     | bits::CR4_PSE
     | bits::CR4_PAE
@@ -48,7 +50,30 @@ const CR4: u64 = bits::CR4_TSD
     | bits::CR4_FSGSBASE
     | bits::CR4_PCIDE
     | bits::CR4_OSXSAVE
-    | bits::CR4_SMEP;
+    | bits::CR4_SMEP
+    | bits::CR4_SMAP
+    | bits::CR4_PKE
+    | bits::CR4_LA57;
+/// Bits of CR4 that exist with a feature only.
+const CR4_FEATURES: [(u64, Feature); 17] = [
+    (bits::CR4_VME | bits::CR4_PVI, Feature::Vme),
+    (bits::CR4_TSD, Feature::Tsc),
+    (bits::CR4_DE, Feature::De),
+    (bits::CR4_PSE, Feature::Pse),
+    (bits::CR4_PAE, Feature::Pae),
+    (bits::CR4_MCE, Feature::Mce),
+    (bits::CR4_PGE, Feature::Pge),
+    (bits::CR4_OSFXSR, Feature::Fxsr),
+    (bits::CR4_OSXMMEXCPT, Feature::Sse),
+    (bits::CR4_UMIP, Feature::Umip),
+    (bits::CR4_LA57, Feature::La57),
+    (bits::CR4_FSGSBASE, Feature::Fsgsbase),
+    (bits::CR4_PCIDE, Feature::Pcid),
+    (bits::CR4_OSXSAVE, Feature::Xsave),
+    (bits::CR4_SMEP, Feature::Smep),
+    (bits::CR4_SMAP, Feature::Smap),
+    (bits::CR4_PKE, Feature::Pku),
+];
 /// CR3 bit 63 as written: keep the translations of the new PCID.
 const CR3_KEEP: u64 = 1 << 63;
 const CR3_RESERVED: u64 = !((1 << PHYSICAL_BITS) - 1);
@@ -125,13 +150,23 @@ impl Cpu {
         let s = &self.state;
         let old = s.cr4;
         let pcid_on = v & !old & bits::CR4_PCIDE != 0;
-        let bad = v & !CR4 != 0 || (self.lma() && v & bits::CR4_PAE == 0) || (pcid_on && (!self.lma() || s.cr3 & 0xfff != 0));
+        let absent = CR4_FEATURES.iter().filter(|(_, f)| !self.model.has(*f)).fold(!CR4, |absent, (bits, _)| absent | bits);
+        let bad = v & absent != 0
+            || (self.lma() && (v & bits::CR4_PAE == 0 || (v ^ old) & bits::CR4_LA57 != 0))
+            || (pcid_on && (!self.lma() || s.cr3 & 0xfff != 0));
         if bad {
             return Err(self.gp(0));
         }
         self.state.cr4 = v;
         self.update_mode();
-        const PAGING: u64 = bits::CR4_PSE | bits::CR4_PAE | bits::CR4_PGE | bits::CR4_PCIDE | bits::CR4_SMEP;
+        const PAGING: u64 = bits::CR4_PSE
+            | bits::CR4_PAE
+            | bits::CR4_PGE
+            | bits::CR4_PCIDE
+            | bits::CR4_SMEP
+            | bits::CR4_SMAP
+            | bits::CR4_PKE
+            | bits::CR4_LA57;
         if (old ^ v) & PAGING != 0 {
             self.flush_translations();
         }
@@ -273,7 +308,7 @@ fn invpcid<W: Width>(cpu: &mut Cpu, op: &Op, _: &[Op]) -> Exit {
         let (pcid, lin) = (descriptor as u64, (descriptor >> 64) as u64);
         let kind = W::get(&cpu.state.regs, op.dst).zx();
         let pcide = cpu.state.cr4 & bits::CR4_PCIDE != 0;
-        let bad = kind > 3 || (kind < 2 && (pcid >> 12 != 0 || (!pcide && pcid != 0))) || (kind == 0 && !canonical(lin));
+        let bad = kind > 3 || (kind < 2 && (pcid >> 12 != 0 || (!pcide && pcid != 0))) || (kind == 0 && !cpu.canonical(lin));
         if bad {
             return Err(cpu.gp(0));
         }

@@ -2,6 +2,7 @@
 
 use iced_x86::{CpuidFeature as Cf, Mnemonic as M};
 
+use super::wait::LINE;
 use super::xsave::{XCR0_SUPPORTED, XSAVE_AREA};
 use crate::mmu::PHYSICAL_BITS;
 use crate::op::{Exit, Op, step};
@@ -67,9 +68,10 @@ macro_rules! features {
     (@iced) => { None };
 }
 
-// Not here: VME (no virtual interrupt flag), SMAP (EFLAGS.AC is not part of TLB tags), MONITOR, anything with YMM.
+// Not here: anything with YMM.
 features! {
     Fpu "fpu" Leaf1Edx 0 V1 FPU;
+    Vme "vme" Leaf1Edx 1 V1;
     De "de" Leaf1Edx 2 V1;
     Pse "pse" Leaf1Edx 3 V1;
     Tsc "tsc" Leaf1Edx 4 V1 TSC;
@@ -91,6 +93,7 @@ features! {
     Sse "sse" Leaf1Edx 25 V1 SSE;
     Sse2 "sse2" Leaf1Edx 26 V1 SSE2;
     Sse3 "sse3" Leaf1Ecx 0 V2 SSE3;
+    Monitor "monitor" Leaf1Ecx 3 Max MONITOR;
     Ssse3 "ssse3" Leaf1Ecx 9 V2 SSSE3;
     Cx16 "cx16" Leaf1Ecx 13 V2 CMPXCHG16B;
     Pcid "pcid" Leaf1Ecx 17 V2;
@@ -111,8 +114,19 @@ features! {
     Erms "erms" Leaf7Ebx 9 V2;
     Invpcid "invpcid" Leaf7Ebx 10 V2 INVPCID;
     Rdseed "rdseed" Leaf7Ebx 18 V2 RDSEED;
+    Adx "adx" Leaf7Ebx 19 Max ADX;
+    Smap "smap" Leaf7Ebx 20 V2 SMAP;
+    Clflushopt "clflushopt" Leaf7Ebx 23 Max CLFLUSHOPT;
+    Clwb "clwb" Leaf7Ebx 24 Max CLWB;
     Umip "umip" Leaf7Ecx 2 V2;
+    Pku "pku" Leaf7Ecx 3 Max PKU;
+    Waitpkg "waitpkg" Leaf7Ecx 5 Max WAITPKG;
+    La57 "la57" Leaf7Ecx 16 Max;
+    Rdpid "rdpid" Leaf7Ecx 22 Max RDPID;
+    Movdiri "movdiri" Leaf7Ecx 27 Max MOVDIRI;
+    Movdir64b "movdir64b" Leaf7Ecx 28 Max MOVDIR64B;
     Fsrm "fsrm" Leaf7Edx 4 V2;
+    Serialize "serialize" Leaf7Edx 14 Max SERIALIZE;
     SpecCtrl "spec_ctrl" Leaf7Edx 26 V1;
     ArchCapabilities "arch_capabilities" Leaf7Edx 29 V1;
     Xsaveopt "xsaveopt" LeafDEax 0 Max XSAVEOPT;
@@ -235,9 +249,14 @@ impl Model {
             // "See leaf 4"; 64-byte prefetching.
             2 => [0x00fe_ff01, 0xf0, 0, 0],
             4 => self.cache(sub),
+            // MWAIT with C0 and C1, a line of 64 bytes; interrupts end it even if masked.
+            5 if self.has(Feature::Monitor) => [LINE as u32, LINE as u32, 3, 0x11],
             // The APIC timer always runs.
             6 => [4, 0, 0, 0],
-            7 if sub == 0 => [0, self.word(Word::Leaf7Ebx), self.word(Word::Leaf7Ecx), self.word(Word::Leaf7Edx)],
+            7 if sub == 0 => {
+                let ospke = if cr4 & bits::CR4_PKE != 0 { 1 << 4 } else { 0 };
+                [0, self.word(Word::Leaf7Ebx), self.word(Word::Leaf7Ecx) | ospke, self.word(Word::Leaf7Edx)]
+            }
             0xb => self.topology(sub),
             0xd if self.has(Feature::Xsave) => match sub {
                 // x87 and SSE: the legacy area and the header.
@@ -263,7 +282,7 @@ impl Model {
             0x8000_0006 => [0, 0, 0x0100_6040, 0],
             // Invariant TSC.
             0x8000_0007 => [0, 0, 0, 1 << 8],
-            0x8000_0008 => [48 << 8 | PHYSICAL_BITS, 0, 0, 0],
+            0x8000_0008 => [if self.has(Feature::La57) { 57 << 8 } else { 48 << 8 } | PHYSICAL_BITS, 0, 0, 0],
             0..=MAX_BASIC | 0x4000_0000..=0x4fff_ffff | 0x8000_0000..=MAX_EXTENDED => [0; 4],
             // Beyond the end: as the last basic leaf.
             _ => self.leaf(MAX_BASIC, sub, cr4),

@@ -53,6 +53,8 @@ pub const ROWS: &[Row] = &[
     row(M::Cmc, |l| l.with(|c, o, r| carry(c, o, r, |cf| !cf))).modifies("c"),
     row(M::Cld, |l| l.with(|c, o, r| direction(c, o, r, false))).modifies("d"),
     row(M::Std, |l| l.with(|c, o, r| direction(c, o, r, true))).modifies("d"),
+    row(M::Movdiri, |l| binary!(l, mov)),
+    row(M::Movdir64b, |l| by_width!(l, l.bits(0), wide direct_64)),
     row(M::Xlatb, |l| l.with(xlat)),
     row(M::Nop, |l| l.with(nop)),
     row(M::Reservednop, |l| l.with(nop)),
@@ -458,6 +460,28 @@ fn xlat(cpu: &mut Cpu, op: &Op, rest: &[Op]) -> Exit {
         let at = crate::mmu::cut(cpu.state.regs[usize::from(reg::RBX)].wrapping_add(cpu.state.regs[usize::from(reg::RAX)] & 0xff), op.addr);
         let v: u8 = cpu.load_at(op, op.seg, at)?;
         u8::set(&mut cpu.state.regs, reg::RAX, v);
+        Ok(())
+    })
+}
+
+/// MOVDIR64B: 64 bytes to the aligned place in ES that the first operand, of address size `A`, tells.
+fn direct_64<A: Width>(cpu: &mut Cpu, op: &Op, rest: &[Op]) -> Exit {
+    step(cpu, op, rest, |cpu, op| {
+        let to = A::get(&cpu.state.regs, op.dst).zx();
+        let es = if op.addr & addr::CHECKED == 0 { crate::op::FLAT } else { 0 };
+        let from = cpu.effective(op);
+        let to = cpu.linear(es, to, 64, true, op.addr)?;
+        if to % 64 != 0 {
+            return Err(cpu.gp(0));
+        }
+        let mut line = [0u64; 8];
+        for (i, v) in line.iter_mut().enumerate() {
+            *v = cpu.load_at(op, op.seg, from.wrapping_add(8 * i as u64))?;
+        }
+        cpu.probe_write(to, 64)?;
+        for (i, v) in line.into_iter().enumerate() {
+            cpu.write(to.wrapping_add(8 * i as u64), v)?;
+        }
         Ok(())
     })
 }

@@ -1,7 +1,8 @@
 //! Descriptors, the stacks of the TSS, and pushes and pops by the processor itself (SDM 3A, chapters 3, 5 and 7).
 
+use super::cpuid::Feature;
 use crate::fault::{Fault, Reason, vector};
-use crate::state::{Cpu, Segment, reg, seg};
+use crate::state::{Cpu, Segment, bits, reg, seg};
 
 /// Types of system descriptors (SDM 3A, table 3-2).
 #[allow(missing_docs)]
@@ -61,13 +62,26 @@ pub fn null(selector: u16) -> bool {
     selector & !3 == 0
 }
 
-/// A 48-bit linear address in canonical form.
+/// Bits 63 to `bits` - 1 are all alike.
 #[must_use]
-pub fn canonical(v: u64) -> bool {
-    (v as i64) << 16 >> 16 == v as i64
+pub fn canonical(v: u64, bits: u32) -> bool {
+    let unused = 64 - bits;
+    (v as i64) << unused >> unused == v as i64
 }
 
 impl Cpu {
+    /// A canonical address for the paging that is on: of 48 bits, or 57 with CR4.LA57.
+    #[must_use]
+    pub fn canonical(&self, v: u64) -> bool {
+        canonical(v, if self.state.cr4 & bits::CR4_LA57 != 0 { 57 } else { 48 })
+    }
+
+    /// An address that registers and MSRs take: canonical for the widest paging of this model.
+    #[must_use]
+    pub fn canonical_base(&self, v: u64) -> bool {
+        canonical(v, if self.model.has(Feature::La57) { 57 } else { 48 })
+    }
+
     /// #UD where the instruction needs protected mode (not virtual-8086).
     ///
     /// # Errors
@@ -166,13 +180,18 @@ impl Cpu {
         Ok(d.segment)
     }
 
-    fn tss_field(&mut self, offset: u64, bytes: u64, ext: u32) -> Result<u64, Fault> {
+    /// A field of the current TSS.
+    ///
+    /// # Errors
+    /// #TS beyond its limit; #PF.
+    pub(super) fn tss_field(&mut self, offset: u64, bytes: u64, ext: u32) -> Result<u64, Fault> {
         let tr = self.state.tr;
         if offset + bytes - 1 > u64::from(tr.limit) {
             return Err(self.raise_with(vector::TS, code(tr.selector, ext)));
         }
         let at = self.table_address(tr.base, offset);
         match bytes {
+            1 => self.read_system::<u8>(at).map(u64::from),
             2 => self.read_system::<u16>(at).map(u64::from),
             4 => self.read_system::<u32>(at).map(u64::from),
             _ => self.read_system::<u64>(at),
@@ -189,7 +208,7 @@ impl Cpu {
         if self.lma() {
             let offset = if ist == 0 { 4 + 8 * n } else { 0x1c + 8 * u64::from(ist) };
             sp = self.tss_field(offset, 8, ext)?;
-            if !canonical(sp) {
+            if !self.canonical(sp) {
                 return Err(self.raise_with(vector::SS, ext));
             }
             segment = Segment { selector: u16::from(level), attributes: u16::from(level) << 5, limit: 0, base: 0 };
@@ -272,7 +291,7 @@ impl Cpu {
     /// #GP(ext).
     pub fn check_target(&mut self, cs: &Segment, rip: u64, ext: u32) -> Result<(), Fault> {
         let long = self.lma() && cs.long();
-        let ok = if long { canonical(rip) } else { rip <= u64::from(cs.limit) };
+        let ok = if long { self.canonical(rip) } else { rip <= u64::from(cs.limit) };
         if ok { Ok(()) } else { Err(self.gp(ext)) }
     }
 }

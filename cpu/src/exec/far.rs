@@ -2,7 +2,7 @@
 
 use iced_x86::Mnemonic as M;
 
-use super::descriptor::{Descriptor, Stack, canonical, code, null, system};
+use super::descriptor::{Descriptor, Stack, code, null, system};
 use super::interrupt::Event;
 use super::segment::changeable_flags;
 use crate::by_width;
@@ -268,7 +268,8 @@ fn retf<W: Width>(cpu: &mut Cpu, op: &Op, _: &[Op]) -> Exit {
 fn iret<W: Width>(cpu: &mut Cpu, op: &Op, _: &[Op]) -> Exit {
     last(cpu, op, |cpu, _| {
         let mode = cpu.state.mode;
-        if mode.v86() && cpu.iopl() < 3 {
+        let vme = cpu.vme() && W::BYTES == 2;
+        if mode.v86() && cpu.iopl() < 3 && !vme {
             return Err(cpu.gp(0));
         }
         if mode.protected() && cpu.state.eflags & flags::NT != 0 {
@@ -281,13 +282,18 @@ fn iret<W: Width>(cpu: &mut Cpu, op: &Op, _: &[Op]) -> Exit {
         let popped = stack.pop(cpu, W::BYTES)?;
         let (cpl, iopl) = (cpu.state.cpl, cpu.iopl());
         let mask = if mode.v86() { changeable_flags(0, 0) & !flags::IOPL } else { changeable_flags(cpl, iopl) };
-        let mask = if W::BYTES == 2 { mask & 0xffff } else { mask | flags::RF };
+        let virtual_flags = if cpl == 0 { flags::VIF | flags::VIP } else { 0 };
+        let mask = if W::BYTES == 2 { mask & 0xffff } else { mask | flags::RF | virtual_flags };
         let new_flags = cpu.eflags() & !mask | popped & mask;
         if !mode.protected() {
             let cs = cpu.real_segment(seg::CS, selector);
             cpu.check_target(&cs, rip, 0)?;
+            if vme {
+                cpu.set_virtual_flags(popped)?;
+            } else {
+                cpu.set_eflags(new_flags);
+            }
             cpu.enter_code(cs, cpl, rip);
-            cpu.set_eflags(new_flags);
             stack.commit(cpu);
         } else if W::BYTES == 4 && popped & flags::VM != 0 && cpl == 0 && !cpu.lma() {
             iret_to_v86(cpu, stack, rip, selector, popped)?;
@@ -389,7 +395,7 @@ fn sysret<W: Width>(cpu: &mut Cpu, op: &Op, _: &[Op]) -> Exit {
         cpu.need_cpl0()?;
         let long = W::BYTES == 8;
         let target = W::get(&cpu.state.regs, reg::RCX).zx();
-        if !canonical(target) {
+        if !cpu.canonical(target) {
             return Err(cpu.gp(0));
         }
         let star = (cpu.state.msr.star >> 48) as u16;
@@ -423,7 +429,7 @@ fn sysexit<W: Width>(cpu: &mut Cpu, op: &Op, _: &[Op]) -> Exit {
         }
         cpu.need_cpl0()?;
         let (ip, sp) = (W::get(&cpu.state.regs, reg::RDX).zx(), W::get(&cpu.state.regs, reg::RCX).zx());
-        if !canonical(ip) || !canonical(sp) {
+        if !cpu.canonical(ip) || !cpu.canonical(sp) {
             return Err(cpu.gp(0));
         }
         let long = W::BYTES == 8;

@@ -1,6 +1,7 @@
 //! Delivery of exceptions and interrupts (SDM 3A, chapter 6).
 
-use super::descriptor::{Descriptor, Stack, canonical, code, null, system};
+use super::descriptor::{Descriptor, Stack, code, null, system};
+use super::vme::Redirection;
 use crate::fault::{Exception, Fault, Reason, vector};
 use crate::flags;
 use crate::state::{Cpu, Segment, reg, seg};
@@ -95,8 +96,12 @@ impl Cpu {
     /// # Errors
     /// What the delivery raises; nothing has changed then.
     pub fn software_interrupt(&mut self, vector: u8, event: Event) -> Result<(), Fault> {
-        if event == Event::Software && self.state.mode.v86() && self.iopl() < 3 {
-            return Err(self.gp(0));
+        if event == Event::Software {
+            if let Redirection::Virtual = self.redirection(vector)? {
+                self.interrupt_virtual(vector)?;
+                self.untraced = true;
+                return Ok(());
+            }
         }
         self.interrupt(vector, None, event)
     }
@@ -112,6 +117,7 @@ impl Cpu {
             self.interrupt_protected(vector, error, pushed, event)?;
         }
         self.state.shadow = false;
+        self.state.monitor.armed = false;
         self.untraced = true;
         Ok(())
     }
@@ -241,7 +247,7 @@ impl Cpu {
         } else {
             // From compatibility mode the whole of RSP is used.
             let mut stack = Stack::outer(ss, rsp, true).ext(ext);
-            if !canonical(rsp) {
+            if !self.canonical(rsp) {
                 return Err(self.raise_with(vector::SS, ext));
             }
             stack.set_user(level == 3);

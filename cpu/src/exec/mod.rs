@@ -18,6 +18,8 @@ pub mod sse_move;
 pub mod string;
 pub mod system;
 pub mod vector;
+mod vme;
+pub mod wait;
 pub mod x87;
 pub mod xsave;
 
@@ -51,6 +53,7 @@ pub fn families() -> Vec<&'static [Row]> {
         msr::ROWS,
         segment::ROWS,
         system::ROWS,
+        wait::ROWS,
     ]
 }
 
@@ -78,6 +81,15 @@ pub fn unimplemented(cpu: &mut Cpu, op: &Op, rest: &[Op]) -> Exit {
     })
 }
 
+/// A valid instruction that this model does not have: #UD.
+pub fn absent(cpu: &mut Cpu, op: &Op, rest: &[Op]) -> Exit {
+    step(cpu, op, rest, |cpu, op| {
+        let rip = cpu.this_rip(op);
+        cpu.log_unusual(Level::Debug, "instruction not offered by this processor model: #UD", rip);
+        Err(cpu.ud())
+    })
+}
+
 /// Whether a block must end after this instruction although control flow goes on: its handler uses [`crate::op::last`].
 #[must_use]
 pub fn ends_block(i: &Instruction) -> bool {
@@ -89,9 +101,9 @@ pub fn ends_block(i: &Instruction) -> bool {
         M::In | M::Out | M::Insb | M::Insw | M::Insd | M::Outsb | M::Outsw | M::Outsd => true,
         M::Sti | M::Cli | M::Hlt | M::Popf | M::Popfd | M::Popfq => true,
         M::Lds | M::Les | M::Lfs | M::Lgs | M::Lss => true,
-        M::Lmsw | M::Clts | M::Lgdt | M::Lidt | M::Lldt | M::Ltr | M::Invlpg | M::Invpcid | M::Invd | M::Wbinvd => true,
+        M::Lmsw | M::Clts | M::Lgdt | M::Lidt | M::Lldt | M::Ltr | M::Invlpg | M::Invpcid | M::Invd | M::Wbinvd | M::Wbnoinvd => true,
         M::Wrmsr | M::Rdmsr | M::Rdtsc | M::Rdtscp | M::Swapgs | M::Wrfsbase | M::Wrgsbase | M::Xsetbv => true,
-        M::Monitor | M::Mwait | M::Pause | M::Rdrand | M::Rdseed | M::Stac | M::Clac => true,
+        M::Mwait | M::Umwait | M::Tpause | M::Pause | M::Wrpkru | M::Rdrand | M::Rdseed => true,
         _ => false,
     }
 }

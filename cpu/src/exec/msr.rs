@@ -4,7 +4,6 @@ use iced_x86::Mnemonic as M;
 use serde::{Deserialize, Serialize};
 
 use super::cpuid::Feature;
-use super::descriptor::canonical;
 use crate::fault::Fault;
 use crate::op::{Exit, Op, last};
 use crate::state::{Cpu, bits, reg, seg};
@@ -208,9 +207,10 @@ impl Cpu {
     /// Writes MSR `msr`; false is #GP.
     pub fn write_msr(&mut self, msr: u32, v: u64, at: u64) -> bool {
         let spec_ctrl = self.model.has(Feature::SpecCtrl);
+        let base_ok = self.canonical_base(v);
         let m = &mut self.state.msr;
         let ok = match msr {
-            n::LSTAR | n::CSTAR | n::FS_BASE | n::GS_BASE | n::KERNEL_GS_BASE | n::SYSENTER_ESP | n::SYSENTER_EIP => canonical(v),
+            n::LSTAR | n::CSTAR | n::FS_BASE | n::GS_BASE | n::KERNEL_GS_BASE | n::SYSENTER_ESP | n::SYSENTER_EIP => base_ok,
             n::PAT => (0..8).all(|i| memory_type(v >> (8 * i) & 0xff, true)),
             n::MTRR_DEF_TYPE => v & !0xcff == 0 && memory_type(v & 0xff, false),
             n::FMASK | n::TSC_AUX => v >> 32 == 0,

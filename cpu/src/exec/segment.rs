@@ -3,7 +3,7 @@
 use iced_x86::{Mnemonic as M, Register};
 
 use super::control_registers;
-use super::descriptor::{Stack, canonical, code, null, system};
+use super::descriptor::{Stack, code, null, system};
 use crate::by_width;
 use crate::fault::{Fault, vector};
 use crate::flags;
@@ -228,7 +228,7 @@ fn system_segment(cpu: &mut Cpu, selector: u16, kinds: &[u8]) -> Result<(Segment
     let mut segment = d.segment;
     if cpu.lma() {
         segment.base |= cpu.descriptor_upper(selector)? << 32;
-        if !canonical(segment.base) {
+        if !cpu.canonical_base(segment.base) {
             return Err(cpu.gp(code(selector, 0)));
         }
     }
@@ -383,7 +383,7 @@ fn load_table<W: Width, const IDT: bool>(cpu: &mut Cpu, op: &Op, _: &[Op]) -> Ex
         let limit = cpu.load_at::<u16>(op, op.seg, ea)?;
         let base = cpu.load_at::<W>(op, op.seg, ea.wrapping_add(2))?.zx();
         let base = if W::BYTES == 8 { base } else { base & op.imm };
-        if !canonical(base) {
+        if !cpu.canonical_base(base) {
             return Err(cpu.gp(0));
         }
         let t = TableRegister { base, limit };
@@ -431,7 +431,7 @@ fn write_base<B: BaseOf, W: Width>(cpu: &mut Cpu, op: &Op, _: &[Op]) -> Exit {
     last(cpu, op, |cpu, op| {
         need_fsgsbase(cpu)?;
         let base = W::get(&cpu.state.regs, op.dst).zx();
-        if !canonical(base) {
+        if !cpu.canonical_base(base) {
             return Err(cpu.gp(0));
         }
         cpu.set_base(B::N, base);

@@ -33,6 +33,13 @@ pub const ROWS: &[Row] = &[
     row(M::Pause, |l| l.with(pause)),
     row(M::Invd, |l| l.with(write_back)),
     row(M::Wbinvd, |l| l.with(write_back)),
+    row(M::Wbnoinvd, |l| l.with(write_back)),
+    row(M::Serialize, |l| l.with(super::data::nop)),
+    row(M::Rdpid, |l| l.with(rdpid)),
+    row(M::Stac, |l| l.with(access_flag::<true>)),
+    row(M::Clac, |l| l.with(access_flag::<false>)),
+    row(M::Rdpkru, |l| l.with(rdpkru)),
+    row(M::Wrpkru, |l| l.with(wrpkru)),
 ];
 
 fn lower_random(l: &Lower) -> Option<Op> {
@@ -54,6 +61,9 @@ fn need_iopl(cpu: &mut Cpu) -> Result<(), Fault> {
 
 fn cli(cpu: &mut Cpu, op: &Op, _: &[Op]) -> Exit {
     last(cpu, op, |cpu, _| {
+        if cpu.set_virtual_if(false)? {
+            return Ok(());
+        }
         need_iopl(cpu)?;
         cpu.state.eflags &= !flags::IF;
         Ok(())
@@ -62,6 +72,9 @@ fn cli(cpu: &mut Cpu, op: &Op, _: &[Op]) -> Exit {
 
 fn sti(cpu: &mut Cpu, op: &Op, _: &[Op]) -> Exit {
     last(cpu, op, |cpu, _| {
+        if cpu.set_virtual_if(true)? {
+            return Ok(());
+        }
         need_iopl(cpu)?;
         cpu.state.shadow = cpu.state.eflags & flags::IF == 0;
         cpu.state.eflags |= flags::IF;
@@ -71,11 +84,12 @@ fn sti(cpu: &mut Cpu, op: &Op, _: &[Op]) -> Exit {
 
 fn pushf<W: Width>(cpu: &mut Cpu, op: &Op, rest: &[Op]) -> Exit {
     step(cpu, op, rest, |cpu, _| {
-        if cpu.state.mode.v86() && cpu.iopl() < 3 {
+        let shown = if cpu.vme() && W::BYTES == 2 { cpu.virtual_flags() } else { cpu.eflags() };
+        if cpu.state.mode.v86() && cpu.iopl() < 3 && (!cpu.vme() || W::BYTES != 2) {
             return Err(cpu.gp(0));
         }
         let mut stack = Stack::current(cpu);
-        stack.push(cpu, W::BYTES, cpu.eflags() & !(flags::RF | flags::VM))?;
+        stack.push(cpu, W::BYTES, shown & !(flags::RF | flags::VM))?;
         stack.commit(cpu);
         Ok(())
     })
@@ -83,12 +97,17 @@ fn pushf<W: Width>(cpu: &mut Cpu, op: &Op, rest: &[Op]) -> Exit {
 
 fn popf<W: Width>(cpu: &mut Cpu, op: &Op, _: &[Op]) -> Exit {
     last(cpu, op, |cpu, _| {
-        let v86 = cpu.state.mode.v86();
-        if v86 && cpu.iopl() < 3 {
+        let vme = cpu.vme() && W::BYTES == 2;
+        if cpu.state.mode.v86() && cpu.iopl() < 3 && !vme {
             return Err(cpu.gp(0));
         }
         let mut stack = Stack::current(cpu);
         let popped = stack.pop(cpu, W::BYTES)?;
+        if vme {
+            cpu.set_virtual_flags(popped)?;
+            stack.commit(cpu);
+            return Ok(());
+        }
         stack.commit(cpu);
         let mask = changeable_flags(if cpu.pe() { cpu.state.cpl } else { 0 }, cpu.iopl());
         let mask = if W::BYTES == 2 { mask & 0xffff } else { mask };
@@ -121,6 +140,63 @@ fn rdtscp(cpu: &mut Cpu, op: &Op, _: &[Op]) -> Exit {
         u32::set(&mut cpu.state.regs, reg::RCX, aux as u32);
         Ok(())
     })
+}
+
+fn rdpid(cpu: &mut Cpu, op: &Op, rest: &[Op]) -> Exit {
+    step(cpu, op, rest, |cpu, op| {
+        u64::set(&mut cpu.state.regs, op.dst, cpu.state.msr.tsc_aux);
+        Ok(())
+    })
+}
+
+/// STAC and CLAC.
+fn access_flag<const SET: bool>(cpu: &mut Cpu, op: &Op, rest: &[Op]) -> Exit {
+    step(cpu, op, rest, |cpu, _| {
+        if cpu.state.cpl != 0 {
+            return Err(cpu.ud());
+        }
+        cpu.state.eflags = cpu.state.eflags & !flags::AC | if SET { flags::AC } else { 0 };
+        cpu.select_rights();
+        Ok(())
+    })
+}
+
+/// RDPKRU and WRPKRU: #UD without CR4.PKE, #GP(0) if ECX is not 0.
+fn need_pkru(cpu: &mut Cpu) -> Result<(), Fault> {
+    if cpu.state.cr4 & bits::CR4_PKE == 0 {
+        return Err(cpu.ud());
+    }
+    if u32::get(&cpu.state.regs, reg::RCX) != 0 { Err(cpu.gp(0)) } else { Ok(()) }
+}
+
+fn rdpkru(cpu: &mut Cpu, op: &Op, rest: &[Op]) -> Exit {
+    step(cpu, op, rest, |cpu, _| {
+        need_pkru(cpu)?;
+        u32::set(&mut cpu.state.regs, reg::RAX, cpu.state.pkru);
+        u32::set(&mut cpu.state.regs, reg::RDX, 0);
+        Ok(())
+    })
+}
+
+fn wrpkru(cpu: &mut Cpu, op: &Op, _: &[Op]) -> Exit {
+    last(cpu, op, |cpu, _| {
+        need_pkru(cpu)?;
+        if u32::get(&cpu.state.regs, reg::RDX) != 0 {
+            return Err(cpu.gp(0));
+        }
+        let v = u32::get(&cpu.state.regs, reg::RAX);
+        cpu.set_pkru(v);
+        Ok(())
+    })
+}
+
+impl Cpu {
+    /// Sets PKRU. What the TLB lets through was decided with the old value.
+    pub fn set_pkru(&mut self, v: u32) {
+        if std::mem::replace(&mut self.state.pkru, v) != v && self.state.cr4 & bits::CR4_PKE != 0 {
+            self.flush_translations();
+        }
+    }
 }
 
 fn rdpmc(cpu: &mut Cpu, op: &Op, rest: &[Op]) -> Exit {

@@ -48,6 +48,8 @@ pub const ROWS: &[Row] = &[
     row(M::Xgetbv, |l| l.with(xgetbv)),
     row(M::Xsetbv, |l| l.with(xsetbv)),
     row(M::Clflush, |l| l.with(clflush)),
+    row(M::Clflushopt, |l| l.with(clflush)),
+    row(M::Clwb, |l| l.with(clflush)),
     row(M::Lfence, |l| l.with(nothing)),
     row(M::Sfence, |l| l.with(nothing)),
     row(M::Mfence, |l| l.with(nothing)),
@@ -68,7 +70,7 @@ fn clflush(cpu: &mut Cpu, op: &Op, rest: &[Op]) -> Exit {
     step(cpu, op, rest, |cpu, op| {
         let ea = cpu.effective(op);
         let linear = cpu.linear(op.seg, ea, 1, false, op.addr)?;
-        cpu.translate(linear, Access { write: false, user: cpu.state.cpl == 3, fetch: false })?;
+        cpu.translate(linear, Access { write: false, rights: cpu.rights(), fetch: false })?;
         Ok(())
     })
 }

@@ -4,14 +4,15 @@
 mod tlb;
 mod walk;
 
-pub use tlb::{Access, Mmu, Translation};
+pub use tlb::{Access, Mmu, Rights, Translation};
 pub use walk::PHYSICAL_BITS;
 
 use softmetal_bus::{PAGE_SIZE, PageKind};
 
 use crate::fault::{Fault, vector};
+use crate::flags;
 use crate::op::{FLAT_STACK, Op, addr};
-use crate::state::{Cpu, seg};
+use crate::state::{Cpu, bits, seg};
 use crate::width::{Value, Width};
 
 const OFFSET: u64 = PAGE_SIZE as u64 - 1;
@@ -136,7 +137,8 @@ impl Cpu {
             return Ok(p.load());
         }
         let mut b = [0; 16];
-        self.read_slow(lin, &mut b[..V::BYTES], self.state.cpl == 3)?;
+        self.check_alignment(lin, V::BYTES)?;
+        self.read_slow(lin, &mut b[..V::BYTES], self.rights())?;
         Ok(V::from_le(&b))
     }
 
@@ -150,7 +152,48 @@ impl Cpu {
             p.store(v);
             return Ok(());
         }
-        self.write_slow(lin, &v.to_le()[..V::BYTES], self.state.cpl == 3)
+        self.check_alignment(lin, V::BYTES)?;
+        self.write_slow(lin, &v.to_le()[..V::BYTES], self.rights())
+    }
+
+    /// The rights of an access by a program at CPL 3 (`user`) or further in.
+    #[must_use]
+    pub fn rights_of(&self, user: bool) -> Rights {
+        let s = &self.state;
+        match (user, s.cr4 & bits::CR4_SMAP != 0 && s.eflags & flags::AC == 0) {
+            (true, _) => Rights::User,
+            (false, true) => Rights::Guarded,
+            (false, false) => Rights::System,
+        }
+    }
+
+    /// The rights of what the program accesses now.
+    #[must_use]
+    pub fn rights(&self) -> Rights {
+        self.rights_of(self.state.cpl == 3)
+    }
+
+    /// The rights of the processor's own accesses to its tables: EFLAGS.AC does not open user pages for them.
+    fn system_rights(&self) -> Rights {
+        if self.state.cr4 & bits::CR4_SMAP != 0 { Rights::Guarded } else { Rights::System }
+    }
+
+    /// Selects the part of the TLB that belongs to CPL, CR4.SMAP, EFLAGS.AC and CR0.AM.
+    #[inline]
+    pub fn select_rights(&mut self) {
+        let rights = self.rights();
+        let s = &self.state;
+        let check_alignment = rights == Rights::User && s.eflags & flags::AC != 0 && s.cr0 & bits::CR0_AM != 0;
+        self.mmu.select(rights, check_alignment);
+    }
+
+    /// #AC(0) for an access of `bytes` bytes at `lin` that is not naturally aligned, where that is checked (SDM 3A, 6.15).
+    #[inline]
+    fn check_alignment(&mut self, lin: u64, bytes: usize) -> Result<(), Fault> {
+        if self.mmu.checks_alignment() && lin & (bytes.next_power_of_two().min(16) as u64 - 1) != 0 {
+            return Err(self.raise_with(vector::AC, 0));
+        }
+        Ok(())
     }
 
     /// Loads as the processor itself does (descriptor tables, TSS): supervisor, whatever the CPL.
@@ -158,7 +201,9 @@ impl Cpu {
     /// # Errors
     /// #PF, or #GP(0) if not canonical.
     pub fn read_system<V: Value>(&mut self, lin: u64) -> Result<V, Fault> {
-        self.read_as(lin, false)
+        let mut b = [0; 16];
+        self.read_slow(lin, &mut b[..V::BYTES], self.system_rights())?;
+        Ok(V::from_le(&b))
     }
 
     /// Stores as the processor itself does: supervisor, whatever the CPL.
@@ -166,25 +211,25 @@ impl Cpu {
     /// # Errors
     /// #PF, or #GP(0) if not canonical.
     pub fn write_system<V: Value>(&mut self, lin: u64, v: V) -> Result<(), Fault> {
-        self.write_as(lin, v, false)
+        self.write_slow(lin, &v.to_le()[..V::BYTES], self.system_rights())
     }
 
-    /// Loads with the rights of CPL 3 (`user`) or of the system.
+    /// Loads with the rights of CPL 3 (`user`) or of an inner privilege level.
     ///
     /// # Errors
     /// #PF, or #GP(0) if not canonical.
     pub fn read_as<V: Value>(&mut self, lin: u64, user: bool) -> Result<V, Fault> {
         let mut b = [0; 16];
-        self.read_slow(lin, &mut b[..V::BYTES], user)?;
+        self.read_slow(lin, &mut b[..V::BYTES], self.rights_of(user))?;
         Ok(V::from_le(&b))
     }
 
-    /// Stores with the rights of CPL 3 (`user`) or of the system.
+    /// Stores with the rights of CPL 3 (`user`) or of an inner privilege level.
     ///
     /// # Errors
     /// #PF, or #GP(0) if not canonical.
     pub fn write_as<V: Value>(&mut self, lin: u64, v: V, user: bool) -> Result<(), Fault> {
-        self.write_slow(lin, &v.to_le()[..V::BYTES], user)
+        self.write_slow(lin, &v.to_le()[..V::BYTES], self.rights_of(user))
     }
 
     /// Checks that `bytes` bytes at `lin` may be written now, so that a later store cannot fault.
@@ -193,12 +238,15 @@ impl Cpu {
     /// As [`Cpu::write`]; or "alone".
     #[cold]
     pub fn probe_write(&mut self, lin: u64, bytes: usize) -> Result<(), Fault> {
-        let user = self.state.cpl == 3;
+        if bytes <= 8 {
+            self.check_alignment(lin, bytes)?;
+        }
+        let rights = self.rights();
         let mut done = 0;
         while done < bytes {
             let at = lin.wrapping_add(done as u64);
             let n = (PAGE_SIZE - (at & OFFSET) as usize).min(bytes - done);
-            let t = self.translate_data(at, Access { write: true, user, fetch: false })?;
+            let t = self.translate_data(at, Access { write: true, rights, fetch: false })?;
             self.check_alone(&t, at, n)?;
             done += n;
         }
@@ -222,12 +270,12 @@ impl Cpu {
 
     #[cold]
     #[inline(never)]
-    fn read_slow(&mut self, lin: u64, buf: &mut [u8], user: bool) -> Result<(), Fault> {
+    fn read_slow(&mut self, lin: u64, buf: &mut [u8], rights: Rights) -> Result<(), Fault> {
         let mut done = 0;
         while done < buf.len() {
             let at = lin.wrapping_add(done as u64);
             let n = (PAGE_SIZE - (at & OFFSET) as usize).min(buf.len() - done);
-            let t = self.translate_data(at, Access { write: false, user, fetch: false })?;
+            let t = self.translate_data(at, Access { write: false, rights, fetch: false })?;
             if self.mmu.watches(at) {
                 self.watch(at, n, false)?;
             }
@@ -237,7 +285,7 @@ impl Cpu {
                     if self.memory.read(offset + (at & OFFSET), part).is_err() {
                         part.fill(0xff);
                     }
-                    self.fill_tlb(at, &t, user);
+                    self.mmu.fill(at, &t, rights);
                 }
                 PageKind::Device => {
                     if !self.solo {
@@ -253,9 +301,9 @@ impl Cpu {
 
     #[cold]
     #[inline(never)]
-    fn write_slow(&mut self, lin: u64, buf: &[u8], user: bool) -> Result<(), Fault> {
+    fn write_slow(&mut self, lin: u64, buf: &[u8], rights: Rights) -> Result<(), Fault> {
         let n = (PAGE_SIZE - (lin & OFFSET) as usize).min(buf.len());
-        let access = Access { write: true, user, fetch: false };
+        let access = Access { write: true, rights, fetch: false };
         let first = self.translate_data(lin, access)?;
         self.check_alone(&first, lin, n)?;
         if n < buf.len() {
@@ -263,20 +311,20 @@ impl Cpu {
             let at = lin.wrapping_add(n as u64);
             let second = self.translate_data(at, access)?;
             self.check_alone(&second, at, buf.len() - n)?;
-            self.write_page(lin, &first, &buf[..n], user);
-            self.write_page(at, &second, &buf[n..], user);
+            self.write_page(lin, &first, &buf[..n], rights);
+            self.write_page(at, &second, &buf[n..], rights);
         } else {
-            self.write_page(lin, &first, buf, user);
+            self.write_page(lin, &first, buf, rights);
         }
         Ok(())
     }
 
-    fn write_page(&mut self, lin: u64, t: &Translation, buf: &[u8], user: bool) {
+    fn write_page(&mut self, lin: u64, t: &Translation, buf: &[u8], rights: Rights) {
         match t.kind {
             PageKind::Memory { offset, writable: true } => {
                 // A page that the map calls memory lies within it.
                 if self.memory.write(offset + (lin & OFFSET), buf).is_ok() {
-                    self.fill_tlb(lin, t, user);
+                    self.mmu.fill(lin, t, rights);
                 }
             }
             PageKind::Device | PageKind::Memory { writable: false, .. } => {
@@ -347,6 +395,7 @@ fn pieces(addr: u64, len: usize) -> impl Iterator<Item = (u64, usize, usize)> {
 }
 
 #[inline(always)]
+/// An effective address cut to the address size of `how` ([`addr`]).
 pub(crate) fn cut(ea: u64, how: u8) -> u64 {
     if how & addr::SIZE_16 != 0 {
         ea & 0xffff

@@ -1,4 +1,4 @@
-//! The software TLB: direct-mapped, one half for each privilege, entries hold host pointers.
+//! The software TLB: direct-mapped, a part for each kind of rights, entries hold host pointers.
 //!
 //! This is one of the few modules with `unsafe`: the fast path reads and writes guest memory through the host pointer of
 //! an entry. What makes it sound: entries are only made by [`Mmu::fill`] from [`GuestMemory::host_page`], the mapping
@@ -12,8 +12,12 @@ use crate::debug::NO_PAGE;
 use crate::width::Value;
 
 const OFFSET: u64 = PAGE_SIZE as u64 - 1;
-/// Entries in each half.
+/// Entries in each part.
 const ENTRIES: usize = 2048;
+/// One part for each of [`Rights`], and one that is always empty (alignment checks).
+const PARTS: usize = 4;
+const EMPTY_PART: usize = 3 * ENTRIES;
+const ALL: usize = PARTS * ENTRIES;
 /// Entries of the code TLB.
 const CODE_ENTRIES: usize = 512;
 /// Generations before tags repeat.
@@ -21,13 +25,34 @@ const GENERATIONS: u16 = 4095;
 /// A page that is written through several linear addresses.
 const MANY: u64 = u64::MAX;
 
+/// Whose rights an access has. Each has its own part of the TLB, so that what decides a permission (CPL, EFLAGS.AC with
+/// SMAP) is looked at when it changes, not at each access.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Rights {
+    /// The system's: CPL 0 to 2 without SMAP or with EFLAGS.AC set.
+    System,
+    /// Those of CPL 3.
+    User,
+    /// The system's, kept from user pages by SMAP (SDM 3A, 4.6.1).
+    Guarded,
+}
+
+impl Rights {
+    const EACH: [Self; 3] = [Self::System, Self::User, Self::Guarded];
+
+    const fn part(self) -> usize {
+        self as usize * ENTRIES
+    }
+}
+
 /// What an access wants.
 #[derive(Clone, Copy, Debug)]
 pub struct Access {
     /// A store.
     pub write: bool,
-    /// At CPL 3.
-    pub user: bool,
+    /// Whose rights it has.
+    pub rights: Rights,
     /// An instruction fetch.
     pub fetch: bool,
 }
@@ -98,12 +123,13 @@ pub struct Mmu {
     // glue
     memory: Arc<GuestMemory>,
     // caches: nothing here is architectural state
-    entries: Box<[Entry; 2 * ENTRIES]>,
+    entries: Box<[Entry; ALL]>,
     code: Box<[CodeEntry; CODE_ENTRIES]>,
     /// By page of guest memory: 0, or the one linear page through which it is writable in `entries`, or [`MANY`].
     writers: Box<[u64]>,
     generation: u64,
-    half: usize,
+    /// Where the entries of the current rights begin in `entries`.
+    part: usize,
     next_generation: u16,
     /// The generation that belongs to each PCID, 0 if none.
     by_pcid: Box<[u16; 4096]>,
@@ -124,11 +150,11 @@ impl Mmu {
         let pages = (memory.len() / PAGE_SIZE as u64) as usize;
         Self {
             memory,
-            entries: vec![EMPTY; 2 * ENTRIES].into_boxed_slice().try_into().unwrap_or_else(|_| unreachable!()),
+            entries: vec![EMPTY; ALL].into_boxed_slice().try_into().unwrap_or_else(|_| unreachable!()),
             code: Box::new([CodeEntry::default(); CODE_ENTRIES]),
             writers: vec![0; pages].into_boxed_slice(),
             generation: 1,
-            half: 0,
+            part: 0,
             next_generation: 2,
             by_pcid: Box::new([0; 4096]),
             large_seen: false,
@@ -137,10 +163,18 @@ impl Mmu {
         }
     }
 
-    /// Selects the half for the privilege.
+    /// Selects the part that program accesses use: that of their rights, or the empty one, so that each of them is seen by
+    /// the slow path, which checks its alignment.
     #[inline(always)]
-    pub fn set_user(&mut self, user: bool) {
-        self.half = if user { ENTRIES } else { 0 };
+    pub fn select(&mut self, rights: Rights, check_alignment: bool) {
+        self.part = if check_alignment { EMPTY_PART } else { rights.part() };
+    }
+
+    /// The slow path checks alignment.
+    #[inline]
+    #[must_use]
+    pub fn checks_alignment(&self) -> bool {
+        self.part == EMPTY_PART
     }
 
     #[inline(always)]
@@ -157,7 +191,7 @@ impl Mmu {
     #[inline(always)]
     #[must_use]
     pub fn hit_read<V: Value>(&self, lin: u64) -> Option<Slot<V>> {
-        let e = &self.entries[(Self::index(lin) | self.half) & (2 * ENTRIES - 1)];
+        let e = &self.entries[(Self::index(lin) | self.part) & (ALL - 1)];
         if e.read == self.tag(lin) && (lin & OFFSET) <= (PAGE_SIZE - V::BYTES) as u64 {
             // SAFETY: `host` is the start of a live page and the access ends within it.
             return Some(Slot(unsafe { e.host.add((lin & OFFSET) as usize) }.cast()));
@@ -169,7 +203,7 @@ impl Mmu {
     #[inline(always)]
     #[must_use]
     pub fn hit_write<V: Value>(&self, lin: u64) -> Option<Slot<V>> {
-        let e = &self.entries[(Self::index(lin) | self.half) & (2 * ENTRIES - 1)];
+        let e = &self.entries[(Self::index(lin) | self.part) & (ALL - 1)];
         if e.write == self.tag(lin) && (lin & OFFSET) <= (PAGE_SIZE - V::BYTES) as u64 {
             // SAFETY: as in `hit_read`.
             return Some(Slot(unsafe { e.host.add((lin & OFFSET) as usize) }.cast()));
@@ -181,8 +215,8 @@ impl Mmu {
     /// The ranges may overlap only so that a forward byte copy equals `memmove`.
     #[must_use]
     pub fn copy(&self, from: u64, to: u64, len: usize) -> bool {
-        let s = &self.entries[(Self::index(from) | self.half) & (2 * ENTRIES - 1)];
-        let d = &self.entries[(Self::index(to) | self.half) & (2 * ENTRIES - 1)];
+        let s = &self.entries[(Self::index(from) | self.part) & (ALL - 1)];
+        let d = &self.entries[(Self::index(to) | self.part) & (ALL - 1)];
         let fits = |a: u64| (a & OFFSET) as usize + len <= PAGE_SIZE;
         if s.read != self.tag(from) || d.write != self.tag(to) || !fits(from) || !fits(to) {
             return false;
@@ -195,7 +229,7 @@ impl Mmu {
     /// Fills `len` bytes within one page with the repeated little-endian `pattern` (`len` a multiple of its length), if it hits.
     #[must_use]
     pub fn fill_bytes(&self, to: u64, pattern: &[u8], len: usize) -> bool {
-        let d = &self.entries[(Self::index(to) | self.half) & (2 * ENTRIES - 1)];
+        let d = &self.entries[(Self::index(to) | self.part) & (ALL - 1)];
         if d.write != self.tag(to) || (to & OFFSET) as usize + len > PAGE_SIZE || pattern.is_empty() {
             return false;
         }
@@ -213,8 +247,8 @@ impl Mmu {
         true
     }
 
-    /// Enters a translation of a memory page for the privilege `user`.
-    pub fn fill(&mut self, lin: u64, t: &Translation, user: bool) {
+    /// Enters a translation of a memory page for `rights`.
+    pub fn fill(&mut self, lin: u64, t: &Translation, rights: Rights) {
         let PageKind::Memory { offset, writable } = t.kind else { return };
         let Ok(host) = self.memory.host_page(offset) else { return };
         if self.watches(lin) {
@@ -229,8 +263,7 @@ impl Mmu {
             *w = if *w == 0 || *w == page { page } else { MANY };
         }
         self.large_seen |= t.large;
-        let half = if user { ENTRIES } else { 0 };
-        self.entries[Self::index(lin) | half] = Entry {
+        self.entries[Self::index(lin) | rights.part()] = Entry {
             read: tag,
             write: if write { tag } else { 0 },
             host,
@@ -263,8 +296,8 @@ impl Mmu {
                 }
             }
             lin => {
-                for half in [0, ENTRIES] {
-                    let e = &mut self.entries[Self::index(lin) | half];
+                for rights in Rights::EACH {
+                    let e = &mut self.entries[Self::index(lin) | rights.part()];
                     if e.offset >> 12 == page as u64 {
                         e.write = 0;
                     }
@@ -277,8 +310,7 @@ impl Mmu {
     /// What the guest sees of its page tables does not depend on that.
     #[must_use]
     pub fn cached(&self, lin: u64, access: Access) -> Option<Translation> {
-        let half = if access.user { ENTRIES } else { 0 };
-        let e = &self.entries[Self::index(lin) | half];
+        let e = &self.entries[Self::index(lin) | access.rights.part()];
         let stores = e.offset & STORES != 0;
         (e.read == self.tag(lin) && (stores || !access.write)).then_some(Translation {
             physical: 0,
@@ -354,8 +386,8 @@ impl Mmu {
 
     /// Drops the translation of one page, of the whole large page if it is (part of) one (SDM 3A, 4.10.4.1).
     pub fn invalidate(&mut self, lin: u64) {
-        for half in [0, ENTRIES] {
-            let e = &mut self.entries[Self::index(lin) | half];
+        for rights in Rights::EACH {
+            let e = &mut self.entries[Self::index(lin) | rights.part()];
             (e.read, e.write) = (0, 0);
         }
         self.code[(lin >> 12) as usize & (CODE_ENTRIES - 1)] = CodeEntry::default();

@@ -1,10 +1,10 @@
-//! Page walks: no paging, 32-bit with PSE, PAE, 4-level (SDM 3A, chapter 4).
+//! Page walks: no paging, 32-bit with PSE, PAE, 4-level, 5-level; protection keys (SDM 3A, chapter 4).
 
 use softmetal_bus::{PAGE_SIZE, PageKind};
 
-use super::{Access, Translation};
+use super::{Access, Rights, Translation};
+use crate::exec::cpuid::Feature;
 use crate::fault::Fault;
-use crate::flags;
 use crate::state::{Cpu, bits};
 
 const OFFSET: u64 = PAGE_SIZE as u64 - 1;
@@ -28,6 +28,7 @@ mod code {
     pub const U: u32 = 4;
     pub const RSVD: u32 = 8;
     pub const I: u32 = 16;
+    pub const PK: u32 = 32;
 }
 
 /// One level: where its index starts, and whether an entry may map a page itself.
@@ -46,11 +47,6 @@ impl Cpu {
         self.translate(lin, access)
     }
 
-    /// Enters a translation in the TLB.
-    pub(super) fn fill_tlb(&mut self, lin: u64, t: &Translation, user: bool) {
-        self.mmu.fill(lin, t, user);
-    }
-
     /// Translates `lin` for `access`, setting accessed and dirty bits.
     ///
     /// # Errors
@@ -60,7 +56,7 @@ impl Cpu {
             let physical = lin & 0xffff_ffff;
             return Ok(Translation { physical, kind: self.bus.page(physical & !OFFSET), write: true, large: false });
         }
-        if self.lma() && (lin as i64) << 16 >> 16 != lin as i64 {
+        if self.lma() && !self.canonical(lin) {
             return Err(self.gp(0));
         }
         match self.walk(lin, access, true) {
@@ -69,7 +65,7 @@ impl Cpu {
                 if access.write {
                     error |= code::W;
                 }
-                if access.user {
+                if access.rights == Rights::User {
                     error |= code::U;
                 }
                 let nx = self.state.efer & bits::EFER_NXE != 0 && self.state.cr4 & bits::CR4_PAE != 0;
@@ -87,10 +83,10 @@ impl Cpu {
         if self.state.cr0 & bits::CR0_PG == 0 {
             return Some(lin & 0xffff_ffff);
         }
-        if self.lma() && (lin as i64) << 16 >> 16 != lin as i64 {
+        if self.lma() && !self.canonical(lin) {
             return None;
         }
-        let access = Access { write: false, user: false, fetch: false };
+        let access = Access { write: false, rights: Rights::System, fetch: false };
         self.walk(lin, access, false).ok().map(|t| t.physical)
     }
 
@@ -103,7 +99,7 @@ impl Cpu {
         if let Some(p) = self.mmu.code_hit(lin, user) {
             return Ok(p);
         }
-        let t = self.translate(lin, Access { write: false, user, fetch: true })?;
+        let t = self.translate(lin, Access { write: false, rights: if user { Rights::User } else { Rights::System }, fetch: true })?;
         self.mmu.code_fill(lin, user, &t);
         Ok(t.physical)
     }
@@ -129,6 +125,7 @@ impl Cpu {
 
     fn walk(&mut self, lin: u64, access: Access, mark: bool) -> Result<Translation, u32> {
         const LONG: &[Level] = &[
+            Level { shift: 48, leaf: false },
             Level { shift: 39, leaf: false },
             Level { shift: 30, leaf: true },
             Level { shift: 21, leaf: true },
@@ -139,10 +136,9 @@ impl Cpu {
 
         let s = &self.state;
         let (cr0, cr4, nxe) = (s.cr0, s.cr4, s.efer & bits::EFER_NXE != 0);
-        let ac = s.eflags & flags::AC != 0;
         let wide = cr4 & bits::CR4_PAE != 0;
         let (levels, mut table) = if self.lma() {
-            (LONG, s.cr3 & ADDRESS)
+            (if cr4 & bits::CR4_LA57 != 0 { LONG } else { &LONG[1..] }, s.cr3 & ADDRESS)
         } else if wide {
             (PAE, s.cr3 & 0xffff_ffe0)
         } else {
@@ -172,7 +168,7 @@ impl Cpu {
                 }
                 if root_of_pae {
                     reserved |= 0x1e6 | NX;
-                } else if !level.leaf {
+                } else if !level.leaf || (level.shift == 30 && !self.model.has(Feature::Pdpe1gb)) {
                     reserved |= PS;
                 } else if last && level.shift != 12 {
                     reserved |= ((1 << level.shift) - 1) & !0x1fff;
@@ -195,15 +191,22 @@ impl Cpu {
                 table = if wide { e & ADDRESS } else { e & 0xffff_f000 };
                 continue;
             }
-            let denied = if access.user {
+            let user = access.rights == Rights::User;
+            let denied = if user {
                 !us || (access.write && !rw) || (access.fetch && nx)
             } else {
                 (access.write && !rw && cr0 & bits::CR0_WP != 0)
                     || (access.fetch && (nx || (us && cr4 & bits::CR4_SMEP != 0)))
-                    || (!access.fetch && us && cr4 & bits::CR4_SMAP != 0 && !ac)
+                    || (!access.fetch && us && access.rights == Rights::Guarded)
             };
-            if denied && mark {
-                return Err(code::P);
+            let keyed = us && cr4 & bits::CR4_PKE != 0 && self.lma() && !access.fetch;
+            let key = if keyed { self.state.pkru >> (2 * (e >> 59 & 15)) & 3 } else { 0 };
+            // Access disable, write disable (SDM 3A, 4.6.2).
+            let locked = key & 1 != 0;
+            let unwritable = key & 2 != 0 && (user || cr0 & bits::CR0_WP != 0);
+            let forbidden = locked || (unwritable && access.write);
+            if (denied || forbidden) && mark {
+                return Err(code::P | if forbidden { code::PK } else { 0 });
             }
             if mark && (e & A == 0 || (access.write && e & D == 0)) {
                 e |= A | if access.write { D } else { 0 };
@@ -218,7 +221,7 @@ impl Cpu {
             return Ok(Translation {
                 physical,
                 kind: self.bus.page(physical & !OFFSET),
-                write: e & D != 0 && (rw || (!access.user && cr0 & bits::CR0_WP == 0)),
+                write: e & D != 0 && !unwritable && (rw || (!user && cr0 & bits::CR0_WP == 0)),
                 large: level.shift != 12,
             });
         }
