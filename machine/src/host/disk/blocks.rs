@@ -16,6 +16,8 @@ pub struct Blocks {
     format: Format,
     size: u64,
     block: u64,
+    /// Room is taken in blocks.
+    unit: Option<u64>,
     /// Offsets in the file.
     table: Vec<u64>,
 }
@@ -32,7 +34,7 @@ impl Blocks {
         if size.div_ceil(block) > table.len() as u64 {
             return Err(file.damaged("its table is too short for its size"));
         }
-        Ok(Self { file, format, size, block, table })
+        Ok(Self { file, format, size, block, unit: Some(block), table })
     }
 
     /// Of one block at the start of the file.
@@ -40,7 +42,7 @@ impl Blocks {
     /// # Errors
     /// A sentence when it is empty.
     pub fn flat(file: ImageFile, format: Format, size: u64) -> Result<Self, UserError> {
-        Self::open(file, format, size, size.max(512), vec![0])
+        Ok(Self { unit: None, ..Self::open(file, format, size, size.max(512), vec![0])? })
     }
 }
 
@@ -90,6 +92,12 @@ impl Image for Blocks {
     fn file(&self) -> &ImageFile {
         &self.file
     }
+    fn cluster_size(&self) -> Option<u64> {
+        self.unit
+    }
+    fn table_bytes(&self) -> u64 {
+        self.table.len() as u64 * 8
+    }
 }
 
 /// Opens a VirtualBox image (version 1.1 of the format).
@@ -130,6 +138,15 @@ const PARAMETERS: [u8; 16] = *b"\x37\x67\xa1\xca\x36\xfa\x43\x4d\xb3\xb6\x33\xf0
 const SIZE: [u8; 16] = *b"\x24\x42\xa5\x2f\x1b\xcd\x76\x48\xb2\x11\x5d\xbe\xd8\x3b\xf4\xb8";
 const LOGICAL_SECTOR: [u8; 16] = *b"\x1d\xbf\x41\x81\x6f\xa9\x09\x47\xba\x47\xf2\x33\xa8\xfa\xab\x5f";
 
+/// Whether the checksum at byte 4 of a structure is right: CRC-32C over it, with zeros in the place of the sum.
+fn crc_is_right(structure: &[u8]) -> bool {
+    const POLYNOMIAL: u32 = 0x82f6_3b78;
+    let bytes = structure[..4].iter().chain(&[0; 4]).chain(&structure[8..]);
+    let crc = bytes
+        .fold(!0u32, |crc, byte| (0..8).fold(crc ^ u32::from(*byte), |crc, _| if crc & 1 != 0 { crc >> 1 ^ POLYNOMIAL } else { crc >> 1 }));
+    !crc == le32(structure, 4)
+}
+
 /// Opens a Hyper-V image ([MS-VHDX]).
 ///
 /// # Errors
@@ -137,7 +154,7 @@ const LOGICAL_SECTOR: [u8; 16] = *b"\x1d\xbf\x41\x81\x6f\xa9\x09\x47\xba\x47\xf2
 pub fn open_vhdx(file: ImageFile) -> Result<Blocks, UserError> {
     // Of the two headers the one with the larger sequence number counts.
     let headers = [file.take("header", 64 << 10, 4096)?, file.take("header", 128 << 10, 4096)?];
-    let header = headers.iter().filter(|h| h.starts_with(b"head")).max_by_key(|h| le64(h, 8));
+    let header = headers.iter().filter(|h| h.starts_with(b"head") && crc_is_right(h)).max_by_key(|h| le64(h, 8));
     let header = header.ok_or_else(|| file.damaged("it has no header"))?;
     if header[48..64] != [0; 16] {
         return Err(UserError(format!(
@@ -145,7 +162,10 @@ pub fn open_vhdx(file: ImageFile) -> Result<Blocks, UserError> {
             file.path().display()
         )));
     }
-    let regions = file.take("region table", 192 << 10, 64 << 10)?;
+    // There are two of the region table, too.
+    let regions = [192 << 10, 256 << 10].map(|at| file.take("region table", at, 64 << 10));
+    let sound = |regions: &Vec<u8>| regions.starts_with(b"regi") && crc_is_right(regions);
+    let regions = regions.into_iter().flatten().find(sound).ok_or_else(|| file.damaged("it has no region table"))?;
     let entry = |table: &[u8], first: usize, guid: &[u8; 16]| {
         table[first..].chunks_exact(32).take(2047).find(|e| e[..16] == *guid).map(<[u8]>::to_vec)
     };

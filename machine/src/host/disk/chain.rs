@@ -13,6 +13,15 @@ use crate::error::UserError;
 
 /// The longest chain of backing files.
 const MAX_DEPTH: usize = 64;
+/// Bytes of memory that the tables of all files of a chain may take.
+const MAX_TABLES: u64 = 192 << 20;
+
+/// What has been opened on the way down a chain.
+#[derive(Default)]
+struct Walk {
+    seen: Vec<PathBuf>,
+    tables: u64,
+}
 
 /// Where files may be that an image names.
 #[derive(Clone, Debug)]
@@ -76,30 +85,49 @@ pub struct Access {
 /// # Errors
 /// [`UserError`] when a file cannot be opened, is damaged, in use or out of reach.
 pub fn open(path: &Path, access: &Access) -> Result<Box<dyn Image>, UserError> {
-    let mut seen = Vec::new();
-    let image = link(path, access, &mut seen)?;
+    let image = link(path, access, &mut Walk::default())?;
     if access.internal.is_some() && image.format() != Format::Qcow2 {
         return Err(UserError(format!("the disk {} is {}, which has no internal snapshots", path.display(), image.format().name())));
     }
     Ok(image)
 }
 
-fn link(path: &Path, access: &Access, seen: &mut Vec<PathBuf>) -> Result<Box<dyn Image>, UserError> {
+/// The format of a file, by its contents.
+///
+/// # Errors
+/// A sentence when it cannot be read or is of a format that does not work.
+pub fn detect(file: &ImageFile) -> Result<Format, UserError> {
+    let failed = |e| UserError::file("disk", file.path(), &e);
+    let format = Format::detect(file).map_err(failed)?;
+    let mut head = [0; 32];
+    file.read(0, &mut head).map_err(failed)?;
+    match Format::foreign(&head) {
+        Some(name) if format == Format::Raw => {
+            let path = file.path().display();
+            Err(UserError(format!(
+                "the disk {path} is a {name} image, which does not work; convert it with qemu-img convert -O qcow2 OLD NEW, or name its format if it is raw"
+            )))
+        }
+        _ => Ok(format),
+    }
+}
+
+fn link(path: &Path, access: &Access, walk: &mut Walk) -> Result<Box<dyn Image>, UserError> {
     let place = path.canonicalize().map_err(|e| UserError::file("disk", path, &e))?;
-    if seen.contains(&place) {
+    if walk.seen.contains(&place) {
         return Err(UserError(format!("the disk {} depends on itself; use a sound copy of it", path.display())));
     }
-    if seen.len() == MAX_DEPTH {
+    if walk.seen.len() == MAX_DEPTH {
         return Err(UserError(format!(
             "the disk {} depends on more than {MAX_DEPTH} others; join some with `softmetal disk commit`",
-            seen[0].display()
+            walk.seen[0].display()
         )));
     }
-    seen.push(place);
+    walk.seen.push(place);
     let file = ImageFile::open(path, access.lock)?;
     let format = match access.format {
         Some(format) => format,
-        None => Format::detect(&file).map_err(|e| UserError::file("disk", path, &e))?,
+        None => detect(&file)?,
     };
     if file.writable() && !format.writable() {
         return Err(UserError(format!(
@@ -108,7 +136,7 @@ fn link(path: &Path, access: &Access, seen: &mut Vec<PathBuf>) -> Result<Box<dyn
             format.name()
         )));
     }
-    Ok(match format {
+    let image: Box<dyn Image> = match format {
         Format::Raw => Box::new(Raw::open(file, access.format.is_none())?),
         Format::Vmdk => Box::new(Vmdk::open(file, &access.reach)?),
         Format::Vdi => Box::new(open_vdi(file)?),
@@ -129,10 +157,15 @@ fn link(path: &Path, access: &Access, seen: &mut Vec<PathBuf>) -> Result<Box<dyn
                     };
                     let lock = if access.lock == Lock::None { Lock::None } else { Lock::Shared };
                     let below = Access { lock, format, reach: access.reach.clone(), internal: None };
-                    Some(link(&path, &below, seen)?)
+                    Some(link(&path, &below, walk)?)
                 }
             };
             Box::new(Qcow2::open(file, header, backing, access.internal.as_deref())?)
         }
-    })
+    };
+    walk.tables += image.table_bytes();
+    if walk.tables > MAX_TABLES {
+        return Err(image.file().damaged("its tables and those of its backing files are too long"));
+    }
+    Ok(image)
 }

@@ -260,6 +260,8 @@ impl ImageFile {
 
 impl Drop for ImageFile {
     fn drop(&mut self) {
+        // A process that is being started at this moment holds a copy of the file for a while, and with it the lock.
+        let _ = rustix::fs::flock(&self.file, FlockOperation::Unlock);
         if !self.writable {
             return;
         }

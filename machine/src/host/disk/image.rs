@@ -65,6 +65,19 @@ impl Format {
         }
     }
 
+    /// The name of the format that the beginning of a file names, if it is one that does not work here: as a raw disk its
+    /// contents would be nonsense to the guest.
+    #[must_use]
+    pub fn foreign(head: &[u8]) -> Option<&'static str> {
+        let all: [(&[u8], _); 4] = [
+            (b"QED\0", "QED"),
+            (b"WithoutFreeSpace", "Parallels"),
+            (b"WithouFreSpacExt", "Parallels"),
+            (b"Bochs Virtual HD Image", "Bochs"),
+        ];
+        all.into_iter().find(|(magic, _)| head.starts_with(magic)).map(|(_, name)| name)
+    }
+
     /// The format of a file, by its contents alone.
     ///
     /// # Errors
@@ -100,6 +113,18 @@ pub trait Image: BlockBackend {
     fn extent(&mut self, offset: u64) -> Result<Extent, BlockError>;
     /// The file that names it.
     fn file(&self) -> &ImageFile;
+    /// The unit in which it takes room, in bytes; `None` if its room is all there.
+    fn cluster_size(&self) -> Option<u64> {
+        None
+    }
+    /// Bytes that its own files take on the host.
+    fn allocated(&self) -> u64 {
+        self.file().allocated()
+    }
+    /// Bytes of memory that its own tables always take, those of backing files excluded.
+    fn table_bytes(&self) -> u64 {
+        0
+    }
     /// Another size in bytes; what is beyond a smaller one is lost.
     ///
     /// # Errors

@@ -41,7 +41,7 @@ impl Raw {
         self.file.read(0, &mut head)?;
         let (at, n) = (offset as usize, buf.len().min(512 - offset as usize));
         head[at..at + n].copy_from_slice(&buf[..n]);
-        Ok(Format::of_head(&head) != Format::Raw)
+        Ok(Format::of_head(&head) != Format::Raw || Format::foreign(&head).is_some())
     }
 }
 

@@ -40,7 +40,7 @@ impl Source {
         let file = ImageFile::open(&self.path, lock)?;
         let format = match self.format {
             Some(format) => format,
-            None => Format::detect(&file).map_err(|e| UserError::file("disk", &self.path, &e))?,
+            None => chain::detect(&file)?,
         };
         Ok((file, format))
     }
@@ -119,7 +119,7 @@ pub struct Info {
     pub virtual_size: u64,
     /// Bytes that the file takes on the host.
     pub actual_size: u64,
-    /// Of qcow2, in bytes.
+    /// The unit in which the image takes room, in bytes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cluster_size: Option<u64>,
     /// It was not closed properly.
@@ -162,7 +162,8 @@ pub fn info(source: &Source) -> Result<Info, UserError> {
     };
     if format != Format::Qcow2 {
         drop(file);
-        info.virtual_size = source.open(Lock::None, None)?.size();
+        let image = source.open(Lock::None, None)?;
+        (info.virtual_size, info.actual_size, info.cluster_size) = (image.size(), image.allocated(), image.cluster_size());
         return Ok(info);
     }
     let header = Header::parse(&file)?;
@@ -214,14 +215,19 @@ pub struct Check {
     /// How often the check itself failed: it would have ended with an error.
     pub check_errors: u64,
     /// Where the last used cluster ends, in bytes.
+    #[serde(skip_serializing_if = "is_zero")]
     pub image_end_offset: u64,
     /// Clusters of the disk.
+    #[serde(skip_serializing_if = "is_zero")]
     pub total_clusters: u64,
     /// Of these, those that the image has.
+    #[serde(skip_serializing_if = "is_zero")]
     pub allocated_clusters: u64,
     /// Of these, those that do not lie behind the one before.
+    #[serde(skip_serializing_if = "is_zero")]
     pub fragmented_clusters: u64,
     /// Of these, compressed ones.
+    #[serde(skip_serializing_if = "is_zero")]
     pub compressed_clusters: u64,
     /// Contradictions that are left.
     #[serde(skip_serializing_if = "is_zero")]

@@ -18,6 +18,8 @@ const MAGIC: &[u8] = b"KDMV";
 /// The longest descriptor, in bytes, and the most files that one may name.
 const MAX_DESCRIPTOR: u64 = 1 << 20;
 const MAX_PARTS: usize = 1024;
+/// Bytes of the grain directories of all files.
+const MAX_DIRECTORIES: u64 = 64 << 20;
 /// Grain tables that are kept.
 const MAX_TABLES: usize = 256;
 const COMPRESSED: u32 = 1 << 16;
@@ -150,6 +152,12 @@ impl Sparse {
     }
 }
 
+/// Bytes of the grain directories of `parts`.
+fn directories(parts: &[Part]) -> u64 {
+    let sparse = parts.iter().filter_map(|part| if let Store::Sparse(_, s) = &part.store { Some(s) } else { None });
+    sparse.map(|s| s.directory.len() as u64 * 4).sum()
+}
+
 /// The words of a descriptor's line; quoted ones may have spaces.
 fn words(line: &str) -> Vec<&str> {
     let mut words = Vec::new();
@@ -229,6 +237,9 @@ impl Vmdk {
                 }
             };
             parts.push(Part { start: size, len, store });
+            if directories(&parts) > MAX_DIRECTORIES {
+                return Err(file.damaged("its grain directories are too long"));
+            }
             size += len;
         }
         if size == 0 {
@@ -306,11 +317,27 @@ impl Image for Vmdk {
             }
             Store::Sparse(own, s) => {
                 let zero = s.place(own.as_ref().unwrap_or(&self.file), within)?.is_none();
-                Extent { len: left.min(s.grain - within % s.grain), zero }
+                // Where there is no table, all that it would cover is alike.
+                let covered = s.grain * s.per_table;
+                let alike = if zero && s.directory.get((within / covered) as usize).is_none_or(|at| *at == 0) { covered } else { s.grain };
+                Extent { len: left.min(alike - within % alike), zero }
             }
         })
     }
     fn file(&self) -> &ImageFile {
         &self.file
+    }
+    fn cluster_size(&self) -> Option<u64> {
+        self.parts.iter().find_map(|part| if let Store::Sparse(_, s) = &part.store { Some(s.grain) } else { None })
+    }
+    fn allocated(&self) -> u64 {
+        let parts = self.parts.iter().filter_map(|part| match &part.store {
+            Store::Flat(file, _) | Store::Sparse(Some(file), _) => Some(file.allocated()),
+            _ => None,
+        });
+        self.file.allocated() + parts.sum::<u64>()
+    }
+    fn table_bytes(&self) -> u64 {
+        directories(&self.parts)
     }
 }

@@ -1,9 +1,9 @@
 //! Whether a qcow2 image is sound: each cluster's refcount against what the tables name.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::io;
 
-use super::header::{Header, MAX_L1, feature};
+use super::header::{Header, MAX_L1, MAX_REFTABLE, feature};
 use super::refcount::{self, Refcounts};
 use super::{COMPRESSED, COPIED, OFFSET, ZERO};
 use crate::error::UserError;
@@ -15,6 +15,8 @@ const MAX_MESSAGES: usize = 50;
 /// Clusters in a chunk of counts, and the most chunks: half a GiB.
 const CHUNK: u64 = 4096;
 const MAX_CHUNKS: usize = 32768;
+/// How often an image is gone through to mend it: what is mended may bring more to light.
+const PASSES: usize = 3;
 
 /// What was found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -53,6 +55,11 @@ impl Counts {
         Ok(())
     }
 
+    /// The clusters that are named at all, in order.
+    fn named(&self) -> impl Iterator<Item = u64> + '_ {
+        self.0.iter().flat_map(|(chunk, counts)| (0..).zip(&**counts).filter(|(_, n)| **n > 0).map(move |(i, _)| chunk * CHUNK + i))
+    }
+
     fn get(&self, cluster: u64) -> u64 {
         self.0.get(&(cluster / CHUNK)).map_or(0, |c| c[(cluster % CHUNK) as usize].into())
     }
@@ -70,6 +77,35 @@ struct Check<'a> {
 /// # Errors
 /// A sentence when it cannot be read or is too damaged to be looked at.
 pub fn check(file: &mut ImageFile, header: &Header, repair: bool) -> Result<Findings, UserError> {
+    let mut found = pass(file, header, false)?;
+    let flags = header.incompatible & (feature::DIRTY | feature::CORRUPT);
+    if !repair || found.corruptions + found.leaks + flags == 0 {
+        return Ok(found);
+    }
+    let failed = |file: &ImageFile, e: io::Error| UserError(format!("the disk {} cannot be mended: {e}", file.path().display()));
+    let mut left = found.clone();
+    for _ in 0..PASSES {
+        if left.corruptions + left.leaks == 0 {
+            break;
+        }
+        pass(file, &Header::parse(file)?, true)?;
+        file.sync().map_err(|e| failed(file, e))?;
+        left = pass(file, &Header::parse(file)?, false)?;
+    }
+    if left.corruptions == 0 && flags != 0 {
+        let clean = (header.incompatible & !flags).to_be_bytes();
+        file.write(72, &clean).and_then(|()| file.sync()).map_err(|e| failed(file, e))?;
+    }
+    // Mending one thing may bring another to light.
+    found.corruptions = found.corruptions.max(left.corruptions);
+    found.leaks = found.leaks.max(left.leaks);
+    (found.corruptions_fixed, found.leaks_fixed) = (found.corruptions - left.corruptions, found.leaks - left.leaks);
+    found.end = left.end;
+    Ok(found)
+}
+
+/// Looks at everything once; with `repair`, what is wrong is mended as it is found.
+fn pass(file: &mut ImageFile, header: &Header, repair: bool) -> Result<Findings, UserError> {
     let path = file.path().to_path_buf();
     let snapshots = header.snapshots(file)?;
     let mut refcounts = Refcounts::open(file, header)?;
@@ -121,20 +157,6 @@ impl Check<'_> {
         self.found.total = self.header.size.div_ceil(cluster);
         self.add(0, cluster, 1)?;
         self.add(self.header.snapshots_offset, snapshot_table, 1)?;
-        let blocks: Vec<u64> = {
-            let (blocks, at, clusters) = refcounts.table();
-            let blocks = blocks.to_vec();
-            self.add(at, clusters * cluster, 1)?;
-            blocks
-        };
-        for (i, at) in blocks.iter().enumerate().filter(|(_, at)| **at != 0) {
-            if self.is_place(*at) {
-                self.add(*at, cluster, 1)?;
-            } else {
-                self.corrupt(format_args!("refcount block {i} is at {at:#x}"));
-            }
-        }
-
         // Tables that several name are read once.
         let mut tables: BTreeMap<u64, u32> = BTreeMap::new();
         let mut seen: HashMap<(u64, u32), u32> = HashMap::new();
@@ -144,7 +166,8 @@ impl Check<'_> {
         }
         for ((at, entries), times) in seen {
             self.add(at, u64::from(entries) * 8, times)?;
-            for entry in self.entries(at, entries.into())? {
+            for (i, entry) in (0..).zip(self.entries(at, entries.into())?) {
+                self.reserved(at + i * 8, entry, !(OFFSET | COPIED), "L1", repair)?;
                 let table = entry & OFFSET;
                 if table == 0 {
                     continue;
@@ -158,22 +181,94 @@ impl Check<'_> {
         }
         for (at, times) in tables {
             self.add(at, cluster, times)?;
-            for entry in self.entries(at, cluster / 8)? {
-                self.count_entry(entry, times)?;
+            for (i, entry) in (0..).zip(self.entries(at, cluster / 8)?) {
+                let zero = if self.header.version >= 3 { ZERO } else { 0 };
+                let reserved = if entry & COMPRESSED == 0 { !(OFFSET | COPIED | zero) } else { 0 };
+                self.reserved(at + i * 8, entry, reserved, "L2", repair)?;
+                self.count_entry(entry & !reserved, times)?;
             }
         }
-        self.compare(refcounts, &blocks, repair)?;
+        if self.refcount_tables(refcounts)? && repair {
+            // The marks of sole use are for the next pass.
+            return self.rebuild(refcounts);
+        }
+        self.compare(refcounts, repair)?;
         self.look_at_active(refcounts, repair)?;
-
-        let flags = self.header.incompatible & (feature::DIRTY | feature::CORRUPT);
-        let mended = self.found.corruptions == self.found.corruptions_fixed;
-        if flags & feature::CORRUPT != 0 && self.found.corruptions == 0 {
+        if self.header.incompatible & feature::CORRUPT != 0 && self.found.corruptions == 0 {
             self.say("the image is marked as corrupt");
         }
-        if repair && flags != 0 && mended {
-            self.file.sync()?;
-            self.file.write(72, &(self.header.incompatible & !flags).to_be_bytes())?;
+        self.file.sync()
+    }
+
+    /// Counts the clusters of the refcounts themselves. True if they are not where they can be, or a cluster has none.
+    fn refcount_tables(&mut self, refcounts: &Refcounts) -> io::Result<bool> {
+        let (cluster, bits, per) = (self.header.cluster(), self.header.cluster_bits, refcounts.per_block());
+        let before = self.found.corruptions;
+        let (blocks, table, clusters) = refcounts.table();
+        let places = (0..clusters).map(|n| table + n * cluster).chain(blocks.iter().copied().filter(|at| *at != 0));
+        let mut own = HashSet::new();
+        for at in places {
+            if !self.is_place(at) {
+                self.corrupt(format_args!("a refcount block is at {at:#x}"));
+            } else if !own.insert(at) || self.counts.get(at >> bits) != 0 {
+                self.corrupt(format_args!("refcounts are at {at:#x}, where something else is, too"));
+            } else {
+                self.add(at, cluster, 1)?;
+            }
         }
+        let missing: Vec<u64> = self.counts.named().filter(|c| blocks.get((c / per) as usize).is_none_or(|at| *at == 0)).collect();
+        for cluster in missing {
+            self.corrupt(format_args!("cluster {cluster} has no refcount"));
+        }
+        Ok(self.found.corruptions != before)
+    }
+
+    /// Writes new refcounts behind all clusters in use, and makes the header name them.
+    fn rebuild(&mut self, refcounts: &Refcounts) -> io::Result<()> {
+        let (cluster, bits, per) = (self.header.cluster(), self.header.cluster_bits, refcounts.per_block());
+        let (blocks, table, clusters) = refcounts.table();
+        let (old_table, old_blocks) = (table..table + clusters * cluster, blocks.iter().copied().collect::<HashSet<u64>>());
+        let is_old = |c: u64| old_table.contains(&(c << bits)) || old_blocks.contains(&(c << bits));
+        // What was counted once for the old refcounts alone is free now.
+        let named: Vec<(u64, u64)> =
+            self.counts.named().map(|c| (c, self.counts.get(c))).filter(|(c, n)| !(is_old(*c) && *n == 1)).collect();
+        let base = named.last().map_or(1, |(c, _)| c + 1);
+        let mut indices: BTreeSet<u64> = named.iter().map(|(c, _)| c / per).collect();
+        let mut table = 1;
+        loop {
+            let last = (base + table + indices.len() as u64 - 1) / per;
+            if (base / per..=last).all(|i| indices.contains(&i)) && (last + 1) * 8 <= table * cluster {
+                break;
+            }
+            indices.extend(base / per..=last);
+            table = table.max(((last + 1) * 8).div_ceil(cluster));
+        }
+        if table * cluster > MAX_REFTABLE {
+            return Err(io::Error::other("its clusters are too scattered to be mended"));
+        }
+        let most = 1u64.checked_shl(1 << self.header.refcount_order).map_or(u64::MAX, |n| n - 1);
+        let end = base + table + indices.len() as u64;
+        let mut entries = vec![0; (table * cluster) as usize];
+        let mut rest = named.as_slice();
+        for (n, index) in (0..).zip(&indices) {
+            let mut block = vec![0; cluster as usize];
+            let covered = index * per..(index + 1) * per;
+            let (these, after) = rest.split_at(rest.partition_point(|(c, _)| *c < covered.end));
+            rest = after;
+            for (c, count) in these {
+                refcount::put(&mut block, self.header.refcount_order, c - covered.start, (*count).min(most));
+            }
+            for c in base.max(covered.start)..end.min(covered.end) {
+                refcount::put(&mut block, self.header.refcount_order, c - covered.start, 1);
+            }
+            let at = (base + table + n) << bits;
+            self.file.write(at, &block)?;
+            entries[*index as usize * 8..][..8].copy_from_slice(&at.to_be_bytes());
+        }
+        self.file.write(base << bits, &entries)?;
+        self.file.sync()?;
+        let pointer = [&(base << bits).to_be_bytes()[..], &(table as u32).to_be_bytes()].concat();
+        self.file.write(48, &pointer)?;
         self.file.sync()
     }
 
@@ -189,6 +284,18 @@ impl Check<'_> {
         (at != 0 && self.is_place(at)).then_some((at, self.header.cluster()))
     }
 
+    /// Bits of the entry at `place` in the file that must be 0.
+    fn reserved(&mut self, place: u64, entry: u64, bits: u64, table: &str, repair: bool) -> io::Result<()> {
+        if entry & bits == 0 {
+            return Ok(());
+        }
+        self.corrupt(format_args!("an entry of an {table} table has reserved bits set: {entry:#x}"));
+        if repair {
+            self.file.write(place, &(entry & !bits).to_be_bytes())?;
+        }
+        Ok(())
+    }
+
     fn count_entry(&mut self, entry: u64, times: u32) -> io::Result<()> {
         match self.range(entry) {
             Some((at, len)) => self.add(at, len, times),
@@ -201,16 +308,12 @@ impl Check<'_> {
     }
 
     /// The refcounts against the counts.
-    fn compare(&mut self, refcounts: &mut Refcounts, blocks: &[u64], repair: bool) -> io::Result<()> {
+    fn compare(&mut self, refcounts: &mut Refcounts, repair: bool) -> io::Result<()> {
         let (per, bits) = (refcounts.per_block(), self.header.cluster_bits);
-        let mut looked_at = HashSet::new();
+        let blocks = refcounts.table().0.to_vec();
         let mut mend = Vec::new();
-        for (i, at) in blocks.iter().enumerate().filter(|(_, at)| **at != 0) {
-            if !self.is_place(*at) {
-                continue;
-            }
-            if !looked_at.insert(*at) {
-                self.corrupt(format_args!("two refcount blocks are at {at:#x}"));
+        for (i, at) in blocks.iter().enumerate() {
+            if *at == 0 || !self.is_place(*at) {
                 continue;
             }
             let mut block = vec![0; 1 << bits];
@@ -221,10 +324,7 @@ impl Check<'_> {
                 if has != 0 {
                     self.found.end = self.found.end.max((cluster + 1) << bits);
                 }
-                if has == named {
-                    continue;
-                }
-                if has > named && self.header.bitmaps {
+                if has == named || has > named && self.header.bitmaps {
                     continue;
                 }
                 if has > named {
@@ -233,20 +333,12 @@ impl Check<'_> {
                 } else {
                     self.corrupt(format_args!("cluster {cluster} refcount={has} reference={named}"));
                 }
-                mend.push((cluster, named, has > named));
+                mend.push((cluster, named));
             }
         }
-        let missing: Vec<u64> = (self.counts.0.iter())
-            .flat_map(|(chunk, counts)| counts.iter().enumerate().filter(|(_, n)| **n > 0).map(move |(i, _)| chunk * CHUNK + i as u64))
-            .filter(|cluster| blocks.get((cluster / per) as usize).is_none_or(|at| *at == 0))
-            .collect();
-        for cluster in missing {
-            self.corrupt(format_args!("cluster {cluster} has no refcount"));
-        }
         if repair {
-            for (cluster, named, leak) in mend {
+            for (cluster, named) in mend {
                 refcounts.set(self.file, cluster, 1, named)?;
-                *(if leak { &mut self.found.leaks_fixed } else { &mut self.found.corruptions_fixed }) += 1;
             }
         }
         Ok(())
@@ -299,7 +391,6 @@ impl Check<'_> {
         self.corrupt(format_args!("the mark of sole use of {at:#x} contradicts its refcount of {count}"));
         if repair {
             self.file.write(place, &(entry ^ COPIED).to_be_bytes())?;
-            self.found.corruptions_fixed += 1;
         }
         Ok(())
     }

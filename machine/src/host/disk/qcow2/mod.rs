@@ -357,6 +357,13 @@ impl Image for Qcow2 {
     fn file(&self) -> &ImageFile {
         &self.file
     }
+    fn cluster_size(&self) -> Option<u64> {
+        Some(self.cluster())
+    }
+    fn table_bytes(&self) -> u64 {
+        let refcounts = if self.refcounts.is_some() { self.header.reftable_clusters << self.header.cluster_bits } else { 0 };
+        self.l1.len() as u64 * 8 + u64::from(refcounts)
+    }
     fn resize(&mut self, size: u64) -> Result<(), BlockError> {
         self.set_size(size)
     }

@@ -47,7 +47,7 @@ pub fn get(block: &[u8], order: u32, index: u64) -> u64 {
 }
 
 /// Puts a refcount into a block; returns the range of bytes that changed.
-fn put(block: &mut [u8], order: u32, index: u64, value: u64) -> std::ops::Range<usize> {
+pub fn put(block: &mut [u8], order: u32, index: u64, value: u64) -> std::ops::Range<usize> {
     let i = index as usize;
     if order < 3 {
         let mask = (1u8 << (1 << order)) - 1;
