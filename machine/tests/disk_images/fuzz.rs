@@ -211,7 +211,8 @@ impl Counts {
 }
 
 fn sentence(text: &str) {
-    assert!(!text.is_empty() && !text.contains('\n') && text.len() < 2000, "no sentence: {text}");
+    let start: String = text.chars().take(200).collect();
+    assert!(!text.is_empty() && !text.contains('\n') && text.len() < 2000, "no sentence: {start:?}");
 }
 
 /// Uses an image in every way.

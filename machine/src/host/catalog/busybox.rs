@@ -9,7 +9,7 @@ use super::{CatalogError, Result, apt, at, cpio, deb, gzip, modules};
 /// The programs and scripts of every initramfs; see the script itself for what it does.
 const INIT: &[u8] = include_bytes!("init.sh");
 /// Drivers for the hardware that Softmetal's boards have, where the kernel has them as modules.
-const DRIVERS: [&str; 17] = [
+const DRIVERS: [&str; 18] = [
     "virtio_pci",
     "virtio_blk",
     "virtio_net",
@@ -17,6 +17,7 @@ const DRIVERS: [&str; 17] = [
     "virtio-rng",
     "ata_piix",
     "ahci",
+    "ext4",
     "sd_mod",
     "sr_mod",
     "e1000",

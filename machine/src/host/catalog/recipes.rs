@@ -76,7 +76,7 @@ pub const RECIPES: [Recipe; 6] = [
     Recipe {
         name: "busybox",
         description: "the distribution's kernel for virtual machines and a busybox shell",
-        version: 5,
+        version: 6,
         download_mib: 30,
         memory_mib: None,
         boots: Boots::Linux { cmdline: "console=ttyS0" },
@@ -85,7 +85,7 @@ pub const RECIPES: [Recipe; 6] = [
     Recipe {
         name: "busybox-full",
         description: "the distribution's full kernel and a busybox shell",
-        version: 5,
+        version: 6,
         download_mib: 70,
         memory_mib: None,
         boots: Boots::Linux { cmdline: "console=ttyS0" },

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::blocks::{open_vdi, open_vhdx};
-use super::file::{ImageFile, Lock};
+use super::file::{ImageFile, Lock, shown};
 use super::image::{Format, Image};
 use super::qcow2::{Header, Qcow2};
 use super::raw::Raw;
@@ -45,22 +45,23 @@ impl Reach {
     /// # Errors
     /// A sentence when it does not exist or is out of reach.
     pub fn resolve(&self, image: &ImageFile, name: &Path) -> Result<PathBuf, UserError> {
-        let (from, shown) = (image.path().display(), name.display());
+        let from = image.path().display();
         let text = name.to_string_lossy();
+        let called = shown(&text);
         let protocol = text.split_once(':').is_some_and(|(p, _)| !p.is_empty() && !p.contains('/'));
         if protocol && !text.starts_with("file:") {
             return Err(UserError(format!(
-                "the disk {from} depends on `{shown}`, which is no file; convert it with qemu-img convert -O qcow2 OLD NEW"
+                "the disk {from} depends on `{called}`, which is no file; convert it with qemu-img convert -O qcow2 OLD NEW"
             )));
         }
         let name = text.strip_prefix("file:").map_or(name, Path::new);
         let path = image.path().parent().unwrap_or(Path::new("")).join(name);
         let place = path.canonicalize().map_err(|e| {
-            UserError(format!("the disk {from} depends on {shown}, which cannot be opened ({e}); put that file where it was"))
+            UserError(format!("the disk {from} depends on {called}, which cannot be opened ({e}); put that file where it was"))
         })?;
         match &self.folder {
             Some(folder) if !place.starts_with(folder) => Err(UserError(format!(
-                "the disk {from} depends on {shown}, which is outside its folder; if that is intended, add `,backing=any` to --disk (--backing any to `softmetal disk`)"
+                "the disk {from} depends on {called}, which is outside its folder; if that is intended, add `,backing=any` to --disk (--backing any to `softmetal disk`)"
             ))),
             _ => Ok(path),
         }
@@ -152,7 +153,7 @@ fn link(path: &Path, access: &Access, walk: &mut Walk) -> Result<Box<dyn Image>,
                         None => None,
                         Some(name) => Some(
                             Format::by_name(name)
-                                .ok_or_else(|| file.unsupported(format_args!("depends on one of the format `{}`", name.escape_debug())))?,
+                                .ok_or_else(|| file.unsupported(format_args!("depends on one of the format `{}`", shown(name))))?,
                         ),
                     };
                     let lock = if access.lock == Lock::None { Lock::None } else { Lock::Shared };

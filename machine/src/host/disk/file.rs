@@ -36,6 +36,14 @@ const MAX_TABLE: u64 = 64 << 20;
 /// Bytes of zeros written at a time where the file system knows no better way.
 const ZEROS: usize = 1 << 20;
 
+/// Text from an image as a message can hold it.
+pub fn shown(text: &str) -> String {
+    const MOST: usize = 60;
+    let mut chars = text.chars();
+    let start: String = chars.by_ref().take(MOST).flat_map(char::escape_debug).collect();
+    if chars.next().is_some() { start + "..." } else { start }
+}
+
 impl ImageFile {
     /// Opens `path`.
     ///

@@ -8,7 +8,7 @@ use std::path::Path;
 use softmetal_bus::{BlockBackend, BlockError};
 
 use super::chain::Reach;
-use super::file::{ImageFile, Lock};
+use super::file::{ImageFile, Lock, shown};
 use super::image::bytes::{array, le32, le64};
 use super::image::{Extent, Format, Image};
 use crate::error::UserError;
@@ -212,7 +212,7 @@ impl Vmdk {
             if parts.len() == MAX_PARTS {
                 return Err(file.damaged(format_args!("it names more than {MAX_PARTS} files")));
             }
-            let bad = || file.damaged(format_args!("the line `{}` of its descriptor", line.trim().escape_debug()));
+            let bad = || file.damaged(format_args!("the line `{}` of its descriptor", shown(line.trim())));
             let sectors: u64 = words.get(1).and_then(|w| w.parse().ok()).ok_or_else(bad)?;
             let len = sectors.checked_mul(SECTOR).filter(|l| size.checked_add(*l).is_some_and(|s| s <= i64::MAX as u64)).ok_or_else(bad)?;
             let part = |words: &[&str]| {
@@ -233,7 +233,7 @@ impl Vmdk {
                     Store::Sparse(Some(part), Box::new(sparse))
                 }
                 other => {
-                    return Err(file.unsupported(format_args!("has a part of the kind {}", other.unwrap_or(&"nothing").escape_debug())));
+                    return Err(file.unsupported(format_args!("has a part of the kind {}", shown(other.unwrap_or(&"nothing")))));
                 }
             };
             parts.push(Part { start: size, len, store });

@@ -267,7 +267,7 @@ impl Header {
                 len: len.next_multiple_of(8),
             };
             if snapshot.l1_offset % self.cluster() != 0 || u64::from(snapshot.l1_entries) * 8 > MAX_L1 {
-                return Err(file.damaged(format_args!("the L1 table of its snapshot {}", snapshot.name.escape_debug())));
+                return Err(file.damaged(format_args!("the L1 table of its snapshot number {}", all.len() + 1)));
             }
             all.push(snapshot);
             at += len.next_multiple_of(8);

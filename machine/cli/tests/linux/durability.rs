@@ -1,0 +1,147 @@
+//! Softmetal is killed while its guest writes to a journalling file system: what the guest had flushed is there afterwards,
+//! the image is sound, and the file system is clean once its journal is replayed.
+//!
+//! `SOFTMETAL_KILLS=100` makes so many kills of each format (the default is short).
+
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use softmetal_machine::host::disk::tool::{self, Source};
+use softmetal_machine::host::disk::{Format, tool::Check};
+
+use crate::{images, softmetal};
+
+/// Kills of each format in the suite.
+const KILLS: u64 = 2;
+/// The guest removes the file that it wrote so many turns ago.
+const KEPT: u64 = 40;
+/// File numbers of a run.
+const RUN: u64 = 10_000;
+
+/// What the guest types into file `n`.
+fn contents(n: u64) -> String {
+    (n..=n + n * 37 % 1500).map(|i| format!("{i}\n")).collect()
+}
+
+fn script(first: u64) -> String {
+    format!(
+        "modprobe ext4; mkdir -p /mnt; mount -t ext4 /dev/vda /mnt; rm -f /mnt/f*; i={first}; while :; do i=$((i+1)); \
+         seq $i $((i+i*37%1500)) | dd of=/mnt/t conv=fsync 2>/dev/null; mv /mnt/t /mnt/f$i; rm -f /mnt/f$((i-{KEPT})); \
+         sync; echo FLUSHED $i; done\\n"
+    )
+}
+
+fn run(program: &str, args: &[&str]) -> (Option<i32>, String) {
+    let path = format!("{}:/sbin:/usr/sbin", std::env::var("PATH").unwrap_or_default());
+    let out = Command::new(program).args(args).env("PATH", path).output().unwrap_or_else(|e| panic!("{program}: {e}"));
+    (out.status.code(), format!("{}{}", String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr)))
+}
+
+/// Runs the guest on `disk`, and kills it once it has flushed `turns` files and `pause` has passed; the last file that it
+/// said it had flushed.
+fn killed_run(disk: &Path, first: u64, clock: &str, turns: u64, pause: Duration) -> u64 {
+    let mut child = softmetal()
+        .args(["test", "busybox", "--memory", "128M", "--timeout", "200", "--clock", clock, "--expect", "guest# "])
+        .args(["--send", &script(first), "--expect", "this never comes", "--disk"])
+        .arg(format!("{},format={}", disk.display(), disk.extension().unwrap().to_str().unwrap()))
+        .stdout(Stdio::piped())
+        .stderr(Stdio::inherit())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).split(b'\n');
+    let mut last = first;
+    let mut log = String::new();
+    let mut note = |line: std::io::Result<Vec<u8>>| {
+        let line = String::from_utf8_lossy(&line.unwrap()).trim().to_string();
+        if let Some(n) = line.strip_prefix("FLUSHED ").and_then(|n| n.parse().ok()) {
+            last = n;
+        }
+        log.push_str(&line);
+        log.push('\n');
+        last
+    };
+    while lines.next().map(&mut note).is_some_and(|last| last < first + turns) {}
+    std::thread::sleep(pause);
+    let ended = child.try_wait().unwrap();
+    child.kill().unwrap();
+    // What it still said before it was killed counts as well. A last line may be cut short.
+    let mut rest: Vec<_> = lines.collect();
+    rest.pop();
+    rest.into_iter().for_each(|line| _ = note(line));
+    child.wait().unwrap();
+    assert!(ended.is_none(), "the run ended by itself\n{log}");
+    assert!(!log.contains("EXT4-fs error") && !log.contains("I/O error"), "{log}");
+    last
+}
+
+/// What is wrong with the killed run's disk is a panic; the image's clusters that were lost.
+fn verify(dir: &Path, disk: &Path, first: u64, last: u64) -> u64 {
+    let copy = dir.join("copy.raw");
+    let source = Source { path: disk.into(), format: None, backing_anywhere: false };
+    let mut leaks = 0;
+    if disk.extension().unwrap() == "qcow2" {
+        let check: Check = tool::check(&source, false).unwrap();
+        assert_eq!(check.corruptions, 0, "{:?}", check.messages);
+        leaks = check.leaks;
+        let (code, words) = run("qemu-img", &["check", disk.to_str().unwrap()]);
+        // 3: no error but lost clusters, which a kill may leave.
+        assert_eq!(code, Some(if leaks > 0 { 3 } else { 0 }), "{words}");
+        if leaks > 0 {
+            let fixed = tool::check(&source, true).unwrap();
+            assert_eq!((fixed.corruptions, fixed.leaks, fixed.leaks_fixed), (0, 0, leaks));
+        }
+    }
+    tool::convert(&source, None, &copy, Format::Raw, true, &mut |_, _| {}).unwrap();
+    let copy = copy.to_str().unwrap();
+    let (code, words) = run("e2fsck", &["-y", "-E", "journal_only", copy]);
+    assert!(matches!(code, Some(0 | 1)), "{words}");
+    let (code, words) = run("e2fsck", &["-fn", copy]);
+    assert_eq!(code, Some(0), "{words}");
+    for n in first.max((last + 1).saturating_sub(KEPT - 1)) + 1..=last {
+        let (_, found) = run("debugfs", &["-R", &format!("dump /f{n} {}", dir.join("file").display()), copy]);
+        let bytes = std::fs::read_to_string(dir.join("file")).unwrap_or_default();
+        assert!(bytes == contents(n), "the flushed file {n} of {first} to {last}: {} bytes; {found}", bytes.len());
+        let _ = std::fs::remove_file(dir.join("file"));
+    }
+    leaks
+}
+
+fn kills(format: Format, mut random: u64) {
+    if images("busybox").is_none() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let raw = dir.path().join("disk.raw");
+    std::fs::File::create(&raw).unwrap().set_len(64 << 20).unwrap();
+    let (code, words) = run("mke2fs", &["-q", "-F", "-t", "ext4", raw.to_str().unwrap()]);
+    assert_eq!(code, Some(0), "{words}");
+    let disk: PathBuf = dir.path().join(format!("disk.{}", format.name()));
+    if format != Format::Raw {
+        let source = Source { path: raw, format: None, backing_anywhere: false };
+        tool::convert(&source, None, &disk, format, false, &mut |_, _| {}).unwrap();
+    }
+    let count = std::env::var("SOFTMETAL_KILLS").map_or(KILLS, |n| n.parse().unwrap());
+    let (mut flushed, mut lost) = (0, 0);
+    for n in 1..=count {
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        let [turns, pause] = [(random >> 33) % 60, (random >> 45) % 150];
+        let clock = if n % 2 == 0 { "virtual" } else { "host" };
+        let last = killed_run(&disk, n * RUN, clock, turns, Duration::from_millis(pause));
+        flushed += last - n * RUN;
+        lost += verify(dir.path(), &disk, n * RUN, last);
+    }
+    println!("{}: {count} kills, {flushed} flushed files, all there; {lost} lost clusters given back", format.name());
+    assert!(flushed > count);
+}
+
+#[test]
+fn killed_with_qcow2() {
+    kills(Format::Qcow2, 1);
+}
+
+#[test]
+fn killed_with_raw() {
+    kills(Format::Raw, 2);
+}
