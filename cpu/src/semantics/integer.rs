@@ -225,15 +225,12 @@ shifts! {
 /// SHLD by 1..=W::BITS-1 (or, for 16 bits, up to 31: the filler repeats).
 #[inline(always)]
 pub fn shld<W: Width>(f: &mut Lazy, a: W, fill: W, n: u32) -> W {
-    double_shift(f, a, u128::from(a.zx()) << (2 * W::BITS) | u128::from(fill.zx()) << W::BITS | u128::from(a.zx()), n)
-}
-
-fn double_shift<W: Width>(f: &mut Lazy, a: W, wide: u128, n: u32) -> W {
-    // For 64 bits the third copy does not fit, nor is it needed: the count is below 64.
-    let wide = if W::BITS == 64 { (u128::from(a.zx()) << 64) | (wide >> 64 & u128::from(u64::MAX)) } else { wide };
-    let width = if W::BITS == 64 { 128 } else { 3 * W::BITS };
-    let shifted = wide << n;
-    let r = W::of((shifted >> (width - W::BITS)) as u64);
+    // For 64 bits a third copy does not fit, nor is it needed: the count is below 64.
+    let (wide, width) = match W::BITS {
+        64 => (u128::from(a.zx()) << 64 | u128::from(fill.zx()), 128),
+        bits => (u128::from(a.zx()) << (2 * bits) | u128::from(fill.zx()) << bits | u128::from(a.zx()), 3 * bits),
+    };
+    let r = W::of((wide << n >> (width - W::BITS)) as u64);
     let cf = wide >> (width - n) & 1 != 0;
     f.result(r, cf, top(r) != top(a));
     r
@@ -277,4 +274,41 @@ pub fn pext(src: u64, mut mask: u64) -> u64 {
         k += 1;
     }
     r
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Bit by bit: (value, carry).
+    fn shifted_left(a: u64, fill: u64, bits: u32, n: u32) -> (u64, bool) {
+        let mask = u64::MAX >> (64 - bits);
+        let (mut low, mut r, mut carry) = (fill & mask, a & mask, false);
+        for i in 0..n {
+            // After all bits of the filler, those of the first operand come again.
+            if i == bits {
+                low = a & mask;
+            }
+            carry = r >> (bits - 1) & 1 != 0;
+            r = (r << 1 | (low >> (bits - 1) & 1)) & mask;
+            low = low << 1 & mask;
+        }
+        (r, carry)
+    }
+
+    fn check<W: Width>(most: u32) {
+        let (a, fill) = (0x8123_4567_89ab_cdef, 0x0fed_cba9_7654_3210);
+        for n in 1..=most {
+            let mut f = Lazy::default();
+            let r = shld(&mut f, W::of(a), W::of(fill), n).zx();
+            assert_eq!((r, f.cf()), shifted_left(a, fill, W::BITS, n), "{} bits by {n}", W::BITS);
+        }
+    }
+
+    #[test]
+    fn double_shifts_of_all_widths() {
+        check::<u16>(31);
+        check::<u32>(31);
+        check::<u64>(63);
+    }
 }
