@@ -45,7 +45,7 @@ pub struct Link {
     /// The target address.
     pub rip: u64,
     /// The address space that it was resolved in.
-    pub stamp: u32,
+    pub stamp: u64,
     /// The target block's serial number; 0 is no link.
     pub serial: u32,
     /// The target block's index.

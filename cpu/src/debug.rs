@@ -134,6 +134,7 @@ impl Cpu {
             *page = b.start >> 12;
         }
         self.mmu.watch(pages);
+        self.stamp = self.stamp.wrapping_add(1);
     }
 
     /// Notes the data breakpoints that an access of `len` bytes at `lin` meets.

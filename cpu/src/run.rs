@@ -38,7 +38,7 @@ pub const HISTORY: usize = 16;
 #[derive(Clone, Copy, Default)]
 struct Jump {
     rip: u64,
-    stamp: u32,
+    stamp: u64,
     serial: u32,
     index: u32,
     mode: u16,
@@ -347,8 +347,8 @@ impl Processor {
     }
 
     #[inline(always)]
-    fn stamp(&self) -> u32 {
-        self.cpu.stamp << 12 | u32::from(self.cpu.mmu.generation())
+    fn stamp(&self) -> u64 {
+        u64::from(self.cpu.stamp) << 16 | u64::from(self.cpu.mmu.generation())
     }
 
     /// The block at RIP: from the jump cache, the block cache, or decoded now.

@@ -224,7 +224,8 @@ impl Mode {
     pub const fn user(self) -> bool {
         self.0 & Self::USER != 0
     }
-    /// The code segment's limit must be checked at each fetch.
+    /// The code segment is not all of the linear addresses from 0 on: RIP alone does not say where code is, or the limit must be
+    /// checked at each fetch.
     #[must_use]
     pub const fn limited(self) -> bool {
         self.0 & Self::LIMITED != 0
@@ -444,7 +445,7 @@ impl Cpu {
         if s.cpl == 3 {
             m |= Mode::USER;
         }
-        if m & 3 != Mode::CODE_64 && cs.limit != u32::MAX {
+        if m & 3 != Mode::CODE_64 && (cs.base != 0 || cs.limit != u32::MAX) {
             m |= Mode::LIMITED;
         }
         if s.cr0 & (bits::CR0_EM | bits::CR0_TS) == 0 && s.cr4 & bits::CR4_OSFXSR != 0 {

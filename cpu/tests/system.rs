@@ -1,6 +1,6 @@
 //! Interrupts, far transfers, mode switches and privileged instructions, through the run loop.
 
-use iced_x86::code_asm::{cr0, cr3, cr4, dword_ptr, eax, ecx, edx};
+use iced_x86::code_asm::{cr0, cr3, cr4, dword_ptr, eax, ecx, edx, rax, rbx, rdi};
 use softmetal_cpu::Stop;
 use softmetal_cpu::fault::vector;
 use softmetal_cpu::flags;
@@ -282,4 +282,61 @@ fn popf_above_iopl_keeps_if_and_iopl() {
     h.set_u64(STACK, flags::IF | flags::IOPL | flags::CF | flags::DF | 2);
     h.run(1);
     assert_eq!(h.flags(), flags::CF | flags::DF | 2);
+}
+
+#[test]
+fn code_of_two_segments_without_a_limit_is_told_apart_by_its_base() {
+    // Real mode with the limit that a descriptor has left behind: the same offset in two segments.
+    let mut h = Harness::real();
+    // mov bl, 1; jmp 2000:0100 at 0000:0100, mov bh, 2; jmp 0000:0100 at 2000:0100.
+    h.set_mem(0x100, &[0xb3, 1, 0xea, 0x00, 0x01, 0x00, 0x20]);
+    h.set_mem(0x2_0100, &[0xb7, 2, 0xea, 0x00, 0x01, 0x00, 0x00]);
+    let s = &mut h.p.cpu.state;
+    s.segments[seg::CS] = softmetal_cpu::Segment { limit: u32::MAX, ..s.segments[seg::CS] };
+    (s.segments[seg::CS].selector, s.segments[seg::CS].base, s.rip) = (0, 0, 0x100);
+    h.p.cpu.update_mode();
+    // The first round fills every cache of what is where.
+    for _ in 0..3 {
+        h.set_reg(reg::RBX, 0);
+        h.run(4);
+        assert_eq!((h.reg(reg::RBX), h.p.cpu.state.segments[seg::CS].limit, h.exception()), (0x0201, u32::MAX, None));
+    }
+}
+
+#[test]
+fn code_is_found_anew_in_an_address_space_however_many_there_were_before() {
+    const OTHER: u64 = softmetal_cpu::testing::TABLES + 0x1_0000;
+    const FUNCTION: u64 = 0x40_0000;
+    // Caches number the address spaces, and begin again after some thousand of them.
+    for switches in 4085..4100u32 {
+        let mut h = Harness::long().asm(|a| {
+            a.call(rdi)?;
+            let mut again = a.create_label();
+            a.set_label(&mut again)?;
+            a.mov(cr3, rax)?;
+            a.dec(ecx)?;
+            a.jne(again)?;
+            a.mov(cr3, rbx)?;
+            a.call(rdi)?;
+            a.hlt()
+        });
+        for level in 0..3 {
+            let table = level * 0x1000;
+            let mut bytes = [0; 4096];
+            h.mem(softmetal_cpu::testing::TABLES + table, &mut bytes);
+            h.set_mem(OTHER + table, &bytes);
+        }
+        h.set_u64(OTHER, (OTHER + 0x1000) | 7);
+        h.set_u64(OTHER + 0x1000, (OTHER + 0x2000) | 7);
+        h.set_u64(OTHER + 0x2010, 0x60_0087);
+        // MOV EDX, 1 or 2; RET.
+        h.set_mem(FUNCTION, &[0xba, 1, 0, 0, 0, 0xc3]);
+        h.set_mem(0x60_0000, &[0xba, 2, 0, 0, 0, 0xc3]);
+        for (r, value) in [(reg::RDI, FUNCTION), (reg::RAX, softmetal_cpu::testing::TABLES), (reg::RBX, OTHER), (reg::RCX, switches.into())]
+        {
+            h.set_reg(r, value);
+        }
+        assert_eq!(h.run(1 << 20), Stop::Halted);
+        assert_eq!(h.reg(reg::RDX), 2, "after {switches}");
+    }
 }

@@ -238,20 +238,24 @@ impl Machine {
         screen::fonts(&self.memory)
     }
 
-    /// Presses and releases keys of the PS/2 keyboard, as set 1 scan codes. False, and nothing happens, if the keyboard has
-    /// no room for them now.
+    /// Presses and releases keys of the keyboard, as set 1 scan codes. False, and nothing happens, if the keyboard has no
+    /// room for them now.
     pub fn press(&mut self, codes: &[u8]) -> bool {
-        let fits = self.board.lock().input_room(id::KBC) >= codes.len();
+        let mut board = self.board.lock();
+        let keyboard = board.inputs().keyboard;
+        let fits = board.input_room(keyboard) >= codes.len();
+        drop(board);
         if fits {
-            self.apply(InputEvent::Device(id::KBC, Input::Scancodes(codes.to_vec())));
+            self.apply(InputEvent::Device(keyboard, Input::Scancodes(codes.to_vec())));
         }
         fits
     }
 
-    /// Moves the PS/2 mouse: counts to the right and down, notches of the wheel towards the user, and the buttons that are
+    /// Moves the mouse: counts to the right and down, notches of the wheel towards the user, and the buttons that are
     /// down (bit 0 left, 1 right, 2 middle, 3 and 4 at the side).
     pub fn mouse(&mut self, dx: i16, dy: i16, wheel: i8, buttons: u8) {
-        self.apply(InputEvent::Device(id::KBC, Input::Mouse { dx, dy, wheel, buttons }));
+        let mouse = self.board.lock().inputs().mouse;
+        self.apply(InputEvent::Device(mouse, Input::Mouse { dx, dy, wheel, buttons }));
     }
 
     /// How many bytes the first serial port can take in now.

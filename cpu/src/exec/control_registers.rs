@@ -142,8 +142,15 @@ impl Cpu {
             return Err(self.gp(0));
         }
         self.state.cr3 = v;
-        self.mmu.switch(if pcide { v as u16 & 0xfff } else { 0 }, keep);
+        self.switch_space(if pcide { v as u16 & 0xfff } else { 0 }, keep);
         Ok(())
+    }
+
+    /// Switches to the address space `pcid`; its cached translations are kept if `keep`.
+    fn switch_space(&mut self, pcid: u16, keep: bool) {
+        if self.mmu.switch(pcid, keep) {
+            self.stamp = self.stamp.wrapping_add(1);
+        }
     }
 
     fn set_cr4(&mut self, v: u64) -> Result<(), Fault> {
@@ -319,7 +326,7 @@ fn invpcid<W: Width>(cpu: &mut Cpu, op: &Op, _: &[Op]) -> Exit {
                 cpu.mmu.invalidate(lin);
                 cpu.stamp = cpu.stamp.wrapping_add(1);
             }
-            1 if pcid == current => cpu.mmu.switch(pcid, false),
+            1 if pcid == current => cpu.switch_space(pcid, false),
             0 | 1 => cpu.mmu.forget(pcid),
             _ => cpu.flush_translations(),
         }

@@ -355,14 +355,17 @@ impl Mmu {
         self.fresh();
     }
 
-    /// Switches to the address space `pcid`; its cached translations are kept if `keep`.
-    pub fn switch(&mut self, pcid: u16, keep: bool) {
+    /// Switches to the address space `pcid`; its cached translations are kept if `keep`. True if generations repeat from here on.
+    #[must_use]
+    pub fn switch(&mut self, pcid: u16, keep: bool) -> bool {
         let slot = usize::from(pcid & 0xfff);
         if keep && self.by_pcid[slot] != 0 {
             self.generation = u64::from(self.by_pcid[slot]);
+            false
         } else {
-            self.fresh();
+            let again = self.fresh();
             self.by_pcid[slot] = self.generation as u16;
+            again
         }
     }
 
@@ -371,8 +374,10 @@ impl Mmu {
         self.by_pcid[usize::from(pcid & 0xfff)] = 0;
     }
 
-    fn fresh(&mut self) {
-        if self.next_generation > GENERATIONS {
+    /// Begins a generation that no entry has; true if it is a number that was there before.
+    fn fresh(&mut self) -> bool {
+        let again = self.next_generation > GENERATIONS;
+        if again {
             self.entries.fill(EMPTY);
             self.code.fill(CodeEntry::default());
             self.writers.fill(0);
@@ -382,6 +387,7 @@ impl Mmu {
         }
         self.generation = u64::from(self.next_generation);
         self.next_generation += 1;
+        again
     }
 
     /// Drops the translation of one page, of the whole large page if it is (part of) one (SDM 3A, 4.10.4.1).

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `queue` | the split virtqueue, as the device sees it |
 //! | `pci` | the transport: registers, interrupts, feature negotiation |
-//! | `block`, `console`, `rng` | the devices |
+//! | `block`, `console`, `input`, `rng` | the devices |
 //!
 //! A queue is processed to its end inside the guest's notification, so a run repeats exactly. Whatever the driver puts
 //! into a ring, work is bounded: a chain has at most as many buffers as its table has entries, and a ring that makes no
@@ -12,6 +12,7 @@
 
 mod block;
 mod console;
+mod input;
 mod pci;
 mod queue;
 mod rng;
@@ -23,6 +24,7 @@ use softmetal_bus::{Ctx, Input};
 
 pub use block::VirtioBlk;
 pub use console::VirtioConsole;
+pub use input::{Kind as InputKind, VirtioInput};
 pub use pci::VirtioPci;
 pub use queue::{Broken, Chain, Fault, Queue, QueueState, Segments};
 pub use rng::VirtioRng;

@@ -111,6 +111,13 @@ pub enum VgaArg {
     Std,
 }
 
+/// Where keyboard and mouse are plugged in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum InputArg {
+    Ps2,
+    Virtio,
+}
+
 /// Options of `run` and `test`.
 #[derive(Args, Clone)]
 pub struct MachineArgs {
@@ -161,6 +168,9 @@ pub struct MachineArgs {
     /// The display adapter: std (a VGA with the Bochs display interface) or none
     #[arg(long, value_name = "ADAPTER", default_value = "std", hide_possible_values = true, help_heading = "Machine")]
     pub vga: VgaArg,
+    /// Where keyboard and mouse are plugged in: ps2, which all firmware knows, or virtio
+    #[arg(long, value_name = "PORT", default_value = "ps2", hide_possible_values = true, help_heading = "Machine")]
+    pub input: InputArg,
     /// How the guest's code is run
     #[arg(long, value_name = "ENGINE", default_value = "auto", value_parser = engine, help_heading = "Machine")]
     pub engine: Engine,

@@ -20,7 +20,7 @@ use softmetal_machine::session::{Clock, Debugger, End, Options, Session};
 
 use crate::firmware;
 use crate::images;
-use crate::options::{self, Board, MachineArgs, VgaArg};
+use crate::options::{self, Board, InputArg, MachineArgs, VgaArg};
 use crate::values::DiskArg;
 
 /// The date at which a machine with the virtual clock is switched on: 2026-01-01T00:00:00Z.
@@ -89,6 +89,7 @@ pub fn start(args: &MachineArgs, matches: &ArgMatches, purpose: &Purpose) -> Res
         vga_rom: loaded.vga_rom,
         vars: None,
         console: false,
+        virtio_input: args.input == InputArg::Virtio,
         rtc: args.rtc.unwrap_or_else(|| if is_virtual { VIRTUAL_DATE } else { unix_now() }),
         seed: args.seed.unwrap_or_else(|| if is_virtual { 0 } else { fresh_seed() }),
     };

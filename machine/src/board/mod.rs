@@ -69,6 +69,15 @@ struct State {
     requests: VecDeque<Request>,
 }
 
+/// The devices that take what is typed and moved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Inputs {
+    /// Takes [`Input::Scancodes`].
+    pub keyboard: DeviceId,
+    /// Takes [`Input::Mouse`].
+    pub mouse: DeviceId,
+}
+
 /// The board.
 pub struct Board {
     // Configuration.
@@ -78,6 +87,7 @@ pub struct Board {
     boot: Vec<BootDevice>,
     /// The built-in firmware sets the board up.
     builtin: bool,
+    inputs: Inputs,
     // Glue.
     attention: Arc<Attention>,
     chips: Chips,
@@ -158,6 +168,12 @@ impl Board {
     /// How many more bytes a device can take in.
     pub fn input_room(&mut self, device: DeviceId) -> usize {
         self.chips.get(device).map_or(0, |chip| chip.input_room())
+    }
+
+    /// Who takes what is typed and moved.
+    #[must_use]
+    pub fn inputs(&self) -> Inputs {
+        self.inputs
     }
 
     /// Hands something from outside to a device.

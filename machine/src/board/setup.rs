@@ -18,7 +18,7 @@ use softmetal_devices::ports::{CoprocessorError, DebugCon, DebugExit, FirmwareCo
 use softmetal_devices::rtc_mc146818::Rtc;
 use softmetal_devices::uart16550::Uart16550;
 use softmetal_devices::vga::{Vga, region};
-use softmetal_devices::virtio::{VirtioBlk, VirtioConsole, VirtioPci, VirtioRng};
+use softmetal_devices::virtio::{InputKind, VirtioBlk, VirtioConsole, VirtioInput, VirtioPci, VirtioRng};
 use softmetal_firmware::acpi;
 use softmetal_firmware::layout::{
     Chipset, EXTENDED_BASE, HPET_BASE, IOAPIC_BASE, IOAPIC_ID, LAPIC_BASE, Layout, PCI_IRQS, PCI_WINDOW, PM1A_EVT_PORT, SMI_CMD_PORT,
@@ -32,7 +32,7 @@ use super::chips::{Chips, PciFunction, id};
 use super::firmware::{Firmware, Parts, boot_order, describe, offer_tables};
 use super::storage::Storage;
 use super::wires::{Routes, Wires};
-use super::{Around, Board, State};
+use super::{Around, Board, Inputs, State};
 
 /// What a disk is attached to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -89,6 +89,8 @@ pub struct Plugs {
     pub vars: Option<SharedDisk>,
     /// A virtio console besides the serial ports.
     pub console: bool,
+    /// A virtio keyboard and a virtio mouse take what is typed and moved, not those at the PS/2 ports.
+    pub virtio_input: bool,
     /// What the clock shows at power-on, in seconds since 1970 (UTC).
     pub rtc: i64,
     /// The seed of everything random.
@@ -136,6 +138,14 @@ impl Board {
         }
         if plugs.console {
             cards.push(Box::new(VirtioPci::new(VirtioConsole::new())));
+        }
+        let mut inputs = Inputs { keyboard: id::KBC, mouse: id::KBC };
+        if plugs.virtio_input {
+            let first = id::PCI + (pci.len() + cards.len()) as u16;
+            inputs = Inputs { keyboard: DeviceId(first), mouse: DeviceId(first + 1) };
+            for kind in [InputKind::Keyboard, InputKind::Mouse] {
+                cards.push(Box::new(VirtioPci::new(VirtioInput::new(kind))));
+            }
         }
         pci.extend(cards.into_iter().enumerate().map(|(i, card)| function(FIRST_SLOT + i as u8, 0, card)));
         if plugs.vga {
@@ -191,6 +201,7 @@ impl Board {
             routes: Routes { apic: layout.chipset().isa_bridge().apic, ..Routes::default() },
             acpi: None,
             boot: plugs.boot,
+            inputs,
             state: State { skew: 0, wires: Wires::default(), a20: true, random: plugs.seed, requests: VecDeque::new() },
         };
         board.reset(0);

@@ -148,7 +148,15 @@ impl Rig {
             backend: SharedDisk::new(TestDisk { store: disks[n].clone(), read_only: n == 1 }),
             interface: Interface::Virtio,
         };
-        let plugs = Plugs { disks: vec![backend(0), backend(1)], vga: true, console: true, rtc: 1_767_225_600, seed, ..Plugs::default() };
+        let plugs = Plugs {
+            disks: vec![backend(0), backend(1)],
+            vga: true,
+            console: true,
+            virtio_input: true,
+            rtc: 1_767_225_600,
+            seed,
+            ..Plugs::default()
+        };
         // Each third board with the built-in firmware, with another, with another on the other chipset.
         let other = || Firmware::Flash { code: vec![0x90; CODE as usize], vars: vec![0xff; VARS as usize] };
         let (chipset, firmware) = match seed % 3 {

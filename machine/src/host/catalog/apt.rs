@@ -9,6 +9,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use super::recipes::AMD64;
 use super::{CatalogError, Result, at};
 
 /// The package that holds the guest's programs.
@@ -19,21 +20,21 @@ pub fn available() -> bool {
     Command::new("apt-get").arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok_and(|status| status.success())
 }
 
-/// Downloads the packages of the first of `kernels` that there is, and busybox, for amd64 into `work` for the entry `name`;
-/// the paths are sorted.
-pub fn download(work: &Path, name: &str, kernels: &[&str], progress: &mut dyn FnMut(&str)) -> Result<Vec<PathBuf>> {
+/// Downloads the packages of the first of `kernels` that there is, and busybox, for `architecture` into `work` for the entry
+/// `name`; the paths are sorted.
+pub fn download(work: &Path, name: &str, kernels: &[&str], architecture: &str, progress: &mut dyn FnMut(&str)) -> Result<Vec<PathBuf>> {
     if !available() {
         return Err(CatalogError::NoPackageManager(name.into()));
     }
-    // The system's lists on another kind of host do not cover amd64.
-    if cfg!(target_arch = "x86_64") {
-        let apt = Apt::new(work, false)?;
+    // The system's lists cover no other architecture than its own.
+    if covered(architecture) {
+        let apt = Apt::new(work, architecture, false)?;
         match apt.packages(kernels, progress) {
             Ok(packages) => return Ok(packages),
             Err(e) => log::info!("with the system's package lists: {e}"),
         }
     }
-    let apt = Apt::new(work, true)?;
+    let apt = Apt::new(work, architecture, true)?;
     progress("fetching the distribution's package lists");
     apt.run("apt-get", &["update", "-q"], "the package lists")?;
     apt.packages(kernels, progress)
@@ -49,16 +50,21 @@ pub fn download_first(work: &Path, packages: &[&str], progress: &mut dyn FnMut(&
     if !available() {
         return Err(CatalogError::NoPackageManager(packages.join(" or ")));
     }
-    if cfg!(target_arch = "x86_64") {
-        match Apt::new(work, false)?.first_of(packages, progress) {
+    if covered(AMD64) {
+        match Apt::new(work, AMD64, false)?.first_of(packages, progress) {
             Ok(file) => return Ok(file),
             Err(e) => log::info!("with the system's package lists: {e}"),
         }
     }
-    let apt = Apt::new(work, true)?;
+    let apt = Apt::new(work, AMD64, true)?;
     progress("fetching the distribution's package lists");
     apt.run("apt-get", &["update", "-q"], "the package lists")?;
     apt.first_of(packages, progress)
+}
+
+/// Whether the system's own package lists may have `architecture`.
+fn covered(architecture: &str) -> bool {
+    cfg!(target_arch = "x86_64") && architecture == AMD64
 }
 
 struct Apt {
@@ -68,8 +74,8 @@ struct Apt {
 }
 
 impl Apt {
-    /// Prepares a private apt below `work`; with lists of its own if `own_lists`.
-    fn new(work: &Path, own_lists: bool) -> Result<Self> {
+    /// Prepares a private apt for `architecture` below `work`; with lists of its own if `own_lists`.
+    fn new(work: &Path, architecture: &str, own_lists: bool) -> Result<Self> {
         let root = work.join(if own_lists { "apt-own" } else { "apt-system" });
         let folder = root.join("packages");
         for sub in ["packages", "lists/partial", "cache/archives/partial"] {
@@ -84,7 +90,7 @@ impl Apt {
              #clear Acquire::IndexTargets::deb::DEP-11-icons;\n#clear Acquire::IndexTargets::deb::DEP-11-icons-hidpi;\n\
              #clear Acquire::IndexTargets::deb::DEP-11-icons-large;\n\
              #clear Acquire::IndexTargets::deb::DEP-11-icons-large-hidpi;\n#clear Acquire::IndexTargets::deb::CNF;\n\
-             #clear APT::Architectures;\nAPT::Architecture \"amd64\";\nAPT::Architectures {{ \"amd64\"; }};\n\
+             #clear APT::Architectures;\nAPT::Architecture \"{architecture}\";\nAPT::Architectures {{ \"{architecture}\"; }};\n\
              APT::Sandbox::User \"root\";\nAcquire::Languages \"none\";\nAcquire::Retries \"2\";\n\
              Acquire::http::Timeout \"30\";\nAcquire::https::Timeout \"30\";\n\
              Dir::State::status {};\nDir::Cache {};\n",

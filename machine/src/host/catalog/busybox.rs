@@ -9,7 +9,7 @@ use super::{CatalogError, Result, apt, at, cpio, deb, gzip, modules};
 /// The programs and scripts of every initramfs; see the script itself for what it does.
 const INIT: &[u8] = include_bytes!("init.sh");
 /// Drivers for the hardware that Softmetal's boards have, where the kernel has them as modules.
-const DRIVERS: [&str; 18] = [
+const DRIVERS: [&str; 20] = [
     "virtio_pci",
     "virtio_blk",
     "virtio_net",
@@ -28,11 +28,13 @@ const DRIVERS: [&str; 18] = [
     "9pnet_virtio",
     "bochs",
     "psmouse",
+    "virtio_input",
+    "evdev",
 ];
 
 /// Makes the files of the entry `name` in `work`; the packages that they are from.
-pub fn build(work: &Path, name: &str, kernels: &[&str], progress: &mut dyn FnMut(&str)) -> Result<Vec<String>> {
-    let packages = apt::download(work, name, kernels, progress)?;
+pub fn build(work: &Path, name: &str, kernels: &[&str], architecture: &str, progress: &mut dyn FnMut(&str)) -> Result<Vec<String>> {
+    let packages = apt::download(work, name, kernels, architecture, progress)?;
     progress("unpacking");
     let mut kernel = None;
     let mut busybox = None;

@@ -387,7 +387,7 @@ impl Catalog {
 
     fn build_in(&self, work: &Path, recipe: &Recipe, progress: &mut dyn FnMut(&str)) -> Result<()> {
         let made = match &recipe.made {
-            Made::Busybox { kernels } => busybox::build(work, recipe.name, kernels, progress)?,
+            Made::Busybox { kernels, architecture } => busybox::build(work, recipe.name, kernels, architecture, progress)?,
             Made::Package { packages, files } => packages::build(work, packages, files, progress)?,
             Made::Debian => debian::build(work, progress)?,
         };

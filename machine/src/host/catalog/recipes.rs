@@ -48,6 +48,8 @@ pub enum Made {
     Busybox {
         /// The packages that stand for the newest kernel; the first that the distribution has is taken.
         kernels: &'static [&'static str],
+        /// The distribution's name of the architecture.
+        architecture: &'static str,
     },
     /// Files of a package as they are.
     Package {
@@ -71,8 +73,11 @@ impl Recipe {
     }
 }
 
+/// The architecture of all but the 32-bit entries.
+pub const AMD64: &str = "amd64";
+
 /// All entries.
-pub const RECIPES: [Recipe; 6] = [
+pub const RECIPES: [Recipe; 7] = [
     Recipe {
         name: "busybox",
         description: "the distribution's kernel for virtual machines and a busybox shell",
@@ -80,16 +85,25 @@ pub const RECIPES: [Recipe; 6] = [
         download_mib: 30,
         memory_mib: None,
         boots: Boots::Linux { cmdline: "console=ttyS0" },
-        made: Made::Busybox { kernels: &["linux-image-cloud-amd64", "linux-image-virtual"] },
+        made: Made::Busybox { kernels: &["linux-image-cloud-amd64", "linux-image-virtual"], architecture: AMD64 },
     },
     Recipe {
         name: "busybox-full",
         description: "the distribution's full kernel and a busybox shell",
-        version: 6,
+        version: 7,
         download_mib: 70,
         memory_mib: None,
         boots: Boots::Linux { cmdline: "console=ttyS0" },
-        made: Made::Busybox { kernels: &["linux-image-amd64", "linux-image-generic"] },
+        made: Made::Busybox { kernels: &["linux-image-amd64", "linux-image-generic"], architecture: AMD64 },
+    },
+    Recipe {
+        name: "busybox-i386",
+        description: "a 32-bit kernel with PAE and a busybox shell, where the distribution still has one",
+        version: 1,
+        download_mib: 60,
+        memory_mib: None,
+        boots: Boots::Linux { cmdline: "console=ttyS0" },
+        made: Made::Busybox { kernels: &["linux-image-686-pae"], architecture: "i386" },
     },
     Recipe {
         name: "debian",
