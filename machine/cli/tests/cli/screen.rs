@@ -18,6 +18,17 @@ const MODE_13: [&[u8]; 4] = [
     &[0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 0x41, 0, 0x0f, 0, 0],
 ];
 
+/// Mode 12h: 640 by 480 in 16 colours.
+const MODE_12: [&[u8]; 4] = [
+    &[0x03, 0x01, 0x0f, 0x00, 0x06],
+    &[
+        0x5f, 0x4f, 0x50, 0x82, 0x54, 0x80, 0x0b, 0x3e, 0x00, 0x40, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0xea, 0x8c, 0xdf, 0x28, 0x00, 0xe7,
+        0x04, 0xe3, 0xff,
+    ],
+    &[0, 0, 0, 0, 0, 0, 0x05, 0x0f, 0xff],
+    &[0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 0x01, 0, 0x0f, 0, 0],
+];
+
 /// The size and the pixels of a picture file.
 fn picture(path: &Path) -> (u32, u32, Vec<u8>) {
     let mut reader = png::Decoder::new(std::io::BufReader::new(std::fs::File::open(path).unwrap())).read_info().unwrap();
@@ -26,19 +37,20 @@ fn picture(path: &Path) -> (u32, u32, Vec<u8>) {
     (info.width, info.height, rgb)
 }
 
-/// Colour n is (n mod 64, n / 4, 63 - n mod 64); the pixel at x, y has colour x + y.
-fn draws_in_mode_13h(a: &mut CodeAssembler) -> Result<(), IcedError> {
+/// Programs a mode with `misc` in the miscellaneous output register and the registers of `mode`; DAC colour n becomes
+/// (n mod 64, n / 4, 63 - n mod 64).
+fn sets_mode(a: &mut CodeAssembler, misc: i32, mode: &[&[u8]; 4]) -> Result<(), IcedError> {
     // The table's address is what the call leaves on the stack.
     let mut start = a.create_label();
     a.cld()?;
     a.mov(ss, ax)?;
     a.mov(sp, 0x7000)?;
     a.call(start)?;
-    a.db(&MODE_13.concat())?;
+    a.db(&mode.concat())?;
     a.set_label(&mut start)?;
     a.pop(si)?;
     a.mov(dx, 0x3c2)?;
-    a.mov(al, 0x63)?;
+    a.mov(al, misc)?;
     a.out(dx, al)?;
     // The CRT controller's first registers are locked.
     a.mov(dx, 0x3d4)?;
@@ -91,7 +103,12 @@ fn draws_in_mode_13h(a: &mut CodeAssembler) -> Result<(), IcedError> {
     a.sub(al, ah)?;
     a.out(dx, al)?;
     a.inc(bx)?;
-    a.loop_(next)?;
+    a.loop_(next)
+}
+
+/// The pixel at x, y has colour x + y.
+fn draws_in_mode_13h(a: &mut CodeAssembler) -> Result<(), IcedError> {
+    sets_mode(a, 0x63, &MODE_13)?;
     a.mov(ax, 0xa000)?;
     a.mov(es, ax)?;
     a.xor(di, di)?;
@@ -111,20 +128,123 @@ fn draws_in_mode_13h(a: &mut CodeAssembler) -> Result<(), IcedError> {
     a.hlt()
 }
 
-#[test]
-fn a_screenshot_of_mode_13h() {
+/// What is seen of DAC colour `n` after [`sets_mode`].
+fn seen(n: u8) -> [u8; 3] {
+    [n & 63, n >> 2, 63 - (n & 63)].map(|c| c << 2 | c >> 4)
+}
+
+/// The picture that the guest of `body` leaves is `width` by `height` with the colours of `color`; its folder.
+fn draws(
+    body: impl FnOnce(&mut CodeAssembler) -> Result<(), IcedError>,
+    (width, height): (u32, u32),
+    color: impl Fn(u32, u32) -> [u8; 3],
+) -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
-    let guest = guest(dir.path(), draws_in_mode_13h);
+    let guest = guest(dir.path(), body);
     let path = dir.path().join("shot.png");
     let (code, _, words) = outcome(softmetal(&["test", guest.to_str().unwrap(), "--screenshot"]).arg(&path));
     assert_eq!(code, Some(0), "{words}");
-    let (width, height, rgb) = picture(&path);
-    assert_eq!((width, height), (320, 200));
+    let (w, h, rgb) = picture(&path);
+    assert_eq!((w, h), (width, height));
     for (n, pixel) in (0..).zip(rgb.chunks(3)) {
-        let color = (n % 320 + n / 320) as u8;
-        let dac = [color & 63, color >> 2, 63 - (color & 63)];
-        assert_eq!(pixel, dac.map(|c| c << 2 | c >> 4), "at {}, {}", n % 320, n / 320);
+        let (x, y) = (n % width, n / width);
+        assert_eq!(pixel, color(x, y), "at {x}, {y}");
     }
+    dir
+}
+
+/// Each plane has the row's number at each even byte and the plane's number at the others.
+fn draws_in_mode_12h(a: &mut CodeAssembler) -> Result<(), IcedError> {
+    sets_mode(a, 0xe3, &MODE_12)?;
+    a.mov(ax, 0xa000)?;
+    a.mov(es, ax)?;
+    let (mut plane, mut row, mut next) = (a.create_label(), a.create_label(), a.create_label());
+    // The map mask selects the plane, whose number is in BP.
+    a.mov(dx, 0x3c4)?;
+    a.mov(ax, 0x0102)?;
+    a.xor(bp, bp)?;
+    a.set_label(&mut plane)?;
+    a.out(dx, ax)?;
+    a.push(ax)?;
+    a.xor(di, di)?;
+    a.xor(bx, bx)?;
+    a.set_label(&mut row)?;
+    a.mov(cx, 40)?;
+    a.set_label(&mut next)?;
+    a.mov(al, bl)?;
+    a.stosb()?;
+    a.mov(ax, bp)?;
+    a.stosb()?;
+    a.loop_(next)?;
+    a.inc(bx)?;
+    a.cmp(bx, 480)?;
+    a.jne(row)?;
+    a.pop(ax)?;
+    a.shl(ah, 1)?;
+    a.inc(bp)?;
+    a.cmp(bp, 4)?;
+    a.jne(plane)?;
+    power_off(a)?;
+    a.hlt()
+}
+
+#[test]
+fn a_screenshot_of_mode_12h() {
+    draws(draws_in_mode_12h, (640, 480), |x, y| {
+        let byte = |plane: u8| if x / 8 % 2 == 0 { y as u8 } else { plane };
+        seen((0..4).map(|plane| (byte(plane) >> (7 - x % 8) & 1) << plane).sum())
+    });
+}
+
+/// The largest mode of the Bochs display interface, through the window of 64 KiB: pixel n is n times 3.
+fn draws_in_a_linear_mode(a: &mut CodeAssembler) -> Result<(), IcedError> {
+    const BANKS: i32 = 1920 * 1200 * 4 / 0x1_0000 + 1;
+    let dispi = |a: &mut CodeAssembler, register: i32, value: i32| {
+        a.mov(dx, 0x1ce)?;
+        a.mov(ax, register)?;
+        a.out(dx, ax)?;
+        a.inc(dx)?;
+        a.mov(ax, value)?;
+        a.out(dx, ax)
+    };
+    for (register, value) in [(4, 0), (1, 1920), (2, 1200), (3, 32), (4, 0x41)] {
+        dispi(a, register, value)?;
+    }
+    let (mut bank, mut next) = (a.create_label(), a.create_label());
+    dispi(a, 5, 0)?;
+    a.mov(si, ax)?;
+    a.xor(ebx, ebx)?;
+    a.mov(ax, 0xa000)?;
+    a.mov(es, ax)?;
+    a.set_label(&mut bank)?;
+    a.mov(ax, si)?;
+    a.out(dx, ax)?;
+    a.xor(di, di)?;
+    a.mov(cx, 0x4000)?;
+    a.mov(eax, ebx)?;
+    a.set_label(&mut next)?;
+    a.stosd()?;
+    a.add(eax, 3)?;
+    a.loop_(next)?;
+    a.mov(ebx, eax)?;
+    a.inc(si)?;
+    a.cmp(si, BANKS)?;
+    a.jne(bank)?;
+    power_off(a)?;
+    a.hlt()
+}
+
+#[test]
+fn a_screenshot_of_the_largest_linear_mode() {
+    draws(draws_in_a_linear_mode, (1920, 1200), |x, y| {
+        let [blue, green, red, _] = ((x + y * 1920) * 3).to_le_bytes();
+        [red, green, blue]
+    });
+}
+
+#[test]
+fn a_screenshot_of_mode_13h() {
+    let dir = draws(draws_in_mode_13h, (320, 200), |x, y| seen((x + y) as u8));
     let names: Vec<_> = std::fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
     assert_eq!(names.len(), 2, "nothing is left beside the picture: {names:?}");
 }

@@ -9,7 +9,7 @@ use softmetal_machine::host::firmware::{Known, SEABIOS, UEFI};
 use crate::{images, passes, skip, softmetal};
 
 /// Whether a firmware can be had; where it is not installed, it is fetched.
-fn available(firmware: &Known) -> bool {
+pub fn available(firmware: &Known) -> bool {
     match firmware.files(false, &mut |_| {}) {
         Ok(_) => true,
         Err(e) if !Catalog::can_fetch() => skip(&e),

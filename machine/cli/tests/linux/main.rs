@@ -4,6 +4,7 @@
 //! are skipped; with `SOFTMETAL_NEED_IMAGES` set, that is a failure.
 
 mod boot;
+mod boots;
 mod durability;
 mod firmware;
 mod media;

@@ -5,6 +5,9 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use softmetal_machine::host::firmware::UEFI;
+
+use crate::firmware::available;
 use crate::{images, passes, skip, softmetal};
 
 /// What GRUB is told on every medium.
@@ -108,8 +111,13 @@ fn grub_disk(folder: &Path) -> Option<PathBuf> {
 
 /// `options` boot by a BIOS to the end of the busybox guest.
 fn boots(options: &[&str]) {
+    boots_until("seabios", options, "GUEST-READY");
+}
+
+/// `options` boot by `firmware` until the serial port says `text`.
+fn boots_until(firmware: &str, options: &[&str], text: &str) {
     let mut command = softmetal();
-    command.args(["test", "--firmware", "seabios", "--timeout", "300"]).args(options).args(["--expect", "GUEST-READY"]);
+    command.args(["test", "--firmware", firmware, "--timeout", "300"]).args(options).args(["--expect", text]);
     passes(&mut command);
 }
 
@@ -129,12 +137,33 @@ fn a_grub_cdrom_boots() {
     }
 }
 
+/// As a CD-ROM, and as a disk with a GPT: `grub-mkrescue` makes both of one image.
+#[test]
+fn a_hybrid_grub_image_boots_by_uefi() {
+    let folder = tempfile::tempdir().unwrap();
+    if !installed(&["/usr/lib/grub/x86_64-efi/moddep.lst"]) || !available(&UEFI) {
+        return;
+    }
+    if let Some(iso) = grub_iso(folder.path()) {
+        boots_until("uefi", &["--cdrom", text(&iso)], "Linux version");
+        boots_until("uefi", &["--disk", &format!("{},ro,if=ahci", text(&iso)), "--machine", "q35"], "Linux version");
+    }
+}
+
 #[test]
 fn a_grub_disk_boots_on_ide_and_virtio() {
+    /// SeaBIOS of 128 KiB, which leaves real mode with other segment limits than the larger one.
+    const SMALL: &str = "/usr/share/seabios/bios.bin";
     let folder = tempfile::tempdir().unwrap();
     if let Some(disk) = grub_disk(folder.path()) {
+        let on = |interface| format!("{},snapshot,if={interface}", text(&disk));
         for interface in ["ide", "virtio"] {
-            boots(&["--disk", &format!("{},snapshot,if={interface}", text(&disk))]);
+            boots(&["--disk", &on(interface)]);
+        }
+        if installed(&[SMALL]) {
+            for interface in ["virtio", "ahci"] {
+                boots_until(SMALL, &["--disk", &on(interface)], "Linux version");
+            }
         }
     }
 }

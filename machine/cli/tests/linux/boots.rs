@@ -1,0 +1,160 @@
+//! Systems and tools as they are shipped, from power-on to what a user does with them.
+//!
+//! What takes minutes runs only with `SOFTMETAL_LONG_BOOTS` set.
+
+use std::fs;
+use std::path::Path;
+
+use softmetal_machine::host::catalog::{Catalog, CatalogError};
+
+use crate::{images, passes, skip, softmetal};
+
+/// Whether tests of some minutes are wanted; says so if not.
+fn long() -> bool {
+    std::env::var_os("SOFTMETAL_LONG_BOOTS").is_some() || skip(&"it takes minutes; set SOFTMETAL_LONG_BOOTS=1 to run it")
+}
+
+/// Runs `softmetal test` with `args`, whose screen or serial port must go as they say.
+fn boots(args: &[&str]) {
+    let output = softmetal().arg("test").args(args).output().unwrap();
+    let (log, words) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert_eq!(output.status.code(), Some(0), "{args:?}\n{log}\n{words}");
+}
+
+#[test]
+fn a_32_bit_kernel_with_pae_boots_to_a_shell() {
+    let catalog = Catalog::new(false).unwrap();
+    match catalog.fetch("busybox-i386", &mut |_| {}) {
+        // Later distributions have no 32-bit kernels.
+        Err(e @ CatalogError::Apt { .. }) => _ = skip(&e),
+        _ if images("busybox-i386").is_none() => {}
+        _ => {
+            let script = ["--expect", "guest# $", "--send", "uname -m; grep -ow -m1 pae /proc/cpuinfo; grep -c . /proc/self/maps\\n"];
+            let log = passes(softmetal().args(["test", "busybox-i386"]).args(script).args(["--expect", r"i686\s+pae\s+\d+\s+guest# $"]));
+            assert!(log.contains("NX (Execute Disable) protection: active"), "{log}");
+        }
+    }
+}
+
+#[test]
+fn ipxe_is_typed_at() {
+    if !Catalog::can_fetch() && !skip(&"no apt-get") {
+        return;
+    }
+    boots(&[
+        "ipxe",
+        "--firmware",
+        "seabios",
+        "--memory",
+        "64M",
+        "--screen-expect",
+        "Ctrl-B",
+        "--key",
+        "ctrl-b",
+        "--screen-expect",
+        "iPXE> *$",
+        "--type",
+        "echo works on ${platform}\\n",
+        "--screen-expect",
+        "^works on pcbios",
+    ]);
+}
+
+/// A floppy with Memtest86+, which is its own boot loader.
+fn memtest_floppy(folder: &Path) -> Option<std::path::PathBuf> {
+    const FLOPPY: usize = 1_474_560;
+    let files = Catalog::new(false).and_then(|c| c.package_files("memtest86+", &["boot/memtest86+x64.bin"], &mut |_| {}));
+    let file = match files {
+        Ok(files) => files.into_iter().next()?,
+        Err(e @ CatalogError::NoPackageManager(_)) => {
+            skip(&e);
+            return None;
+        }
+        Err(e) => panic!("{e}"),
+    };
+    let mut image = fs::read(file).unwrap();
+    image.resize(FLOPPY, 0);
+    let path = folder.join("memtest.img");
+    fs::write(&path, image).unwrap();
+    Some(path)
+}
+
+#[test]
+fn memtest_runs_from_a_floppy() {
+    let folder = tempfile::tempdir().unwrap();
+    if let Some(image) = memtest_floppy(folder.path()) {
+        let image = image.to_str().unwrap();
+        boots(&["--floppy", image, "--firmware", "seabios", "--memory", "32M", "--screen-expect", r"Testing: +\d"]);
+    }
+}
+
+#[test]
+fn memtest_finishes_a_pass() {
+    if long() && (Catalog::can_fetch() || skip(&"no apt-get")) {
+        let pass = ["--timeout", "3000", "--screen-expect", r"Pass: +[1-9]\d* .*Errors: +0"];
+        boots(&[&["memtest", "--firmware", "seabios", "--memory", "16M"][..], &pass].concat());
+    }
+}
+
+/// What must hold of a Debian that has just booted: no failed unit, no complaint of the kernel but for one about the 440FX,
+/// which has no memory-mapped configuration space.
+const HEALTHY: [&str; 10] = [
+    "--expect",
+    "root@softmetal:~#",
+    "--send",
+    "systemctl is-system-running --wait; systemctl --failed -q | wc -l; dmesg --level=err,warn | grep -cv 'fail to add MMCONFIG'\\n",
+    "--expect",
+    r"\nrunning\s+0\s+0\s",
+    "--send",
+    "lspci | wc -l; lsblk -no TYPE,MOUNTPOINTS | grep /\\n",
+    "--expect",
+    r"\n[5-9]\s+part +/\s",
+];
+
+#[test]
+fn debian_is_healthy_on_every_firmware_and_controller() {
+    if !long() || !Catalog::can_fetch() && !skip(&"no apt-get") {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let disk = folder.path().join("debian.img");
+    let disk = disk.to_str().unwrap();
+    let copied = softmetal().args(["catalog", "copy", "debian", disk]).status().unwrap();
+    assert!(copied.success());
+    for firmware in ["seabios", "uefi"] {
+        for (interface, board) in [("virtio", "pc"), ("ide", "pc"), ("ahci", "q35")] {
+            let line = format!("{disk},snapshot,if={interface}");
+            let machine = ["--disk", &line, "--firmware", firmware, "--machine", board, "--memory", "1G", "--timeout", "1200"];
+            boots(&[&machine[..], &HEALTHY, &["--send", "poweroff\\n"]].concat());
+        }
+    }
+}
+
+#[test]
+fn debian_reboots_and_powers_off() {
+    if !long() || !Catalog::can_fetch() && !skip(&"no apt-get") {
+        return;
+    }
+    // `run` lets a reset of the guest be one.
+    let script = "systemctl reboot\n";
+    let mut child = softmetal()
+        .args(["run", "debian", "--firmware", "seabios", "--clock", "virtual", "--timeout", "1200"])
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let (mut input, mut output) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
+    let mut log = Vec::new();
+    for (prompts, text) in [(1, script), (2, "poweroff\n")] {
+        let found = |log: &[u8]| String::from_utf8_lossy(log).matches("root@softmetal:~# ").count() >= prompts;
+        let mut piece = [0; 4096];
+        while !found(&log) {
+            let n = std::io::Read::read(&mut output, &mut piece).unwrap();
+            assert!(n > 0, "it ended: {}", String::from_utf8_lossy(&log));
+            log.extend(&piece[..n]);
+        }
+        std::io::Write::write_all(&mut input, text.as_bytes()).unwrap();
+    }
+    std::io::Read::read_to_end(&mut output, &mut log).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(0), "{}", String::from_utf8_lossy(&log));
+}
