@@ -127,6 +127,12 @@ impl Cpu {
         true
     }
 
+    /// A #DB is delivered for another reason: what a MOV SS has held back comes with it, or the handler would be interrupted
+    /// at its first instruction, on its own stack.
+    pub(crate) fn join_debug_traps(&mut self) {
+        self.state.dr[6] |= std::mem::take(&mut self.state.pending_debug);
+    }
+
     /// After a change of DR0 to DR3 or DR7: keeps the pages with data breakpoints out of the TLB.
     pub fn update_watches(&mut self) {
         let mut pages = [NO_PAGE; 4];

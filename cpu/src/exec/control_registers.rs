@@ -147,7 +147,7 @@ impl Cpu {
     }
 
     /// Switches to the address space `pcid`; its cached translations are kept if `keep`.
-    fn switch_space(&mut self, pcid: u16, keep: bool) {
+    pub(super) fn switch_space(&mut self, pcid: u16, keep: bool) {
         if self.mmu.switch(pcid, keep) {
             self.stamp = self.stamp.wrapping_add(1);
         }

@@ -5,6 +5,7 @@ use iced_x86::Mnemonic as M;
 use super::descriptor::{Descriptor, Stack, code, null, system};
 use super::interrupt::Event;
 use super::segment::changeable_flags;
+use super::task::Switch;
 use crate::by_width;
 use crate::fault::{Fault, vector};
 use crate::flags;
@@ -129,18 +130,25 @@ fn check_code(cpu: &mut Cpu, d: &Descriptor, rpl: u16, error: u32) -> Result<(),
     Ok(())
 }
 
-/// A far transfer through a call gate.
-fn gate<const CALL: bool>(cpu: &mut Cpu, selector: u16, gate: &Descriptor) -> Result<(), Fault> {
+/// A far transfer through a call gate, or to a task.
+fn gate<const CALL: bool>(cpu: &mut Cpu, selector: u16, d: &Descriptor) -> Result<(), Fault> {
     let error = code(selector, 0);
     let long = cpu.lma();
+    let gate = d;
     match gate.segment.kind() {
         system::CALL_GATE => {}
         system::CALL_GATE_16 if !long => {}
         kind => {
-            if !long && matches!(kind, system::TASK_GATE | system::TSS | system::TSS_16) {
-                log::warn!(target: "cpu", "far transfer to task {selector:#x}: hardware task switches are not implemented");
+            let task = !long && matches!(kind, system::TASK_GATE | system::TSS | system::TSS_16);
+            if !task || d.segment.dpl() < cpu.state.cpl || u16::from(d.segment.dpl()) < selector & 3 {
+                return Err(cpu.gp(error));
             }
-            return Err(cpu.gp(error));
+            if !d.segment.present() {
+                return Err(cpu.raise_with(vector::NP, error));
+            }
+            let tss = if kind == system::TASK_GATE { d.gate_selector() } else { selector };
+            let flags = cpu.eflags();
+            return cpu.switch_task(tss, if CALL { Switch::Call } else { Switch::Jump }, flags, 0);
         }
     }
     if gate.segment.dpl() < cpu.state.cpl || u16::from(gate.segment.dpl()) < selector & 3 {
@@ -273,8 +281,12 @@ fn iret<W: Width>(cpu: &mut Cpu, op: &Op, _: &[Op]) -> Exit {
             return Err(cpu.gp(0));
         }
         if mode.protected() && cpu.state.eflags & flags::NT != 0 {
-            log::warn!(target: "cpu", "IRET from a nested task: hardware task switches are not implemented");
-            return Err(cpu.gp(0));
+            if cpu.lma() {
+                return Err(cpu.gp(0));
+            }
+            cpu.return_from_task()?;
+            cpu.state.nmi_blocked = false;
+            return Ok(());
         }
         let mut stack = Stack::current(cpu);
         let rip = stack.pop(cpu, W::BYTES)?;

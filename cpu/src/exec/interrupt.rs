@@ -1,6 +1,7 @@
 //! Delivery of exceptions and interrupts (SDM 3A, chapter 6).
 
 use super::descriptor::{Descriptor, Stack, code, null, system};
+use super::task::Switch;
 use super::vme::Redirection;
 use crate::fault::{Exception, Fault, Reason, vector};
 use crate::flags;
@@ -46,7 +47,10 @@ impl Cpu {
         loop {
             match e.vector {
                 vector::PF => self.state.cr2 = e.address,
-                vector::DB => self.state.dr[7] &= !(1 << 13),
+                vector::DB => {
+                    self.state.dr[7] &= !(1 << 13);
+                    self.join_debug_traps();
+                }
                 _ => {}
             }
             if self.interrupt(e.vector, e.error, Event::Exception).is_ok() {
@@ -103,7 +107,11 @@ impl Cpu {
                 return Ok(());
             }
         }
-        self.interrupt(vector, None, event)
+        self.interrupt(vector, None, event)?;
+        if event == Event::Privileged {
+            self.join_debug_traps();
+        }
+        Ok(())
     }
 
     fn interrupt(&mut self, vector: u8, error: Option<u32>, event: Event) -> Result<(), Fault> {
@@ -162,10 +170,6 @@ impl Cpu {
         if !gate.segment.present() {
             return Err(self.raise_with(vector::NP, error));
         }
-        if gate.segment.kind() == system::TASK_GATE {
-            log::warn!(target: "cpu", "task gate for vector {vector:#x}: hardware task switches are not implemented");
-            return Err(self.gp(error));
-        }
         Ok(gate)
     }
 
@@ -195,6 +199,9 @@ impl Cpu {
         let ext = event.ext();
         let gate = self.gate(vector, 8, event)?;
         let kind = gate.segment.kind();
+        if kind == system::TASK_GATE {
+            return self.switch_task(gate.gate_selector(), Switch::Interrupt(error), pushed, ext);
+        }
         let (cs, level) = self.gate_target(gate.gate_selector(), ext)?;
         let (bytes, rip) = if kind & 8 != 0 { (4, gate.gate_offset()) } else { (2, gate.gate_offset() & 0xffff) };
         let s = self.state.segments.map(|s| u64::from(s.selector));

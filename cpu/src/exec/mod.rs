@@ -17,6 +17,7 @@ pub mod sse_integer;
 pub mod sse_move;
 pub mod string;
 pub mod system;
+mod task;
 pub mod vector;
 mod vme;
 pub mod wait;

@@ -108,26 +108,29 @@ impl Cpu {
                 self.fetch_stack_segment(selector, cpl, vector::GP, 0)?
             }
         } else {
-            self.data_segment(selector)?
+            self.data_segment(selector, vector::GP, 0)?
         };
         self.set_segment(n, segment);
         Ok(())
     }
 
-    /// Checks and fetches a segment for DS, ES, FS or GS.
-    fn data_segment(&mut self, selector: u16) -> Result<Segment, Fault> {
+    /// Checks and fetches a segment for DS, ES, FS or GS; `bad` is the vector of a wrong selector (#TS or #GP).
+    ///
+    /// # Errors
+    /// `bad`, #NP, #PF.
+    pub(super) fn data_segment(&mut self, selector: u16, bad: u8, ext: u32) -> Result<Segment, Fault> {
         if null(selector) {
             return Ok(Segment { selector, ..Segment::default() });
         }
-        let mut d = self.descriptor(selector, vector::GP, 0)?;
+        let mut d = self.descriptor(selector, bad, ext)?;
         let s = d.segment;
         let readable = s.code_or_data() && (!s.code() || s.readable_or_writable());
         let reachable = (s.code() && s.conforming()) || (selector as u8 & 3).max(self.state.cpl) <= s.dpl();
         if !readable || !reachable {
-            return Err(self.gp(code(selector, 0)));
+            return Err(self.raise_with(bad, code(selector, ext)));
         }
         if !s.present() {
-            return Err(self.raise_with(vector::NP, code(selector, 0)));
+            return Err(self.raise_with(vector::NP, code(selector, ext)));
         }
         self.mark_accessed(&mut d)?;
         Ok(d.segment)
@@ -137,7 +140,8 @@ impl Cpu {
     pub fn drop_inner_segments(&mut self) {
         for n in [seg::ES, seg::DS, seg::FS, seg::GS] {
             let s = self.state.segments[n];
-            if s.present() && s.dpl() < self.state.cpl && !(s.code() && s.conforming()) {
+            // A null selector loses its RPL (SDM 2, RET and IRET).
+            if null(s.selector) || (s.present() && s.dpl() < self.state.cpl && !(s.code() && s.conforming())) {
                 self.set_segment(n, Segment { base: s.base, ..Segment::default() });
             }
         }

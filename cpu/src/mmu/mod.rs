@@ -241,7 +241,18 @@ impl Cpu {
         if bytes <= 8 {
             self.check_alignment(lin, bytes)?;
         }
-        let rights = self.rights();
+        self.probe(lin, bytes, self.rights())
+    }
+
+    /// As [`Cpu::probe_write`], for stores by the processor itself.
+    ///
+    /// # Errors
+    /// As [`Cpu::write_system`]; or "alone".
+    pub fn probe_system(&mut self, lin: u64, bytes: usize) -> Result<(), Fault> {
+        self.probe(lin, bytes, self.system_rights())
+    }
+
+    fn probe(&mut self, lin: u64, bytes: usize, rights: Rights) -> Result<(), Fault> {
         let mut done = 0;
         while done < bytes {
             let at = lin.wrapping_add(done as u64);
