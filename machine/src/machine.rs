@@ -17,6 +17,7 @@ pub use softmetal_devices::vga::render::{Font, Image};
 use softmetal_firmware::{Boot, Entry, Layout, LoadError, Module};
 
 pub use crate::board::Firmware;
+use crate::bios;
 use crate::board::firmware::Parts;
 use crate::board::{Board, Plugs, SharedBoard, chips::id};
 use crate::error::UserError;
@@ -29,7 +30,7 @@ use crate::start;
 pub struct Images {
     /// What runs first.
     pub firmware: Firmware,
-    /// A kernel: bzImage, PVH or multiboot ELF, or a boot sector. Empty if other firmware is to find something to boot.
+    /// A kernel: bzImage, PVH or multiboot ELF, or a boot sector. Empty if the firmware is to find something to boot.
     pub kernel: Vec<u8>,
     /// The initial RAM disk, or a multiboot module.
     pub initrd: Option<Vec<u8>>,
@@ -137,13 +138,21 @@ impl Machine {
         if firmware.is_foreign() {
             return Ok(());
         }
+        if kernel.is_empty() {
+            let entry = softmetal_firmware::power_on(&self.layout, &self.memory, 1)?;
+            return Ok(self.enter(&entry));
+        }
         let modules = initrd.iter().map(|bytes| Module { bytes, cmdline: "" }).collect();
         let boot = Boot { kernel, modules, cmdline, vga: self.vga };
         let entry: Entry = softmetal_firmware::boot(&boot, &self.layout, &self.memory, 1)?;
-        let mut state = self.cpu.cpu.state.clone();
-        start::enter(&mut state, &entry);
-        self.cpu.load(state);
+        self.enter(&entry);
         Ok(())
+    }
+
+    fn enter(&mut self, entry: &Entry) {
+        let mut state = self.cpu.cpu.state.clone();
+        start::enter(&mut state, entry);
+        self.cpu.load(state);
     }
 
     /// Resets the whole machine; it boots the same images again. Virtual time goes on.
@@ -309,8 +318,14 @@ impl Machine {
         {
             let mut board = self.board.lock();
             board.fire(at);
-            if let Some(request) = board.take_request() {
-                return Turn::Request(request);
+            match board.take_request() {
+                Some(Request::Firmware) => {
+                    drop(board);
+                    bios::serve(&mut self.cpu, &self.board);
+                    return Turn::Ran;
+                }
+                Some(request) => return Turn::Request(request),
+                None => {}
             }
             if at >= limit {
                 return Turn::Limit;
