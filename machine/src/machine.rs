@@ -16,8 +16,8 @@ use softmetal_cpu::{Processor, State, Stop};
 pub use softmetal_devices::vga::render::{Font, Image};
 use softmetal_firmware::{Boot, Entry, Layout, LoadError, Module};
 
-pub use crate::board::Firmware;
 use crate::bios;
+pub use crate::board::Firmware;
 use crate::board::firmware::Parts;
 use crate::board::{Board, Plugs, SharedBoard, chips::id};
 use crate::error::UserError;
@@ -140,7 +140,8 @@ impl Machine {
         }
         if kernel.is_empty() {
             let entry = softmetal_firmware::power_on(&self.layout, &self.memory, 1)?;
-            return Ok(self.enter(&entry));
+            self.enter(&entry);
+            return Ok(());
         }
         let modules = initrd.iter().map(|bytes| Module { bytes, cmdline: "" }).collect();
         let boot = Boot { kernel, modules, cmdline, vga: self.vga };

@@ -96,7 +96,15 @@ fn extended(code: u8, state: u8) -> u16 {
 fn plain(code: u8, state: u8) -> u16 {
     let (ctrl, alt) = (state & shift::CTRL != 0, state & shift::ALT != 0);
     let shifted = state & (shift::LEFT | shift::RIGHT) != 0;
-    let column = |shifted| if alt { 3 } else if ctrl { 2 } else { usize::from(shifted) };
+    let column = |shifted| {
+        if alt {
+            3
+        } else if ctrl {
+            2
+        } else {
+            usize::from(shifted)
+        }
+    };
     match code {
         0x01..=0x39 => {
             let key = KEYS[usize::from(code) - 1];
@@ -344,7 +352,13 @@ mod tests {
             assert!(key[0] == NONE || usize::from(key[0] >> 8) == n + 1, "{n}");
         }
         assert_eq!([plain(0x1E, 0), plain(0x1E, shift::CAPS_LOCK), plain(0x1E, shift::CAPS_LOCK | shift::LEFT)], [0x1E61, 0x1E41, 0x1E61]);
-        assert_eq!([plain(0x3B, 0), plain(0x3B, shift::LEFT), plain(0x3B, shift::CTRL), plain(0x3B, shift::ALT)], [0x3B00, 0x5400, 0x5E00, 0x6800]);
-        assert_eq!([plain(0x48, 0), plain(0x48, shift::NUM_LOCK), extended(0x48, 0), extended(0x48, shift::ALT)], [0x4800, 0x4838, 0x48E0, 0x9800]);
+        assert_eq!(
+            [plain(0x3B, 0), plain(0x3B, shift::LEFT), plain(0x3B, shift::CTRL), plain(0x3B, shift::ALT)],
+            [0x3B00, 0x5400, 0x5E00, 0x6800]
+        );
+        assert_eq!(
+            [plain(0x48, 0), plain(0x48, shift::NUM_LOCK), extended(0x48, 0), extended(0x48, shift::ALT)],
+            [0x4800, 0x4838, 0x48E0, 0x9800]
+        );
     }
 }

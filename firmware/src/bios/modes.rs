@@ -160,23 +160,11 @@ const fn text(number: u8, columns: u16, page: u16, clocking: u8, crtc: [u8; 25])
     }
 }
 
+#[allow(clippy::too_many_arguments, reason = "a row of the table below")]
 const fn planar(number: u8, columns: u16, rows: u8, height: u8, page: u16, misc: u8, crtc: [u8; 25], palette: [u8; 16]) -> Mode {
     let seq = [if columns == 40 { 0x09 } else { 0x01 }, 0x0F, 0x00, 0x06];
     let attr = attributes(palette, 0x01, 0x0F, 0);
-    Mode {
-        number,
-        layout: Layout::Planar,
-        colors: Colors::Ega,
-        columns,
-        rows,
-        height,
-        page,
-        misc,
-        seq,
-        crtc,
-        attr,
-        gfx: PLANAR_GFX,
-    }
+    Mode { number, layout: Layout::Planar, colors: Colors::Ega, columns, rows, height, page, misc, seq, crtc, attr, gfx: PLANAR_GFX }
 }
 
 /// All modes.
@@ -307,7 +295,10 @@ mod tests {
     #[test]
     fn colours() {
         let many = Colors::Many.table();
-        assert_eq!((many.len(), many[15], many[31], many[32], many[40], many[44]), (256, [63; 3], [63; 3], [0, 0, 63], [63, 0, 0], [63, 63, 0]));
+        assert_eq!(
+            (many.len(), many[15], many[31], many[32], many[40], many[44]),
+            (256, [63; 3], [63; 3], [0, 0, 63], [63, 0, 0], [63, 63, 0])
+        );
         assert_eq!(Colors::Ega.table()[0x14], [42, 21, 0]);
         assert_eq!((Colors::Cga.table()[6], Colors::Cga.table()[0x17]), ([42, 21, 0], [63; 3]));
     }

@@ -1,7 +1,7 @@
 //! The PCI BIOS (PCI BIOS Specification 2.1), the BIOS32 directory, and the interrupt routing table.
 
-use super::rom::{BASE, at, rom};
 use super::Bios;
+use super::rom::{BASE, at, rom};
 use crate::bytes::Fields;
 use crate::layout::{Layout, PCI_IRQS};
 

@@ -31,12 +31,14 @@ pub mod at {
     pub const FONT_16: u16 = 0x6000;
     /// The font of 14 rows.
     pub const FONT_14: u16 = 0x7000;
-    /// The upper half of the font of 8 rows.
-    pub const FONT_8_HIGH: u16 = 0x7E00;
+    /// The font of 8 rows.
+    pub const FONT_8: u16 = 0x7E00;
+    /// Its upper half.
+    pub const FONT_8_HIGH: u16 = FONT_8 + 0x400;
     /// What the VBE has to say of itself.
-    pub const VBE: u16 = 0x8200;
+    pub const VBE: u16 = 0x8600;
     /// The table of what the VGA can do.
-    pub const STATIC_FUNCTIONS: u16 = 0x8400;
+    pub const STATIC_FUNCTIONS: u16 = 0x8800;
     /// Start of the power-on self-test.
     pub const POST: u16 = 0xE05B;
     /// INT 13h for hard disks.
@@ -69,8 +71,8 @@ pub mod at {
     pub const INT_11: u16 = 0xF84D;
     /// INT 15h.
     pub const INT_15: u16 = 0xF859;
-    /// The lower half of the font of 8 rows.
-    pub const FONT_8: u16 = 0xFA6E;
+    /// Again the lower half of the font of 8 rows, where programs look for it.
+    pub const FONT_8_LOW: u16 = 0xFA6E;
     /// INT 1Ah.
     pub const INT_1A: u16 = 0xFE6E;
     /// INT 08h.

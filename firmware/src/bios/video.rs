@@ -344,12 +344,7 @@ impl Bios<'_> {
     }
 
     fn load_rom_font(&mut self, font: u16, height: u8, block: u8) {
-        if font == at::FONT_8 {
-            self.load_font(Seg::real(SEGMENT).at(font), height, 0, 128, block);
-            self.load_font(Seg::real(SEGMENT).at(at::FONT_8_HIGH), height, 128, 128, block);
-        } else {
-            self.load_font(Seg::real(SEGMENT).at(font), height, 0, 256, block);
-        }
+        self.load_font(Seg::real(SEGMENT).at(font), height, 0, 256, block);
     }
 
     /// Makes text rows `height` scan lines high.

@@ -104,6 +104,8 @@ pub struct Board {
     deadline: Time,
     /// Where the PCI interrupts lead, as the ISA bridge has it now.
     routes: Routes,
+    /// A line or a route may have changed since all was quiet.
+    unsettled: bool,
     /// What the ACPI tables in fw_cfg say.
     acpi: Option<acpi::Config>,
     // Volatile.
@@ -219,6 +221,17 @@ impl Board {
 
     /// Carries out the effects of a call to `device`, and of what follows from them.
     fn settle(&mut self, now: Time, device: DeviceId) {
+        // The local APIC also ends and sends interrupts, the HPET may take the place of other lines.
+        self.unsettled |= matches!(device, id::LAPIC | id::HPET);
+        if self.unsettled || !self.around.effects.is_empty() {
+            self.settle_lines(now, device);
+        }
+        if self.around.timers.next().is_some_and(|t| t < self.deadline) || !self.state.requests.is_empty() {
+            self.attention.raise(attention::BOARD);
+        }
+    }
+
+    fn settle_lines(&mut self, now: Time, device: DeviceId) {
         self.collect(device);
         // After each effect, so that a pulse (low, then high) within one call is seen as one.
         loop {
@@ -230,10 +243,8 @@ impl Board {
                 break;
             }
         }
+        self.unsettled = false;
         self.update_interrupt();
-        if self.around.timers.next().is_some_and(|t| t < self.deadline) || !self.state.requests.is_empty() {
-            self.attention.raise(attention::BOARD);
-        }
     }
 
     /// Shows the processor whether an interrupt is asked for.
@@ -257,6 +268,7 @@ impl Board {
                 if pin == Pin::Nmi && level {
                     self.attention.raise(attention::NMI);
                 }
+                self.unsettled = true;
                 self.state.wires.drive(device, pin, level);
             }
             Effect::Msi { addr, data } => match Ipi::from_msi(addr, data) {

@@ -20,11 +20,11 @@ use softmetal_devices::uart16550::Uart16550;
 use softmetal_devices::vga::{Vga, region};
 use softmetal_devices::virtio::{InputKind, VirtioBlk, VirtioConsole, VirtioInput, VirtioPci, VirtioRng};
 use softmetal_firmware::bios::rom::TRAP_PORT;
-use softmetal_firmware::{BootDevice, Drives, acpi};
 use softmetal_firmware::layout::{
     Chipset, EXTENDED_BASE, HPET_BASE, IOAPIC_BASE, IOAPIC_ID, LAPIC_BASE, Layout, PCI_IRQS, PCI_WINDOW, PM1A_EVT_PORT, SMI_CMD_PORT,
     VGA_WINDOW,
 };
+use softmetal_firmware::{BootDevice, Drives, acpi};
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -193,6 +193,7 @@ impl Board {
             output: Vec::new(),
             deadline: Time(0),
             routes: Routes { apic: layout.chipset().isa_bridge().apic, ..Routes::default() },
+            unsettled: true,
             acpi: None,
             inputs,
             drives,
@@ -204,6 +205,7 @@ impl Board {
 
     /// Rebuilds the physical map and the port map.
     pub(super) fn remap(&mut self) {
+        self.unsettled = true;
         // Where ranges overlap, the fixed chips win over RAM, and RAM over what a guest moves onto it.
         let (cards, ram, fixed) = (1, 2, 3);
         let regions = self.layout.regions().into_iter().map(|r| {
