@@ -178,7 +178,7 @@ impl Processor {
         let mut from: Option<(u32, usize)> = None;
         self.cpu.update_mode();
         loop {
-            let wanted = self.cpu.attention.bits();
+            let wanted = self.cpu.wanted();
             let asleep = u64::from(self.cpu.state.halted);
             if asleep | self.cpu.state.pending_debug | u64::from(wanted) != 0 || self.cpu.memory.code_written() {
                 (follow, from) = (None, None);
@@ -278,7 +278,7 @@ impl Processor {
                 let itself = s.rip == s.regs[usize::from(BLOCK_RIP)] && block.serial != 0 && block.checked.is_none();
                 let next = if itself { Some(index) } else { self.followed(index, slot) };
                 left = until.wrapping_sub(s.icount);
-                let quiet = self.cpu.attention.bits() == 0 && !self.cpu.memory.code_written() && !careful && s.icount < until;
+                let quiet = self.cpu.wanted() == 0 && !self.cpu.memory.code_written() && !careful && s.icount < until;
                 match next {
                     Some(next) if quiet => index = next,
                     next => {
@@ -580,6 +580,14 @@ impl Processor {
 }
 
 impl Cpu {
+    /// What asks for attention now: all but an interrupt request that IF holds off. Instructions that change IF end their
+    /// block, so that a request which waits is met right after them.
+    #[inline(always)]
+    fn wanted(&self) -> u32 {
+        let held_off = if self.state.eflags & flags::IF == 0 { attention::INTR } else { 0 };
+        self.attention.bits() & !held_off
+    }
+
     #[inline(always)]
     fn retire(&mut self, n: u64) {
         self.state.icount += n + std::mem::take(&mut self.repeat_extra);

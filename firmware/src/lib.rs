@@ -4,11 +4,13 @@
 //! |---|---|
 //! | [`layout`] | the physical map of the `pc` board: RAM, holes, fixed addresses, interrupt routing |
 //! | [`acpi`], [`smbios`], [`mptable`], [`bda`] | the tables that describe the board to its operating system |
+//! | [`bios`] | the BIOS: a ROM, and services that the machine calls |
 //! | [`loaders`] | bzImage, PVH ELF, multiboot, boot sector |
 //! | [`mod@detect`] | what a file is, by content |
 //! | [`entry`] | the state the first processor starts in |
 //!
-//! Everything is written into guest memory before the first instruction; there is no firmware code at run time.
+//! Everything is written into guest memory before the first instruction. A kernel that is loaded directly meets no firmware
+//! code at run time; what boots from a drive meets the BIOS.
 //!
 //! **Invariant:** nothing here reads a file, knows a device's implementation or a processor's; all input is bytes, and
 //! bytes from outside never panic.
@@ -17,6 +19,7 @@
 
 pub mod acpi;
 pub mod bda;
+pub mod bios;
 pub mod bytes;
 pub mod detect;
 pub mod entry;
@@ -27,6 +30,7 @@ pub mod loaders;
 pub mod mptable;
 pub mod smbios;
 
+pub use bios::{BootDevice, Drives};
 pub use detect::{HEAD_LEN, ImageKind, detect};
 pub use entry::Entry;
 pub use error::LoadError;
@@ -63,6 +67,15 @@ pub fn write_tables(layout: &Layout, memory: &GuestMemory, cpus: u8) -> Result<(
     acpi::write(&acpi::Config::builtin(cpus, layout), &writer)?;
     smbios::write(cpus, &writer)?;
     mptable::write(cpus, &writer)
+}
+
+/// Writes the tables and the BIOS, which the processor enters: it boots from a drive.
+///
+/// # Errors
+/// [`LoadError::TooLittleRam`] if the layout has less than [`layout::MIN_RAM`].
+pub fn power_on(layout: &Layout, memory: &GuestMemory, cpus: u8) -> Result<Entry, LoadError> {
+    write_tables(layout, memory, cpus)?;
+    Ok(Entry::Real { cs: bios::rom::SEGMENT, ip: bios::rom::at::POST, sp: loaders::bootsector::LOAD_ADDRESS as u16, dl: 0 })
 }
 
 /// Writes the tables and loads the kernel, choosing the loader by the kernel's content.

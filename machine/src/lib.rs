@@ -15,6 +15,7 @@
 //! | [`host`] | terminal, files, sockets, signals: the only code that touches the outside world |
 #![forbid(unsafe_code)]
 
+mod bios;
 pub mod board;
 pub mod checkpoint;
 pub mod crash;

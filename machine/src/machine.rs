@@ -16,6 +16,7 @@ use softmetal_cpu::{Processor, State, Stop};
 pub use softmetal_devices::vga::render::{Font, Image};
 use softmetal_firmware::{Boot, Entry, Layout, LoadError, Module};
 
+use crate::bios;
 pub use crate::board::Firmware;
 use crate::board::firmware::Parts;
 use crate::board::{Board, Plugs, SharedBoard, chips::id};
@@ -29,7 +30,7 @@ use crate::start;
 pub struct Images {
     /// What runs first.
     pub firmware: Firmware,
-    /// A kernel: bzImage, PVH or multiboot ELF, or a boot sector. Empty if other firmware is to find something to boot.
+    /// A kernel: bzImage, PVH or multiboot ELF, or a boot sector. Empty if the firmware is to find something to boot.
     pub kernel: Vec<u8>,
     /// The initial RAM disk, or a multiboot module.
     pub initrd: Option<Vec<u8>>,
@@ -137,13 +138,22 @@ impl Machine {
         if firmware.is_foreign() {
             return Ok(());
         }
+        if kernel.is_empty() {
+            let entry = softmetal_firmware::power_on(&self.layout, &self.memory, 1)?;
+            self.enter(&entry);
+            return Ok(());
+        }
         let modules = initrd.iter().map(|bytes| Module { bytes, cmdline: "" }).collect();
         let boot = Boot { kernel, modules, cmdline, vga: self.vga };
         let entry: Entry = softmetal_firmware::boot(&boot, &self.layout, &self.memory, 1)?;
-        let mut state = self.cpu.cpu.state.clone();
-        start::enter(&mut state, &entry);
-        self.cpu.load(state);
+        self.enter(&entry);
         Ok(())
+    }
+
+    fn enter(&mut self, entry: &Entry) {
+        let mut state = self.cpu.cpu.state.clone();
+        start::enter(&mut state, entry);
+        self.cpu.load(state);
     }
 
     /// Resets the whole machine; it boots the same images again. Virtual time goes on.
@@ -309,8 +319,14 @@ impl Machine {
         {
             let mut board = self.board.lock();
             board.fire(at);
-            if let Some(request) = board.take_request() {
-                return Turn::Request(request);
+            match board.take_request() {
+                Some(Request::Firmware) => {
+                    drop(board);
+                    bios::serve(&mut self.cpu, &self.board);
+                    return Turn::Ran;
+                }
+                Some(request) => return Turn::Request(request),
+                None => {}
             }
             if at >= limit {
                 return Turn::Limit;

@@ -60,6 +60,8 @@ pub enum Request {
     A20(bool),
     /// A device's regions moved or were switched on or off (PCI BAR or command register): ask the device again.
     Remap,
+    /// The built-in firmware is called: the instruction before this one wrote its trap port.
+    Firmware,
 }
 
 /// What a device's call brought about; carried out by the board after it, in order.

@@ -6,48 +6,80 @@ use clap::ArgMatches;
 use clap::parser::ValueSource;
 use softmetal_firmware::{HEAD_LEN, ImageKind, detect};
 use softmetal_machine::UserError;
-use softmetal_machine::board::Interface;
+use softmetal_machine::board::{BootDevice, Interface};
 use softmetal_machine::host::catalog::{Catalog, Media};
 use softmetal_machine::host::disk::{DiskMode, Format};
 use softmetal_machine::host::files;
 use softmetal_machine::machine::Images;
 
 use crate::catalog::with_progress;
-use crate::firmware::FirmwareArg;
 use crate::options::MachineArgs;
 use crate::values::{DiskArg, did_you_mean, nearest};
 
 /// What Linux is told when nothing else is asked for: to use the serial port.
 const LINUX_CMDLINE: &str = "console=ttyS0";
 
-/// `args` with what the catalogue says of their IMAGE: the drive that it is, and its memory if they name none. A drive's
-/// image stays as it is: writes are dropped at the end.
-pub fn from_catalogue(args: &MachineArgs, matches: &ArgMatches) -> Result<MachineArgs, UserError> {
+/// `args` with an IMAGE that is no kernel put into a drive, from which is booted first if nothing else is asked for. What the
+/// catalogue has also brings its memory if `args` name none; its image stays as it is: writes are dropped at the end.
+pub fn into_drives(args: &MachineArgs, matches: &ArgMatches) -> Result<MachineArgs, UserError> {
     let mut args = args.clone();
-    let Some(name) = args.image.as_deref().and_then(catalogue_name).filter(|_| args.kernel.is_none()) else {
-        return Ok(args);
-    };
-    let catalog = Catalog::new(args.offline).map_err(|e| UserError(e.to_string()))?;
-    let fetched = with_progress(|progress| catalog.fetch(name, progress))?;
-    if matches.value_source("memory") == Some(ValueSource::DefaultValue) {
-        args.memory = fetched.memory.unwrap_or(args.memory);
-    }
-    let drive = !matches!(fetched.media, Media::Linux(_));
-    if drive && args.firmware == FirmwareArg::Builtin {
-        return Err(UserError(format!("{name} boots by a BIOS, which the built-in firmware is not yet; add --firmware seabios")));
-    }
-    match fetched.media {
-        Media::Linux(_) => {}
-        Media::Disk(path) => {
-            let mode = DiskMode { snapshot: true, format: Some(Format::Raw), ..DiskMode::default() };
-            args.disk.insert(0, DiskArg { path, mode, interface: Interface::default() });
+    let Some(image) = args.image.clone().filter(|_| args.kernel.is_none()) else { return Ok(args) };
+    let mut mode = DiskMode::default();
+    let (device, path) = if let Some(name) = catalogue_name(&image) {
+        let catalog = Catalog::new(args.offline).map_err(|e| UserError(e.to_string()))?;
+        let fetched = with_progress(|progress| catalog.fetch(name, progress))?;
+        if matches.value_source("memory") == Some(ValueSource::DefaultValue) {
+            args.memory = fetched.memory.unwrap_or(args.memory);
         }
-        Media::Cdrom(path) => args.cdrom.insert(0, path),
+        mode = DiskMode { snapshot: true, format: Some(Format::Raw), ..mode };
+        match fetched.media {
+            Media::Linux(_) => return Ok(args),
+            Media::Disk(path) => (BootDevice::Disk, path),
+            Media::Cdrom(path) => (BootDevice::Cdrom, path),
+        }
+    } else {
+        match drive_for(&image)? {
+            Some(device) => (device, image.clone()),
+            None => return Ok(args),
+        }
+    };
+    for (given, option) in [(args.initrd.is_some(), "--initrd"), (args.append.is_some(), "--append")] {
+        if given {
+            return Err(UserError(format!("{option} belongs to a kernel, and {} is a drive; add --kernel FILE", image.display())));
+        }
     }
-    if drive {
-        args.image = None;
+    args.image = None;
+    match device {
+        BootDevice::Disk => args.disk.insert(0, DiskArg { path, mode, interface: Interface::default() }),
+        BootDevice::Cdrom => args.cdrom.insert(0, path),
+        BootDevice::Floppy | BootDevice::Net => args.floppy.insert(0, path),
+    }
+    if args.boot.is_empty() {
+        args.boot = vec![device];
+        args.boot.extend([BootDevice::Disk, BootDevice::Cdrom, BootDevice::Floppy].into_iter().filter(|other| *other != device));
     }
     Ok(args)
+}
+
+/// The kind of drive that the file `image` is a medium for; `None` if it is something else, or no file.
+fn drive_for(image: &Path) -> Result<Option<BootDevice>, UserError> {
+    /// The sizes of floppies in KiB.
+    const FLOPPIES: [u64; 9] = [160, 180, 320, 360, 720, 1200, 1440, 1680, 2880];
+    /// The most that is loaded as a program where boot sectors are, in bytes.
+    const CONVENTIONAL: u64 = 512 << 10;
+    if !image.is_file() {
+        return Ok(None);
+    }
+    let size = std::fs::metadata(image).map_or(0, |m| m.len());
+    let floppy = size % 1024 == 0 && FLOPPIES.contains(&(size / 1024));
+    Ok(match detect(&files::head("image", image, HEAD_LEN)?) {
+        ImageKind::Iso9660 => Some(BootDevice::Cdrom),
+        ImageKind::RawDisk | ImageKind::BootSector if floppy => Some(BootDevice::Floppy),
+        ImageKind::BootSector if size <= CONVENTIONAL => None,
+        ImageKind::RawDisk | ImageKind::BootSector => Some(BootDevice::Disk),
+        ImageKind::Qcow2 | ImageKind::Vmdk | ImageKind::Vdi | ImageKind::Vhd => Some(BootDevice::Disk),
+        ImageKind::BzImage | ImageKind::ElfPvh | ImageKind::Multiboot | ImageKind::GzipKernel | ImageKind::Unknown => None,
+    })
 }
 
 /// Reads what `args` name. `None` if they name nothing.
@@ -81,7 +113,7 @@ pub fn images(args: &MachineArgs) -> Result<Option<Images>, UserError> {
     };
     let bytes = files::read("kernel", &kernel, args.memory)?;
     let kind = detect(&bytes[..bytes.len().min(HEAD_LEN)]);
-    refuse(&kernel, kind, bytes.len())?;
+    refuse(&kernel, kind)?;
     let initrd = initrd.map(|path| files::read("initrd", &path, args.memory)).transpose()?;
     let linux = matches!(kind, ImageKind::BzImage | ImageKind::ElfPvh);
     let cmdline = cmdline.unwrap_or_else(|| if linux { LINUX_CMDLINE.into() } else { String::new() });
@@ -107,23 +139,10 @@ fn existing(image: &Path) -> Result<PathBuf, UserError> {
     )))
 }
 
-/// What cannot be booted (yet) is refused with what can be done instead.
-fn refuse(path: &Path, kind: ImageKind, len: usize) -> Result<(), UserError> {
-    /// The most that fits where boot sectors are loaded, in bytes.
-    const CONVENTIONAL: usize = 512 << 10;
-    let (name, what) = (path.display(), kind.name());
-    let not_yet = match kind {
-        ImageKind::BzImage | ImageKind::ElfPvh | ImageKind::Multiboot => return Ok(()),
-        ImageKind::BootSector if len <= CONVENTIONAL => return Ok(()),
-        ImageKind::RawDisk | ImageKind::BootSector => {
-            format!("attach it to a kernel: softmetal run --kernel VMLINUZ --disk {name}")
-        }
-        ImageKind::Qcow2 | ImageKind::Vmdk | ImageKind::Vdi | ImageKind::Vhd => {
-            "convert it with `qemu-img convert -O raw OLD NEW` and attach it to a kernel with --disk NEW".into()
-        }
-        ImageKind::Iso9660 => "unpack the kernel and the initrd in it and give them with --kernel and --initrd".into(),
-        ImageKind::GzipKernel | ImageKind::Unknown => return Err(UserError(format!("{name} is {what}, not a kernel; {}", kind.advice()))),
-    };
-    let what = if kind == ImageKind::BootSector { "a disk image with a boot sector" } else { what };
-    Err(UserError(format!("{name} is {what}, and booting from disks does not work yet; {not_yet}")))
+/// What is no kernel is refused with what can be done instead.
+fn refuse(path: &Path, kind: ImageKind) -> Result<(), UserError> {
+    match kind {
+        ImageKind::BzImage | ImageKind::ElfPvh | ImageKind::Multiboot | ImageKind::BootSector => Ok(()),
+        _ => Err(UserError(format!("{} is {}, not a kernel; {}", path.display(), kind.name(), kind.advice()))),
+    }
 }

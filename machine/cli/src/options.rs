@@ -27,7 +27,9 @@ Examples:
   softmetal run busybox                       a Linux shell; Ctrl-A x quits
   softmetal run busybox --disk data.img       with a disk as /dev/vda
   softmetal run vmlinuz --initrd initrd.gz --append 'console=ttyS0 quiet' --memory 1G
-  softmetal run boot.bin                      a boot sector or a multiboot kernel
+  softmetal run boot.bin                      a flat program at 7C00h, or a multiboot kernel
+  softmetal run disk.qcow2                    boots from the disk; likewise from an ISO or a floppy image
+  softmetal run some.iso --disk target.img    boots from the CD-ROM, with a disk beside it
   softmetal run busybox --gdb 1234 --wait     then, in gdb: target remote :1234
 ";
 
@@ -121,7 +123,7 @@ pub enum InputArg {
 /// Options of `run` and `test`.
 #[derive(Args, Clone)]
 pub struct MachineArgs {
-    /// A kernel (bzImage, PVH or multiboot ELF), a boot sector, or a name from `softmetal catalog`
+    /// A kernel (bzImage, PVH or multiboot ELF), a disk, ISO or floppy image, or a name from `softmetal catalog`
     #[arg(value_name = "IMAGE")]
     pub image: Option<PathBuf>,
     /// Boot this kernel
@@ -144,8 +146,8 @@ pub struct MachineArgs {
     /// A floppy drive with this image in it; at most two
     #[arg(long, value_name = "FILE", help_heading = "Machine")]
     pub floppy: Vec<PathBuf>,
-    /// What to boot from, in this order: disk, cdrom, floppy, net [default: the first that can be booted]
-    #[arg(long, value_name = "DEVICE", value_parser = boot, value_delimiter = ',', hide = true, help_heading = "Machine")]
+    /// What to boot from, in this order: disk, cdrom, floppy, net [default: IMAGE, then disk, cdrom, floppy; what cannot be booted is passed over]
+    #[arg(long, value_name = "DEVICE", value_parser = boot, value_delimiter = ',', help_heading = "Machine")]
     pub boot: Vec<BootDevice>,
     /// What runs first: builtin, seabios, uefi (both fetched if they are not installed), or a FILE with a BIOS
     #[arg(long, value_name = "FIRMWARE", default_value = "builtin", value_parser = firmware, help_heading = "Machine")]

@@ -45,7 +45,7 @@ pub struct Purpose {
 /// # Errors
 /// [`UserError`] for wrong input; nothing has been written then.
 pub fn start(args: &MachineArgs, matches: &ArgMatches, purpose: &Purpose) -> Result<u8, UserError> {
-    let args = &images::from_catalogue(args, matches)?;
+    let args = &images::into_drives(args, matches)?;
     let mut options = session_options(args, matches, purpose)?;
     let is_virtual = options.clock == Clock::Virtual;
     check_stdin(args, purpose.test)?;
@@ -68,7 +68,7 @@ pub fn start(args: &MachineArgs, matches: &ArgMatches, purpose: &Purpose) -> Res
     let loaded = firmware::load(args)?;
     let mut images = match images::images(args)? {
         Some(images) => Images { firmware: loaded.firmware, ..images },
-        None if loaded.firmware.is_foreign() => Images { firmware: loaded.firmware, ..Images::default() },
+        None if loaded.firmware.is_foreign() || has_drives(args) => Images { firmware: loaded.firmware, ..Images::default() },
         None if purpose.test => return Err(UserError::new("there is nothing to boot; give an IMAGE, like: softmetal test busybox")),
         None => {
             options.farewell = Some(END_OF_TRANSMISSION);
@@ -161,6 +161,11 @@ fn debugger(address: &str, wait: bool) -> Result<Debugger, UserError> {
     let at = server.local_addr().map_err(|e| refused(&e))?;
     terminal::say(&format!("softmetal: gdb can connect: target remote {at}"));
     Ok(Debugger { server, wait })
+}
+
+/// Whether there is something for the firmware to boot from.
+fn has_drives(args: &MachineArgs) -> bool {
+    !(args.disk.is_empty() && args.cdrom.is_empty() && args.floppy.is_empty())
 }
 
 /// Only one thing can be read from stdin.

@@ -5,6 +5,7 @@
 //! | [`chips`] | the chips, by name and by number |
 //! | [`wires`] | which interrupt output leads to which input |
 //! | [`firmware`] | the ROM and flash of other firmware, and what fw_cfg tells it |
+//! | `bios` | what the built-in BIOS uses of the board |
 //! | `setup` | what the chips are plugged into, and what firmware would have set up before a kernel starts |
 //! | `state` | save, load, reset |
 //! | `storage` | which disk and which CD-ROM drive goes where |
@@ -14,6 +15,7 @@
 //!
 //! **Invariant:** nothing here knows the host.
 
+mod bios;
 pub mod chips;
 pub mod firmware;
 mod setup;
@@ -31,12 +33,13 @@ use softmetal_bus::{
 };
 use softmetal_devices::lapic::{Ipi, Shorthand};
 use softmetal_devices::vga::Vga;
-use softmetal_firmware::{Layout, acpi};
+pub use softmetal_firmware::BootDevice;
+use softmetal_firmware::{Drives, Layout, acpi};
 
 use chips::{Chips, id};
 pub use firmware::Firmware;
 use firmware::Parts;
-pub use setup::{BootDevice, Disk, Interface, Plugs};
+pub use setup::{Disk, Interface, Plugs};
 pub use softmetal_bus::{Drive, SharedDisk};
 pub use storage::{AHCI_PLACES, IDE_PLACES, cds_are_sata};
 use wires::{Pin, Routes, Wires, route};
@@ -83,8 +86,8 @@ pub struct Board {
     // Configuration.
     layout: Layout,
     parts: Parts,
-    /// What to boot from, in order.
-    boot: Vec<BootDevice>,
+    /// The drives, and what to boot from.
+    drives: Drives,
     /// The built-in firmware sets the board up.
     builtin: bool,
     inputs: Inputs,
@@ -101,6 +104,8 @@ pub struct Board {
     deadline: Time,
     /// Where the PCI interrupts lead, as the ISA bridge has it now.
     routes: Routes,
+    /// A line or a route may have changed since all was quiet.
+    unsettled: bool,
     /// What the ACPI tables in fw_cfg say.
     acpi: Option<acpi::Config>,
     // Volatile.
@@ -216,6 +221,17 @@ impl Board {
 
     /// Carries out the effects of a call to `device`, and of what follows from them.
     fn settle(&mut self, now: Time, device: DeviceId) {
+        // The local APIC also ends and sends interrupts, the HPET may take the place of other lines.
+        self.unsettled |= matches!(device, id::LAPIC | id::HPET);
+        if self.unsettled || !self.around.effects.is_empty() {
+            self.settle_lines(now, device);
+        }
+        if self.around.timers.next().is_some_and(|t| t < self.deadline) || !self.state.requests.is_empty() {
+            self.attention.raise(attention::BOARD);
+        }
+    }
+
+    fn settle_lines(&mut self, now: Time, device: DeviceId) {
         self.collect(device);
         // After each effect, so that a pulse (low, then high) within one call is seen as one.
         loop {
@@ -227,10 +243,8 @@ impl Board {
                 break;
             }
         }
+        self.unsettled = false;
         self.update_interrupt();
-        if self.around.timers.next().is_some_and(|t| t < self.deadline) || !self.state.requests.is_empty() {
-            self.attention.raise(attention::BOARD);
-        }
     }
 
     /// Shows the processor whether an interrupt is asked for.
@@ -254,6 +268,7 @@ impl Board {
                 if pin == Pin::Nmi && level {
                     self.attention.raise(attention::NMI);
                 }
+                self.unsettled = true;
                 self.state.wires.drive(device, pin, level);
             }
             Effect::Msi { addr, data } => match Ipi::from_msi(addr, data) {
@@ -336,7 +351,7 @@ impl Board {
         self.around.space.page(self.gate(page))
     }
 
-    fn read(&mut self, at: u64, addr: u64, width: usize) -> u64 {
+    pub(crate) fn read(&mut self, at: u64, addr: u64, width: usize) -> u64 {
         let addr = self.gate(addr);
         match self.around.space.find(addr) {
             Some((Backing::Device(id::PCIHOST, _), offset)) => self.ecam_read(at, offset, width),
@@ -397,6 +412,12 @@ impl Board {
         let value = u64::from(value) & ones(width);
         match self.ports.find(port) {
             Some((id::PCIHOST, _, offset)) => self.pci_port_write(at, offset, width, value),
+            Some((id::BIOS, _, _)) => {
+                if self.state.requests.front() != Some(&Request::Firmware) {
+                    self.state.requests.push_front(Request::Firmware);
+                }
+                self.attention.raise(attention::BOARD);
+            }
             Some((device, region, offset)) => {
                 self.call(at, device, |chip, ctx| chip.write(ctx, region, offset, width, value));
             }

@@ -19,11 +19,12 @@ use softmetal_devices::rtc_mc146818::Rtc;
 use softmetal_devices::uart16550::Uart16550;
 use softmetal_devices::vga::{Vga, region};
 use softmetal_devices::virtio::{InputKind, VirtioBlk, VirtioConsole, VirtioInput, VirtioPci, VirtioRng};
-use softmetal_firmware::acpi;
+use softmetal_firmware::bios::rom::TRAP_PORT;
 use softmetal_firmware::layout::{
     Chipset, EXTENDED_BASE, HPET_BASE, IOAPIC_BASE, IOAPIC_ID, LAPIC_BASE, Layout, PCI_IRQS, PCI_WINDOW, PM1A_EVT_PORT, SMI_CMD_PORT,
     VGA_WINDOW,
 };
+use softmetal_firmware::{BootDevice, Drives, acpi};
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -53,19 +54,6 @@ pub struct Disk {
     pub backend: SharedDisk,
     /// What it is attached to.
     pub interface: Interface,
-}
-
-/// What the firmware boots from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum BootDevice {
-    /// The disks.
-    Disk,
-    /// The CD-ROM drives.
-    Cdrom,
-    /// The floppy drives.
-    Floppy,
-    /// The network.
-    Net,
 }
 
 /// What a board is made of besides its fixed chips.
@@ -187,6 +175,12 @@ impl Board {
             flash: parts.flash(plugs.vars),
             pci,
         };
+        let drives = Drives {
+            disks: plugs.disks.into_iter().map(|disk| disk.backend).collect(),
+            cdroms: plugs.cdroms,
+            floppies: plugs.floppies,
+            boot: plugs.boot,
+        };
         let mut board = Self {
             layout,
             parts,
@@ -199,9 +193,10 @@ impl Board {
             output: Vec::new(),
             deadline: Time(0),
             routes: Routes { apic: layout.chipset().isa_bridge().apic, ..Routes::default() },
+            unsettled: true,
             acpi: None,
-            boot: plugs.boot,
             inputs,
+            drives,
             state: State { skew: 0, wires: Wires::default(), a20: true, random: plugs.seed, requests: VecDeque::new() },
         };
         board.reset(0);
@@ -210,6 +205,7 @@ impl Board {
 
     /// Rebuilds the physical map and the port map.
     pub(super) fn remap(&mut self) {
+        self.unsettled = true;
         // Where ranges overlap, the fixed chips win over RAM, and RAM over what a guest moves onto it.
         let (cards, ram, fixed) = (1, 2, 3);
         let regions = self.layout.regions().into_iter().map(|r| {
@@ -262,7 +258,9 @@ impl Board {
             chip(0x402, 1, id::FW_CONSOLE, 0),
             chip(0xcf8, 8, id::PCIHOST, 0),
         ];
-        if !self.builtin {
+        if self.builtin {
+            ports.push(chip(TRAP_PORT.into(), 1, id::BIOS, 0));
+        } else {
             ports.extend([chip(0x510, 2, id::FW_CFG, 0), chip(0x514, 8, id::FW_CFG, 1)]);
         }
         let pm_base = self.chips.pci.iter().find_map(|f| f.device.pm_base());
@@ -377,7 +375,7 @@ impl Board {
         self.chips.rtc.set_cmos(0x5d, (high >> 32) as u8);
         // What to boot from, in order, a nibble each: floppy, disk, CD-ROM, network.
         let default = [BootDevice::Disk, BootDevice::Cdrom, BootDevice::Floppy];
-        let order = if self.boot.is_empty() { &default[..] } else { &self.boot };
+        let order = if self.drives.boot.is_empty() { &default[..] } else { &self.drives.boot };
         let nibble = |n: usize| match order.get(n) {
             None => 0,
             Some(BootDevice::Floppy) => 1,

@@ -276,7 +276,7 @@ impl Session {
         }
         if end.is_none() {
             end = match turn {
-                Turn::Limit | Turn::Ran | Turn::Request(Request::A20(_) | Request::Remap) | Turn::Breakpoint => None,
+                Turn::Limit | Turn::Ran | Turn::Request(Request::A20(_) | Request::Remap | Request::Firmware) | Turn::Breakpoint => None,
                 Turn::Idle(next) => self.idle(next),
                 Turn::Dead => self.stopped("the guest stopped for good: it halted with interrupts off, and nothing can wake it"),
                 Turn::Request(Request::PowerOff) => Some(End::PowerOff),

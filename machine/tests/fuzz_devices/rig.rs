@@ -276,7 +276,7 @@ impl Rig {
                     self.seen.resets += 1;
                     board.reset(self.at);
                 }
-                Request::A20(_) | Request::Remap => {}
+                Request::A20(_) | Request::Remap | Request::Firmware => {}
             }
             self.trace.update(format!("{request:?}"));
         }

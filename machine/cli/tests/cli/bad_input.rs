@@ -51,7 +51,8 @@ fn kernels() {
     refused(d, &["run", "text"], &["not a kernel"]);
     refused(d, &["run", "cut"], &["truncated"]);
     refused(d, &["run", "elf"], &["truncated", "64 bytes"]);
-    refused(d, &["run", "disk.qcow2"], &["qcow2", "qemu-img convert"]);
+    refused(d, &["run", "disk.qcow2"], &["qcow2", "damaged"]);
+    refused(d, &["run", "--kernel", "disk.qcow2"], &["qcow2", "--disk"]);
     refused(d, &["run", "guest.bin", "--kernel", "guest.bin"], &["give one of them"]);
     refused(d, &["run", "--initrd", "text"], &["--kernel"]);
     refused(d, &["test"], &["nothing to boot"]);

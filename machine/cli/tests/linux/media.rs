@@ -109,9 +109,9 @@ fn grub_disk(folder: &Path) -> Option<PathBuf> {
     Some(disk)
 }
 
-/// `options` boot by a BIOS to the end of the busybox guest.
+/// `options` boot by the built-in BIOS to the end of the busybox guest.
 fn boots(options: &[&str]) {
-    boots_until("seabios", options, "GUEST-READY");
+    boots_until("builtin", options, "GUEST-READY");
 }
 
 /// `options` boot by `firmware` until the serial port says `text`.
@@ -125,7 +125,9 @@ fn boots_until(firmware: &str, options: &[&str], text: &str) {
 fn an_isolinux_cdrom_boots() {
     let folder = tempfile::tempdir().unwrap();
     if let Some(iso) = isolinux_iso(folder.path()) {
-        boots(&["--cdrom", text(&iso)]);
+        boots(&[text(&iso)]);
+        boots_until("builtin", &["--disk", &format!("{},ro", text(&iso))], "isolinux is up");
+        boots_until("seabios", &["--cdrom", text(&iso)], "isolinux is up");
     }
 }
 
@@ -133,7 +135,8 @@ fn an_isolinux_cdrom_boots() {
 fn a_grub_cdrom_boots() {
     let folder = tempfile::tempdir().unwrap();
     if let Some(iso) = grub_iso(folder.path()) {
-        boots(&["--cdrom", text(&iso)]);
+        boots(&[text(&iso)]);
+        boots_until("seabios", &["--cdrom", text(&iso)], "Linux version");
     }
 }
 
@@ -157,8 +160,12 @@ fn a_grub_disk_boots_on_ide_and_virtio() {
     let folder = tempfile::tempdir().unwrap();
     if let Some(disk) = grub_disk(folder.path()) {
         let on = |interface| format!("{},snapshot,if={interface}", text(&disk));
-        for interface in ["ide", "virtio"] {
+        for interface in ["ide", "virtio", "ahci"] {
             boots(&["--disk", &on(interface)]);
+        }
+        boots_until("builtin", &["--disk", &on("ahci"), "--machine", "q35"], "Linux version");
+        for interface in ["ide", "virtio"] {
+            boots_until("seabios", &["--disk", &on(interface)], "Linux version");
         }
         if installed(&[SMALL]) {
             for interface in ["virtio", "ahci"] {
@@ -176,7 +183,7 @@ fn the_catalogues_drives_boot() {
     }
     for (name, screen) in [("memtest", r"Testing: +\d"), ("ipxe", "Open Source Network Boot Firmware")] {
         let mut command = softmetal();
-        command.args(["test", name, "--firmware", "seabios", "--memory", "64M", "--timeout", "300", "--screen-expect", screen]);
+        command.args(["test", name, "--memory", "64M", "--timeout", "300", "--screen-expect", screen]);
         let output = command.output().unwrap();
         assert!(output.status.success(), "{name}: {}", String::from_utf8_lossy(&output.stderr));
     }

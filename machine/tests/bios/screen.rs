@@ -1,0 +1,142 @@
+//! INT 10h.
+
+use super::*;
+
+#[test]
+fn a_teletype_prints_and_scrolls() {
+    let machine = run(|a| {
+        let mut next = a.create_label();
+        a.mov(cx, 30)?;
+        a.set_label(&mut next)?;
+        for c in [b'n', b'=', 13, 10] {
+            a.mov(ax, 0x0e00 | i32::from(c))?;
+            a.int(0x10)?;
+        }
+        a.loop_(next)?;
+        a.mov(ax, 0x0e41)?;
+        a.int(0x10)
+    });
+    let text = text(&machine);
+    let lines: Vec<&str> = text.lines().map(str::trim_end).collect();
+    assert_eq!((lines.len(), lines[0], lines[23], lines[24]), (25, "n=", "n=", "A"), "{text}");
+}
+
+#[test]
+fn characters_and_attributes_are_written_and_read() {
+    let mut machine = run(|a| {
+        a.mov(ax, 3)?;
+        a.int(0x10)?;
+        // Row 5, column 10.
+        a.mov(ah, 2)?;
+        a.mov(bx, 0)?;
+        a.mov(dx, 0x050a)?;
+        a.int(0x10)?;
+        a.mov(ax, 0x0958)?;
+        a.mov(bx, 0x4e)?;
+        a.mov(cx, 3)?;
+        a.int(0x10)?;
+        a.mov(ah, 8)?;
+        a.mov(bh, 0)?;
+        a.int(0x10)?;
+        a.mov(word_ptr(RESULT), ax)?;
+        a.mov(ah, 3)?;
+        a.int(0x10)?;
+        a.mov(word_ptr(RESULT + 2), dx)?;
+        a.mov(ax, 0xb800)?;
+        a.mov(es, ax)?;
+        a.mov(ax, word_ptr((5 * 80 + 12) * 2).es())?;
+        a.mov(word_ptr(RESULT + 4), ax)
+    });
+    assert_eq!([0, 2, 4].map(|n| word(&mut machine, RESULT + n)), [0x4e58, 0x050a, 0x4e58]);
+    assert!(text(&machine).lines().nth(5).unwrap().starts_with("          XXX"));
+}
+
+/// Draws a pixel by INT 10h, 0Ch at (20, 10) in `mode`, a character at the top left, and reads the pixel back.
+fn pixel(mode: i32, color: i32) -> (u32, u32, [u8; 3], u16) {
+    let boot = sector(|a| {
+        a.mov(ax, mode)?;
+        a.int(0x10)?;
+        a.mov(ax, 0x0c00 | color)?;
+        a.mov(bx, 0)?;
+        a.mov(cx, 20)?;
+        a.mov(dx, 10)?;
+        a.int(0x10)?;
+        a.mov(ax, 0x0d00)?;
+        a.int(0x10)?;
+        a.xor(ah, ah)?;
+        a.mov(word_ptr(RESULT), ax)?;
+        a.mov(ax, 0x0edb)?;
+        a.mov(bx, 3)?;
+        a.int(0x10)
+    });
+    let mut machine = machine(Plugs { disks: vec![disk(numbered(&boot, 1 << 20))], ..plugs() });
+    finish(&mut machine);
+    let image = machine.screen().unwrap();
+    // Low modes are shown with each pixel twice.
+    let (sx, sy) = (image.width / if mode == 0x13 || mode <= 5 || mode == 0x0d { 320 } else { 640 }, image.height / lines(mode));
+    let at = |x: u32, y: u32| -> [u8; 3] {
+        let i = ((y * sy * image.width + x * sx) * 3) as usize;
+        image.rgb[i..i + 3].try_into().unwrap()
+    };
+    assert_ne!(at(3, 3), at(60, 60), "mode {mode:#x}: the block is not seen");
+    (image.width / sx, image.height / sy, at(20, 10), word(&mut machine, RESULT))
+}
+
+fn lines(mode: i32) -> u32 {
+    match mode {
+        0x10 => 350,
+        0x12 => 480,
+        _ => 200,
+    }
+}
+
+#[test]
+fn pixels_in_graphics_modes() {
+    let yellow = [255, 255, 85];
+    assert_eq!(pixel(0x13, 14), (320, 200, yellow, 14));
+    assert_eq!(pixel(0x12, 14), (640, 480, yellow, 14));
+    assert_eq!(pixel(0x10, 14), (640, 350, yellow, 14));
+    assert_eq!(pixel(0x0d, 14), (320, 200, yellow, 14));
+    // Light cyan, light magenta, white.
+    assert_eq!(pixel(0x04, 1), (320, 200, [85, 255, 255], 1));
+    assert_eq!(pixel(0x06, 1), (640, 200, [255, 255, 255], 1));
+}
+
+#[test]
+fn linear_modes() {
+    let mut machine = run(|a| {
+        // What there is, then 1024 by 768 with 32 bits, then its description.
+        a.mov(dword_ptr(0x1000), u32::from_le_bytes(*b"VBE2"))?;
+        a.mov(di, 0x1000)?;
+        a.mov(ax, 0x4f00)?;
+        a.int(0x10)?;
+        a.mov(word_ptr(RESULT), ax)?;
+        a.mov(ax, 0x4f01)?;
+        a.mov(cx, 0x4144)?;
+        a.mov(di, 0x1400)?;
+        a.int(0x10)?;
+        a.mov(word_ptr(RESULT + 2), ax)?;
+        a.mov(ax, 0x4f02)?;
+        a.mov(bx, 0x4144)?;
+        a.int(0x10)?;
+        a.mov(word_ptr(RESULT + 4), ax)?;
+        a.mov(ax, 0x4f03)?;
+        a.int(0x10)?;
+        a.mov(word_ptr(RESULT + 6), bx)?;
+        // A pixel by the window: bank 0.
+        a.mov(ax, 0xa000)?;
+        a.mov(es, ax)?;
+        a.mov(dword_ptr(4).es(), 0x00ff_8040)
+    });
+    assert_eq!([0, 2, 4].map(|n| word(&mut machine, RESULT + n)), [0x004f; 3]);
+    assert_eq!(word(&mut machine, RESULT + 6), 0x4144);
+    assert_eq!((bytes(&mut machine, 0x1000), word(&mut machine, 0x1004)), (*b"VESA", 0x300));
+    // The list of modes is in the ROM and ends.
+    let list = u64::from(word(&mut machine, 0x1010)) * 16 + u64::from(word(&mut machine, 0x100e));
+    let modes: Vec<u16> = (0..200).map(|n| word(&mut machine, list + 2 * n)).take_while(|n| *n != 0xffff).collect();
+    assert!(modes.len() < 200 && modes.contains(&0x144) && modes.contains(&0x189), "{modes:x?}");
+    assert_eq!([0x10, 0x12, 0x14].map(|at| word(&mut machine, 0x1400 + at)), [4096, 1024, 768]);
+    assert_eq!((bytes(&mut machine, 0x1419), dword(&mut machine, 0x1428) & 0xffff), ([32], 0));
+    let image = machine.screen().unwrap();
+    assert_eq!((image.width, image.height, &image.rgb[3..6]), (1024, 768, &[0xff, 0x80, 0x40][..]));
+}
