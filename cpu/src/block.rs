@@ -43,8 +43,8 @@ const STEADY: u32 = 4096;
 /// Where a block went last time from one of its exits.
 #[derive(Clone, Copy, Default)]
 pub struct Link {
-    /// The target address.
-    pub rip: u64,
+    /// Where the target is, as the run loop tells places apart.
+    pub key: u64,
     /// The address space that it was resolved in.
     pub stamp: u64,
     /// The target block's serial number; 0 is no link.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use softmetal_bus::{Attention, CpuBus, GuestMemory, PAGE_SIZE, PageKind, attention};
 
-use crate::block::{self, BlockCache, Check, Decoded, Extent, Link, MAX_LEN, Undecodable};
+use crate::block::{self, BlockCache, Check, Decoded, Extent, Link, MAX_LEN, MAX_OPS, Undecodable};
 use crate::debug::{self, Before};
 use crate::exec::cpuid::{Forms, Model};
 use crate::fault::{Exception, Fault, Reason, vector};
@@ -32,12 +32,14 @@ pub enum Stop {
 
 /// Entries of the jump cache.
 const JUMPS: usize = 4096;
+/// No block is longer.
+const BLOCK_BYTES: u64 = (MAX_OPS * MAX_LEN) as u64;
 /// How many blocks are remembered for the crash report.
 pub const HISTORY: usize = 16;
 
 #[derive(Clone, Copy, Default)]
 struct Jump {
-    rip: u64,
+    key: u64,
     stamp: u64,
     serial: u32,
     index: u32,
@@ -334,7 +336,8 @@ impl Processor {
     #[inline(always)]
     fn followed(&self, index: u32, slot: usize) -> Option<u32> {
         let link = self.cache.get(index).links[slot].get();
-        (link.rip == self.cpu.state.rip
+        (link.key == self.cpu.code_key()
+            && self.cpu.within_reach()
             && link.stamp == self.stamp()
             && link.serial != 0
             && self.cache.get(link.index).serial == link.serial)
@@ -344,8 +347,8 @@ impl Processor {
     fn link(&self, source: u32, slot: usize, target: u32) {
         let t = self.cache.get(target);
         let s = self.cache.get(source);
-        if t.serial != 0 && t.checked.is_none() && s.serial != 0 && s.mode == t.mode && !t.mode.limited() {
-            s.links[slot].set(Link { rip: self.cpu.state.rip, stamp: self.stamp(), serial: t.serial, index: target });
+        if t.serial != 0 && t.checked.is_none() && s.serial != 0 && s.mode == t.mode && self.cpu.within_reach() {
+            s.links[slot].set(Link { key: self.cpu.code_key(), stamp: self.stamp(), serial: t.serial, index: target });
         }
     }
 
@@ -357,9 +360,10 @@ impl Processor {
     /// The block at RIP: from the jump cache, the block cache, or decoded now.
     #[inline(always)]
     fn lookup(&mut self) -> Result<u32, Fault> {
-        let (rip, mode) = (self.cpu.state.rip, self.cpu.state.mode);
-        let j = &self.jumps[jump_index(rip)];
-        if j.rip == rip && j.mode == mode.0 && j.stamp == self.stamp() && j.serial != 0 && self.cache.get(j.index).serial == j.serial {
+        let (key, mode) = (self.cpu.code_key(), self.cpu.state.mode);
+        let j = &self.jumps[jump_index(key)];
+        let known = j.key == key && j.mode == mode.0 && j.stamp == self.stamp() && j.serial != 0;
+        if known && self.cache.get(j.index).serial == j.serial && self.cpu.within_reach() {
             return Ok(j.index);
         }
         self.lookup_slow()
@@ -395,8 +399,9 @@ impl Processor {
         };
         let index = if mode.long() { index } else { self.within_limit(index, physical)? };
         let b = self.cache.get(index);
-        if b.serial != 0 && b.checked.is_none() && !mode.limited() {
-            self.jumps[jump_index(rip)] = Jump { rip, stamp: self.stamp(), serial: b.serial, index, mode: mode.0 };
+        if b.serial != 0 && b.checked.is_none() && self.cpu.within_reach() {
+            let key = self.cpu.code_key();
+            self.jumps[jump_index(key)] = Jump { key, stamp: self.stamp(), serial: b.serial, index, mode: mode.0 };
         }
         Ok(index)
     }
@@ -593,6 +598,28 @@ impl Cpu {
         self.state.icount += n + std::mem::take(&mut self.repeat_extra);
     }
 
+    /// What is asked of the processor and can be granted now: no interrupt while interrupts are masked.
+    #[inline(always)]
+    pub(crate) fn wanted(&self) -> u32 {
+        let bits = self.attention.bits();
+        let masked = bits == attention::INTR && self.state.eflags & flags::IF == 0 && !self.state.halted;
+        if masked { 0 } else { bits }
+    }
+
+    /// What tells apart, within a mode and a stamp, where code is: the linear address, to which 2^32 may have been added.
+    #[inline(always)]
+    fn code_key(&self) -> u64 {
+        let s = &self.state;
+        if s.mode.limited() { s.rip.wrapping_add(s.segments[seg::CS].base) } else { s.rip }
+    }
+
+    /// Whether any block from RIP on lies within the limit of CS.
+    #[inline(always)]
+    fn within_reach(&self) -> bool {
+        let s = &self.state;
+        !s.mode.limited() || s.rip + BLOCK_BYTES <= u64::from(s.segments[seg::CS].limit)
+    }
+
     /// The linear address of the next instruction.
     #[must_use]
     pub fn linear_rip(&self) -> u64 {
@@ -602,6 +629,6 @@ impl Cpu {
 }
 
 #[inline(always)]
-fn jump_index(rip: u64) -> usize {
-    (rip ^ rip >> 12) as usize & (JUMPS - 1)
+fn jump_index(key: u64) -> usize {
+    (key ^ key >> 12) as usize & (JUMPS - 1)
 }

@@ -144,7 +144,7 @@ fn string<W: Width, const IN: bool>(cpu: &mut Cpu, op: &Op, _: &[Op]) -> Exit {
             done += 1;
             set(cpu, op, reg::RCX, left);
             // What the device or a store over code has brought about comes before the next iteration.
-            if cpu.attention.bits() != 0 || cpu.memory.code_written() {
+            if cpu.wanted() != 0 || cpu.memory.code_written() {
                 break;
             }
         }

@@ -46,6 +46,8 @@ pub struct Msrs {
     pub therm_interrupt: u64,
     pub perf_ctl: u64,
     pub energy_perf_bias: u64,
+    /// IA32_UMWAIT_CONTROL: stored; no user wait lasts long enough for its limit.
+    pub umwait_control: u64,
 }
 
 impl Default for Msrs {
@@ -75,6 +77,7 @@ impl Default for Msrs {
             therm_interrupt: 0,
             perf_ctl: 0,
             energy_perf_bias: 6,
+            umwait_control: 0,
         }
     }
 }
@@ -121,6 +124,7 @@ mod n {
     pub const MCG_STATUS: u32 = 0x17a;
     pub const PERF_STATUS: u32 = 0x198;
     pub const PERF_CTL: u32 = 0x199;
+    pub const UMWAIT_CONTROL: u32 = 0xe1;
     pub const CLOCK_MODULATION: u32 = 0x19a;
     pub const THERM_INTERRUPT: u32 = 0x19b;
     pub const THERM_STATUS: u32 = 0x19c;
@@ -184,6 +188,7 @@ impl Cpu {
             n::MCG_STATUS => m.mcg_status,
             n::PERF_STATUS => 10 << 8,
             n::PERF_CTL => m.perf_ctl,
+            n::UMWAIT_CONTROL if self.model.has(Feature::Waitpkg) => m.umwait_control,
             n::CLOCK_MODULATION => m.clock_modulation,
             n::THERM_INTERRUPT => m.therm_interrupt,
             n::THERM_STATUS => 0,
@@ -209,7 +214,7 @@ impl Cpu {
 
     /// Writes MSR `msr`; false is #GP.
     pub fn write_msr(&mut self, msr: u32, v: u64, at: u64) -> bool {
-        let spec_ctrl = self.model.has(Feature::SpecCtrl);
+        let (spec_ctrl, waits) = (self.model.has(Feature::SpecCtrl), self.model.has(Feature::Waitpkg));
         let base_ok = self.canonical_base(v);
         let m = &mut self.state.msr;
         let ok = match msr {
@@ -217,6 +222,8 @@ impl Cpu {
             n::PAT => (0..8).all(|i| memory_type(v >> (8 * i) & 0xff, true)),
             n::MTRR_DEF_TYPE => v & !0xcff == 0 && memory_type(v & 0xff, false),
             n::FMASK | n::TSC_AUX => v >> 32 == 0,
+            // Bit 1 is reserved (SDM 4, table 2-2).
+            n::UMWAIT_CONTROL => waits && v >> 32 == 0 && v & 2 == 0,
             n::SPEC_CTRL => spec_ctrl && v & !7 == 0,
             n::PRED_CMD => spec_ctrl && v & !1 == 0,
             n::MCG_STATUS => v & !7 == 0,
@@ -244,6 +251,7 @@ impl Cpu {
             n::SYSENTER_EIP => m.sysenter_eip = v,
             n::MCG_STATUS => m.mcg_status = v,
             n::PERF_CTL => m.perf_ctl = v,
+            n::UMWAIT_CONTROL => m.umwait_control = v,
             n::CLOCK_MODULATION => m.clock_modulation = v,
             n::THERM_INTERRUPT => m.therm_interrupt = v,
             n::MISC_ENABLE => m.misc_enable = v | 0x1800,

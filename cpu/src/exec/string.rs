@@ -202,7 +202,7 @@ fn repeated<X: StringOp, W: Width, A: Width>(cpu: &mut Cpu, op: &Op, rest: &[Op]
         done += n;
         finished = left == n || X::COMPARES && cpu.state.lazy.zf() != (op.imm == 1);
         // What a device or a store over code has brought about comes before the next iteration.
-        if cpu.solo && (cpu.attention.bits() != 0 || cpu.memory.code_written()) {
+        if cpu.solo && (cpu.wanted() != 0 || cpu.memory.code_written()) {
             break;
         }
     }
@@ -225,14 +225,28 @@ fn repeated<X: StringOp, W: Width, A: Width>(cpu: &mut Cpu, op: &Op, rest: &[Op]
     Exit::Leave
 }
 
-/// Tries several iterations at once: upwards, in 64-bit mode, where no address wraps.
+/// Tries several iterations at once: upwards, where no address wraps.
 #[inline(always)]
 fn many<X: StringOp, W: Width, A: Width>(cpu: &mut Cpu, op: &Op, n: u64) -> u64 {
-    if n < 2 || A::BITS != 64 || op.addr != 0 || cpu.state.eflags & flags::DF != 0 {
+    if n < 2 || cpu.state.eflags & flags::DF != 0 {
         return 0;
     }
-    let si = cpu.state.regs[usize::from(reg::RSI)].wrapping_add(cpu.state.bases[usize::from(op.seg & 7)]);
-    let di = cpu.state.regs[usize::from(reg::RDI)];
+    let (si, di) = (A::get(&cpu.state.regs, reg::RSI).zx(), A::get(&cpu.state.regs, reg::RDI).zx());
+    let (si, di, n) = if A::BITS == 64 && op.addr == 0 {
+        (si.wrapping_add(cpu.state.bases[usize::from(op.seg & 7)]), di, n)
+    } else if !cpu.state.mode.long() {
+        let n = n.min((PAGE_SIZE / W::BYTES) as u64);
+        let len = n as usize * W::BYTES;
+        let place = |segment, offset: u64, write| {
+            let linear = cpu.admitted(segment, offset, len, write).filter(|_| offset + len as u64 <= 1 << A::BITS)?;
+            (linear + len as u64 <= 1 << 32).then_some(linear)
+        };
+        let (si, di) = (if X::SI { place(op.seg, si, false) } else { Some(0) }, place(ES, di, true));
+        let (Some(si), Some(di)) = (si, di) else { return 0 };
+        (si, di, n)
+    } else {
+        return 0;
+    };
     let n = X::many::<W>(cpu, si, di, n);
     if n > 0 {
         advance::<X, A>(cpu, n * W::BYTES as u64);

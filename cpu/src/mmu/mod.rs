@@ -43,16 +43,19 @@ impl Cpu {
 
     #[inline(never)]
     fn linear_checked(&mut self, segment: u8, ea: u64, bytes: usize, write: bool) -> Result<u64, Fault> {
+        self.admitted(segment, ea, bytes, write).ok_or_else(|| {
+            let v = if usize::from(segment) == seg::SS { vector::SS } else { vector::GP };
+            self.raise_with(v, 0)
+        })
+    }
+
+    /// The linear address of `bytes` bytes at offset `ea` of `segment`, if the segment admits the access; outside of 64-bit mode.
+    pub(crate) fn admitted(&self, segment: u8, ea: u64, bytes: usize, write: bool) -> Option<u64> {
         let s = self.state.segments[usize::from(segment) % 6];
         let real = !self.state.mode.protected();
         let kind_ok =
             real || s.present() && if write { !s.code() && s.readable_or_writable() } else { !s.code() || s.readable_or_writable() };
-        let limit_ok = s.admits(ea, bytes);
-        if !kind_ok || !limit_ok {
-            let v = if usize::from(segment) == seg::SS { vector::SS } else { vector::GP };
-            return Err(self.raise_with(v, 0));
-        }
-        Ok(s.base.wrapping_add(ea) & 0xffff_ffff)
+        (kind_ok && s.admits(ea, bytes)).then(|| s.base.wrapping_add(ea) & 0xffff_ffff)
     }
 
     /// Loads `op`'s memory operand.

@@ -298,7 +298,9 @@ impl Board {
         self.ports.set(ports);
         if !self.builtin {
             let window = (self.layout.low(), IOAPIC_BASE);
-            let acpi = acpi::Config { cpus: 1, pm_base: pm_base.unwrap_or(PM1A_EVT_PORT), ecam: ecam.map(|e| e.0), window };
+            // A firmware reads the sizes of the files once, at first: they must not depend on what it programs later.
+            let ecam = ecam.map(|e| e.0).or(self.layout.chipset().ecam());
+            let acpi = acpi::Config { cpus: 1, pm_base: pm_base.unwrap_or(PM1A_EVT_PORT), ecam, window };
             if self.acpi.replace(acpi) != Some(acpi) {
                 offer_tables(&mut self.chips.fw_cfg, &acpi, &self.layout);
             }

@@ -114,11 +114,11 @@ fn boots(options: &[&str]) {
     boots_until("builtin", options, "GUEST-READY");
 }
 
-/// `options` boot by `firmware` until the serial port says `text`.
-fn boots_until(firmware: &str, options: &[&str], text: &str) {
+/// `options` boot by `firmware` until the serial port says `text`; what it said.
+fn boots_until(firmware: &str, options: &[&str], text: &str) -> String {
     let mut command = softmetal();
     command.args(["test", "--firmware", firmware, "--timeout", "300"]).args(options).args(["--expect", text]);
-    passes(&mut command);
+    passes(&mut command)
 }
 
 #[test]
@@ -167,6 +167,8 @@ fn a_grub_disk_boots_on_ide_and_virtio() {
         for interface in ["ide", "virtio"] {
             boots_until("seabios", &["--disk", &on(interface)], "Linux version");
         }
+        let log = boots_until("seabios", &["--disk", &on("ahci"), "--machine", "q35"], "ACPI: (Interpreter enabled|Unable)");
+        assert!(log.contains("ACPI: Interpreter enabled") && !log.contains("BXPC"), "SeaBIOS does not use the board's tables: {log}");
         if installed(&[SMALL]) {
             for interface in ["virtio", "ahci"] {
                 boots_until(SMALL, &["--disk", &on(interface)], "Linux version");

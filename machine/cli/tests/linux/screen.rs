@@ -55,3 +55,23 @@ fn a_shell_on_the_framebuffer_console() {
     assert!((10..50).contains(&cell), "{cell} pixels of a letter");
     assert!((0..1024).all(|x| !lit(x, 767)), "the last line is empty");
 }
+
+#[test]
+fn a_shell_is_typed_at_by_virtio() {
+    if images("busybox-full").is_none() {
+        return;
+    }
+    let typed = ["--type", "clear; echo \"{~|$((6*7))_^}\"; grep Softmetal /proc/bus/input/devices\\n"];
+    let seen = ["--screen-expect", r"^\{~\|42_\^\}", "--screen-expect", "Softmetal keyboard", "--screen-expect", "Softmetal mouse"];
+    let machine = ["test", "busybox-full", "--append", "console=tty0", "--input", "virtio", "--screen-expect", "guest# $"];
+    passes(softmetal().args(machine).args(typed).args(seen));
+}
+
+#[test]
+fn a_shell_on_the_framebuffer_that_uefi_leaves() {
+    if images("busybox").is_none() || !crate::firmware::available(&softmetal_machine::host::firmware::UEFI) {
+        return;
+    }
+    let script = ["--screen-expect", "guest# $", "--type", "clear; cat /proc/fb\\n", "--screen-expect", "^0 EFI VGA"];
+    passes(softmetal().args(["test", "busybox", "--firmware", "uefi", "--append", "console=tty0"]).args(script));
+}

@@ -34,10 +34,7 @@ pub fn download(work: &Path, name: &str, kernels: &[&str], architecture: &str, p
             Err(e) => log::info!("with the system's package lists: {e}"),
         }
     }
-    let apt = Apt::new(work, architecture, true)?;
-    progress("fetching the distribution's package lists");
-    apt.run("apt-get", &["update", "-q"], "the package lists")?;
-    apt.packages(kernels, progress)
+    Apt::with_own_lists(work, architecture, progress, |apt, progress| apt.packages(kernels, progress))
 }
 
 /// Downloads one package for amd64 into `work`.
@@ -56,10 +53,7 @@ pub fn download_first(work: &Path, packages: &[&str], progress: &mut dyn FnMut(&
             Err(e) => log::info!("with the system's package lists: {e}"),
         }
     }
-    let apt = Apt::new(work, AMD64, true)?;
-    progress("fetching the distribution's package lists");
-    apt.run("apt-get", &["update", "-q"], "the package lists")?;
-    apt.first_of(packages, progress)
+    Apt::with_own_lists(work, AMD64, progress, |apt, progress| apt.first_of(packages, progress))
 }
 
 /// Whether the system's own package lists may have `architecture`.
@@ -103,6 +97,26 @@ impl Apt {
         let config = root.join("apt.conf");
         fs::write(&config, text).map_err(at(&config))?;
         Ok(Self { config, folder })
+    }
+
+    /// Does `f` with package lists of our own. A list that cannot be fetched is an error only if `f` fails without it.
+    fn with_own_lists<T>(
+        work: &Path,
+        architecture: &str,
+        progress: &mut dyn FnMut(&str),
+        f: impl FnOnce(&Self, &mut dyn FnMut(&str)) -> Result<T>,
+    ) -> Result<T> {
+        let apt = Self::new(work, architecture, true)?;
+        progress("fetching the distribution's package lists");
+        let updated = apt.run("apt-get", &["update", "-q"], "the package lists");
+        match (f(&apt, progress), updated) {
+            (Err(_), Err(e)) => Err(e),
+            (done, Err(e)) => {
+                log::warn!("{e}; what was fetched serves");
+                done
+            }
+            (done, Ok(_)) => done,
+        }
     }
 
     /// Resolves the kernel to its packages and downloads them with busybox.
