@@ -52,6 +52,13 @@ enum Failure {
     Unsupported = 2,
 }
 
+/// What of a request is done.
+enum Done {
+    All,
+    /// It asks for a flush, which is still to be made.
+    Flush,
+}
+
 impl From<Fault> for Failure {
     fn from(_: Fault) -> Self {
         Self::Io
@@ -80,7 +87,24 @@ pub struct VirtioBlk {
 pub struct State {
     /// The driver has not accepted flush commands: each write must be durable when it completes.
     write_through: bool,
+    /// Flush requests for which the disk is being flushed, and those that came since: they need one more.
+    flushing: Vec<Held>,
+    waiting: Vec<Held>,
 }
+
+/// A flush request that has not ended.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Held {
+    queue: usize,
+    head: u16,
+    /// Where its status byte goes.
+    status: u64,
+}
+
+/// Most flush requests at a time: no driver has more.
+const MAX_HELD: usize = QUEUES * QUEUE_SIZE as usize;
+/// The timer of a flush.
+const FLUSH_TIMER: u32 = 0;
 
 impl VirtioBlk {
     /// The disk `backend`; of `serial` the first 20 bytes count. Read-only if `read_only` or the backend says so.
@@ -119,21 +143,40 @@ impl VirtioBlk {
         Ok(sector * SECTOR)
     }
 
-    /// Carries out the request of `chain` and returns how many bytes were written to its buffers.
-    fn request(&mut self, ctx: &Ctx, chain: &mut Chain) -> u32 {
+    /// Carries out the request of `chain`, from queue `queue`, and returns how many bytes were written to its buffers;
+    /// `None` if it has not ended.
+    fn request(&mut self, ctx: &mut Ctx, queue: usize, chain: &mut Chain) -> Option<u32> {
         let Some(status) = chain.writable.take_last_byte() else {
             log::warn!("virtio-blk: a request without room for its status");
-            return 0;
+            return Some(0);
         };
         let room = chain.writable.left();
-        let result = self.execute(ctx, chain);
+        let result = match self.execute(ctx, chain) {
+            Ok(Done::Flush) if self.state.flushing.len() + self.state.waiting.len() < MAX_HELD => {
+                self.state.waiting.push(Held { queue, head: chain.head(), status });
+                if self.state.flushing.is_empty() {
+                    self.begin_flush(ctx);
+                }
+                return None;
+            }
+            Ok(Done::Flush) => Err(Failure::Io),
+            Ok(Done::All) => Ok(()),
+            Err(failure) => Err(failure),
+        };
         // Of what was asked for only the part that was written counts; a request over 4 GiB has failed anyway.
         let written = (room - chain.writable.left()) as u32;
         let code = result.map_or_else(|failure| failure as u8, |()| 0);
-        if ctx.dma_write(status, &[code]) { written.saturating_add(1) } else { written }
+        Some(if ctx.dma_write(status, &[code]) { written.saturating_add(1) } else { written })
     }
 
-    fn execute(&mut self, ctx: &Ctx, chain: &mut Chain) -> Result<(), Failure> {
+    /// Begins to flush the disk for the requests that wait.
+    fn begin_flush(&mut self, ctx: &mut Ctx) {
+        self.state.flushing = std::mem::take(&mut self.state.waiting);
+        self.backend.begin_flush();
+        ctx.arm_host(FLUSH_TIMER);
+    }
+
+    fn execute(&mut self, ctx: &Ctx, chain: &mut Chain) -> Result<Done, Failure> {
         let mut header = [0; 16];
         if chain.readable.read(ctx, &mut header)? < header.len() {
             log::warn!("virtio-blk: a request with a short header");
@@ -168,7 +211,7 @@ impl VirtioBlk {
                     self.backend.flush()?;
                 }
             }
-            request::FLUSH => self.backend.flush()?,
+            request::FLUSH => return Ok(Done::Flush),
             request::GET_ID => {
                 chain.writable.write(ctx, &self.id)?;
             }
@@ -178,7 +221,7 @@ impl VirtioBlk {
                 return Err(Failure::Unsupported);
             }
         }
-        Ok(())
+        Ok(Done::All)
     }
 
     /// Discards or zeroes the ranges that the request lists; all are looked at before the first is touched.
@@ -253,15 +296,15 @@ impl VirtioDevice for VirtioBlk {
     }
 
     fn process(&mut self, ctx: &mut Ctx, index: usize, queues: &mut [Queue]) -> Result<(), Broken> {
-        let queue = &mut queues[index];
         let mut chain = std::mem::take(&mut self.chain);
+        let queue = &mut queues[index];
         let result = loop {
             match queue.pop(ctx, &mut chain) {
                 Ok(true) => {}
                 Ok(false) => break Ok(()),
                 Err(broken) => break Err(broken),
             }
-            let written = self.request(ctx, &mut chain);
+            let Some(written) = self.request(ctx, index, &mut chain) else { continue };
             if let Err(broken) = queue.push(ctx, &chain, written) {
                 break Err(broken);
             }
@@ -270,6 +313,26 @@ impl VirtioDevice for VirtioBlk {
         result
     }
 
+    fn host_done(&mut self, ctx: &mut Ctx, queues: &mut [Queue]) -> Result<(), Broken> {
+        if self.state.flushing.is_empty() {
+            return Ok(());
+        }
+        let code = self.backend.flush().map_or_else(|e| Failure::from(e) as u8, |()| 0);
+        let ended = std::mem::take(&mut self.state.flushing);
+        if !self.state.waiting.is_empty() {
+            self.begin_flush(ctx);
+        }
+        for held in ended {
+            let written = u32::from(ctx.dma_write(held.status, &[code]));
+            // Saved state may name a queue that is not there.
+            let Some(queue) = queues.get_mut(held.queue) else { continue };
+            queue.push_head(ctx, held.head, written)?;
+        }
+        Ok(())
+    }
+    fn waits_for_host(&mut self) -> Option<bool> {
+        (!self.state.flushing.is_empty()).then(|| !self.backend.flushing())
+    }
     fn reset(&mut self, _power: bool) {
         self.state = State::default();
     }

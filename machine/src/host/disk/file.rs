@@ -195,6 +195,14 @@ impl ImageFile {
         if self.writable { self.file.sync_data() } else { Ok(()) }
     }
 
+    /// Another handle to the open file.
+    ///
+    /// # Errors
+    /// The host's.
+    pub fn handle(&self) -> io::Result<File> {
+        self.file.try_clone()
+    }
+
     /// Makes it `len` bytes long; what is new reads as zeros.
     ///
     /// # Errors
