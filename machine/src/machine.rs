@@ -126,7 +126,8 @@ impl Machine {
         }
         let board = SharedBoard::new(board);
         let cpu = Processor::new(memory.clone(), Box::new(board.clone()), attention.clone(), model);
-        let mut machine = Self { memory, layout, images, attention, board, vga, host_paced, cpu, log: None, seen: None, digests: Digests::default() };
+        let mut machine =
+            Self { memory, layout, images, attention, board, vga, host_paced, cpu, log: None, seen: None, digests: Digests::default() };
         machine.boot().map_err(|e| UserError(e.to_string()))?;
         Ok(machine)
     }

@@ -348,7 +348,8 @@ impl VirtioDevice for VirtioBlk {
 mod tests {
     use std::sync::{Arc, Mutex};
 
-    use softmetal_bus::Device;
+    use softmetal_bus::device::HOST_TIME;
+    use softmetal_bus::{Device, Input};
 
     use super::*;
     use crate::virtio::VirtioPci;
@@ -400,6 +401,7 @@ mod tests {
         chain.push((STATUS, 1, WRITE));
         d.chain(0, &chain);
         d.notify(0);
+        d.rig.run(&mut d.device, HOST_TIME);
         assert_eq!(d.reg(0x14, 1), 0xf, "the device works on");
         (d.get(STATUS, 1)[0], d.used(0).pop().unwrap().1)
     }
@@ -426,6 +428,40 @@ mod tests {
         let id = [(DATA, 20, WRITE)];
         assert_eq!(request(&mut d, request::GET_ID, 0, &id), (0, 21));
         assert_eq!(d.get(DATA, 20), b"a serial number\0\0\0\0\0");
+    }
+
+    /// A flush ends after a fixed time, or where the host sets the pace, when it says so.
+    #[test]
+    fn flushes_end_as_events() {
+        let (mut d, disk) = driver(F_FLUSH, false);
+        d.put(HEADER, &request::FLUSH.to_le_bytes());
+        let flush = |d: &mut Driver<VirtioBlk>, status: u64| {
+            d.put(status, &[0xee]);
+            d.chain(0, &[(HEADER, 16, READ), (status, 1, WRITE)]);
+            d.notify(0);
+        };
+        let flushes = || disk.0.lock().unwrap().1;
+        flush(&mut d, STATUS);
+        assert_eq!((d.get(STATUS, 1)[0], flushes(), d.used(0).len()), (0xee, 0, 0));
+        d.rig.run(&mut d.device, HOST_TIME);
+        assert_eq!((d.get(STATUS, 1)[0], flushes(), d.used(0).len()), (0, 1, 1));
+
+        d.rig.host_paced = true;
+        flush(&mut d, STATUS);
+        // This one came after the first had begun: what was written in between needs another flush.
+        flush(&mut d, STATUS + 1);
+        d.rig.run(&mut d.device, 10 * HOST_TIME);
+        assert_eq!((d.get(STATUS, 2), flushes(), d.device.waits_for_host()), (vec![0xee, 0xee], 1, Some(true)));
+        // A device that was saved and loaded goes on from there.
+        let saved = d.device.save();
+        d.device.load(&saved).unwrap();
+        for (seen, total) in [(vec![0, 0xee], 2), (vec![0, 0], 3)] {
+            d.device.input(&mut d.rig.ctx(), &Input::HostDone);
+            assert_eq!((d.get(STATUS, 2), flushes(), d.used(0).len()), (seen, total, 1));
+        }
+        assert_eq!(d.device.waits_for_host(), None);
+        d.device.input(&mut d.rig.ctx(), &Input::HostDone);
+        assert_eq!(flushes(), 3);
     }
 
     #[test]

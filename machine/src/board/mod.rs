@@ -181,9 +181,9 @@ impl Board {
     /// Of the devices that wait for work on the host: those for which it has ended, and whether others still wait.
     pub fn host_work(&mut self) -> (Vec<DeviceId>, bool) {
         let (mut ended, mut going_on) = (Vec::new(), false);
-        for function in &mut self.chips.pci {
+        for (n, function) in (id::PCI..).zip(&mut self.chips.pci) {
             match function.device.waits_for_host() {
-                Some(true) => ended.push(function.id),
+                Some(true) => ended.push(DeviceId(n)),
                 Some(false) => going_on = true,
                 None => {}
             }

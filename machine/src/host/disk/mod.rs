@@ -2,8 +2,8 @@
 
 mod blocks;
 mod chain;
-mod disk;
 mod file;
+mod guest;
 mod image;
 mod overlay;
 mod qcow2;
@@ -17,8 +17,8 @@ use std::path::{Path, PathBuf};
 use softmetal_bus::BlockBackend;
 
 use self::chain::{Access, Reach};
-use self::disk::Disk;
 use self::file::{ImageFile, Lock};
+use self::guest::Disk;
 pub use self::image::Format;
 use self::image::Image;
 use self::overlay::Overlay;
