@@ -13,8 +13,8 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
 use softmetal_machine::host::catalog::Catalog;
-use softmetal_machine::host::disk::{self, DiskMode, Format};
 use softmetal_machine::host::disk::tool::{self, New};
+use softmetal_machine::host::disk::{self, DiskMode, Format};
 
 /// Times reading and writing a virtio disk in Softmetal and in QEMU
 #[derive(Parser)]
@@ -40,7 +40,11 @@ struct Args {
 const WORK: [(&str, u32, &str); 3] = [
     ("400 MiB direct read", 400, "dd if=/dev/vda of=/dev/null bs=1M count=400 iflag=direct"),
     ("200 MiB direct write, then synced", 200, "dd if=/dev/zero of=/dev/vda bs=1M count=200 oflag=direct conv=fsync"),
-    ("8 MiB written, synced after each 64 KiB", 8, "n=0; while [ $n -lt 128 ]; do dd if=/dev/zero of=/dev/vda bs=64k seek=$n count=1 oflag=direct conv=fsync; n=$((n+1)); done"),
+    (
+        "8 MiB written, synced after each 64 KiB",
+        8,
+        "n=0; while [ $n -lt 128 ]; do dd if=/dev/zero of=/dev/vda bs=64k seek=$n count=1 oflag=direct conv=fsync; n=$((n+1)); done",
+    ),
 ];
 /// The disk, in bytes.
 const DISK: u64 = 512 << 20;
@@ -129,7 +133,8 @@ fn best(runs: u32, path: &Path, format: Format, command: &dyn Fn() -> Command) -
         peak = peak.max(run.peak_rss.unwrap_or(0));
         let mark = |n: usize| run.lines.iter().find(|(_, line)| *line == format!("MARK {n}")).map(|(at, _)| *at);
         for (n, (name, mib, _)) in WORK.iter().enumerate() {
-            let (from, to) = mark(n).zip(mark(n + 1)).with_context(|| format!("the guest did not get to \"{name}\": {}", run.last_words()))?;
+            let (from, to) =
+                mark(n).zip(mark(n + 1)).with_context(|| format!("the guest did not get to \"{name}\": {}", run.last_words()))?;
             best[n] = best[n].max(f64::from(*mib) * 1.048_576 / (to - from).as_secs_f64());
         }
     }
