@@ -60,7 +60,7 @@ fn mistakes() {
     refused(d, &["disk", "create", "x.qcow2", "700"], &["512"]);
     refused(d, &["disk", "create", "x.qcow2", "0"], &["512"]);
     refused(d, &["disk", "create", "x.qcow2", "1M", "--cluster-size", "5000"], &["power of two"]);
-    refused(d, &["disk", "create", "x.qcow2", "4000000T"], &["size"]);
+    refused(d, &["disk", "create", "x.qcow2", "4000000T"], &["larger clusters"]);
     refused(d, &["disk", "create", "x.vmdk", "1M", "--format", "vmdk"], &["only be read"]);
     refused(d, &["disk", "create", "x.img", "1M", "--format", "ext4"], &["no format `ext4`"]);
     refused(d, &["disk", "create", "raw", "1M"], &["there already", "--force"]);

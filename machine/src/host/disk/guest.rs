@@ -3,6 +3,7 @@
 use std::io;
 use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
 
 use softmetal_bus::{BlockBackend, BlockError};
 
@@ -20,9 +21,10 @@ pub struct Disk {
     told: Vec<(io::ErrorKind, Option<i32>)>,
 }
 
-/// A thread that flushes the image. It ends when this is dropped.
+/// A thread that flushes the image. It ends when it can be asked no more.
 struct Worker {
     ask: Sender<()>,
+    thread: JoinHandle<()>,
     done: Receiver<Result<(), BlockError>>,
     /// It has been asked and its answer has not been taken.
     running: bool,
@@ -51,8 +53,8 @@ impl Worker {
                 }
             }
         };
-        std::thread::Builder::new().name("disk flush".into()).spawn(work)?;
-        Ok(Self { ask, done, running: false, again: false, answer: None })
+        let thread = std::thread::Builder::new().name("disk flush".into()).spawn(work)?;
+        Ok(Self { ask, thread, done, running: false, again: false, answer: None })
     }
 
     /// Takes the answer of a flush that was begun, and waits for it; `None` if none was, or if it came too early for all.
@@ -142,8 +144,11 @@ impl BlockBackend for Disk {
 
 impl Drop for Disk {
     fn drop(&mut self) {
-        if let Some(worker) = &mut self.worker {
+        if let Some(mut worker) = self.worker.take() {
             worker.finish();
+            // Its share of the image goes before this one does, so that the file is closed when this returns.
+            drop(worker.ask);
+            let _ = worker.thread.join();
         }
         if !self.read_only {
             // Whoever fails here has told it.
