@@ -34,7 +34,7 @@ fn an_intact_entry_is_used_and_a_damaged_one_is_not() {
 fn unknown_names_are_told_what_there_is() {
     let folder = tempfile::tempdir().unwrap();
     let error = catalog(folder.path()).fetch("busy", &mut |_| ()).unwrap_err().to_string();
-    assert_eq!(error, "the catalogue has no \"busy\"; it has: busybox, busybox-full, debian, debian-installer, memtest, ipxe");
+    assert_eq!(error, "the catalogue has no \"busy\"; it has: busybox, busybox-full, busybox-i386, debian, debian-installer, memtest, ipxe");
 }
 
 #[test]
