@@ -16,6 +16,8 @@ pub(crate) struct Rig {
     pub timers: TimerQueue,
     /// The effects since the last [`Rig::take`].
     pub effects: Vec<Effect>,
+    /// See [`Ctx`].
+    pub host_paced: bool,
 }
 
 impl Rig {
@@ -33,12 +35,14 @@ impl Rig {
             space,
             timers: TimerQueue::default(),
             effects: Vec::new(),
+            host_paced: false,
         }
     }
 
     /// The context of a call at the present time.
     pub fn ctx(&mut self) -> Ctx<'_> {
-        Ctx { now: self.now, id: self.id, memory: &self.memory, space: &self.space, timers: &mut self.timers, effects: &mut self.effects }
+        let Self { now, id, memory, space, timers, effects, host_paced } = self;
+        Ctx { now: *now, id: *id, memory, space, timers, effects, host_paced: *host_paced }
     }
 
     /// A load from the device.

@@ -97,6 +97,7 @@ pub struct Machine {
     attention: Arc<Attention>,
     board: SharedBoard,
     vga: bool,
+    host_paced: bool,
     cpu: Processor,
     log: Option<Vec<Stamped>>,
     /// What the screen depended on when its changes were last asked for.
@@ -117,7 +118,7 @@ impl Machine {
         let parts = Parts::new(&layout, &plugs, &images.firmware);
         let memory = Arc::new(GuestMemory::new(parts.end()).map_err(|e| UserError(e.to_string()))?);
         let attention = Arc::new(Attention::default());
-        let vga = plugs.vga;
+        let (vga, host_paced) = (plugs.vga, plugs.host_paced);
         // A processor with RDRAND needs no other source of entropy.
         let entropy = !model.has(Feature::Rdrand);
         let mut board = Board::new(layout, memory.clone(), attention.clone(), plugs, entropy, &images.firmware);
@@ -126,7 +127,8 @@ impl Machine {
         }
         let board = SharedBoard::new(board);
         let cpu = Processor::new(memory.clone(), Box::new(board.clone()), attention.clone(), model);
-        let mut machine = Self { memory, layout, images, attention, board, vga, cpu, log: None, seen: None, digests: Digests::default() };
+        let mut machine =
+            Self { memory, layout, images, attention, board, vga, host_paced, cpu, log: None, seen: None, digests: Digests::default() };
         machine.boot().map_err(|e| UserError(e.to_string()))?;
         Ok(machine)
     }
@@ -302,6 +304,19 @@ impl Machine {
         if let Some(log) = &mut self.log {
             log.push(Stamped { at, event });
         }
+    }
+
+    /// Lets in that work on the host has ended, if devices wait for that (only with [`Plugs::host_paced`]): whether any has,
+    /// and whether some still goes on.
+    pub fn host_work(&mut self) -> (bool, bool) {
+        if !self.host_paced {
+            return (false, false);
+        }
+        let (ended, going_on) = self.board.lock().host_work();
+        for device in &ended {
+            self.apply(InputEvent::Device(*device, Input::HostDone));
+        }
+        (!ended.is_empty(), going_on)
     }
 
     /// Types bytes at the first serial port, as many as it takes now; how many those were.

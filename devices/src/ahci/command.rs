@@ -37,6 +37,8 @@ const SRST: u8 = 1 << 2;
 enum Outcome {
     /// It has ended, well or not, as the port's registers tell; so many bytes were moved.
     Ended(u64),
+    /// It has begun and waits for work on the host.
+    OnHost,
     /// The adapter itself failed.
     Fatal,
 }
@@ -115,12 +117,26 @@ impl Ahci {
             port.slot = slot as u8;
             match self.execute(ctx, n, slot) {
                 Outcome::Ended(bytes) => moved += bytes.max(4096),
+                Outcome::OnHost => {
+                    // It is this slot's turn again when the host is ready.
+                    self.state.ports[n].slot = (slot as u8).wrapping_sub(1) & 31;
+                    return ctx.arm_host(n as u32);
+                }
                 Outcome::Fatal => {
                     let port = &mut self.state.ports[n];
                     port.interrupts |= interrupt::HOST_FATAL;
                     port.halted = true;
                     return;
                 }
+            }
+        }
+    }
+
+    /// Work on the host has ended.
+    pub(super) fn host_done(&mut self, ctx: &mut Ctx) {
+        for n in 0..self.units.len() {
+            if self.state.ports[n].on_host {
+                self.work(ctx, n);
             }
         }
     }
@@ -163,6 +179,10 @@ impl Ahci {
         let queued = matches!(tf.command, 0x60 | 0x61) && !unit.is_packet();
         if queued {
             return self.execute_queued(ctx, n, slot, flags, table, header_at);
+        }
+        if !std::mem::take(&mut port.on_host) && unit.begin_host(tf.command) {
+            (port.on_host, tf.status) = (true, status::BSY);
+            return Outcome::OnHost;
         }
         let mut step = unit.command(tf);
         if step == Step::Packet {

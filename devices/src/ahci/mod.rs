@@ -9,7 +9,7 @@ mod tests;
 
 use serde::{Deserialize, Serialize};
 use softmetal_bus::device::{decode, encode};
-use softmetal_bus::{Ctx, Device, Request, StateError, ones};
+use softmetal_bus::{Ctx, Device, Input, Request, StateError, ones};
 
 use crate::ata::{Unit, UnitState};
 use crate::lanes::extract;
@@ -185,6 +185,18 @@ impl Device for Ahci {
             self.update_interrupt(ctx, false);
         }
     }
+    fn input(&mut self, ctx: &mut Ctx, input: &Input) {
+        if *input == Input::HostDone {
+            self.host_done(ctx);
+            self.update_interrupt(ctx, false);
+        }
+    }
+    fn waits_for_host(&mut self) -> Option<bool> {
+        let on_host = |(port, _): &(&Port, _)| port.on_host;
+        let mut waiting = self.state.ports.iter().zip(&mut self.units).filter(on_host).peekable();
+        // One that has ended waits for the others that are flushed at the same time.
+        waiting.peek().is_some().then(|| waiting.all(|(_, unit)| unit.as_mut().is_none_or(|unit| !unit.on_host())))
+    }
     fn reset(&mut self, ctx: &mut Ctx) {
         (0..PORTS as u32).for_each(|n| ctx.cancel(n));
         self.config.reset();
@@ -194,10 +206,10 @@ impl Device for Ahci {
     }
     fn save(&self) -> Vec<u8> {
         let units = self.units.iter().map(|unit| unit.as_ref().map(Unit::state)).collect();
-        encode(1, &Saved { config: self.config.registers().clone(), state: self.state.clone(), units })
+        encode(2, &Saved { config: self.config.registers().clone(), state: self.state.clone(), units })
     }
     fn load(&mut self, bytes: &[u8]) -> Result<(), StateError> {
-        let saved: Saved = decode(self.name(), 1, bytes)?;
+        let saved: Saved = decode(self.name(), 2, bytes)?;
         let fits = saved.units.len() == self.units.len() && saved.units.iter().zip(&self.units).all(|(s, u)| s.is_some() == u.is_some());
         if !fits {
             return Err(StateError::Corrupt(self.name(), "it has other devices".into()));

@@ -60,6 +60,8 @@ pub(super) struct Port {
     pub tf: Taskfile,
     /// The device's first frame waits until frames are received.
     pub unsent: bool,
+    /// The command of the next slot waits for work on the host, or has waited.
+    pub on_host: bool,
     /// An error has stopped the port until it is started anew.
     pub halted: bool,
     /// A device is there.
@@ -127,6 +129,7 @@ impl Port {
         self.issued = 0;
         self.active = 0;
         self.halted = false;
+        self.on_host = false;
         self.slot = 0;
     }
 }
@@ -188,7 +191,7 @@ impl Ahci {
             0x34 if port.command & cmd::START != 0 => port.active |= value,
             0x38 if port.command & cmd::START != 0 => {
                 port.issued |= value;
-                if port.issued != 0 && !port.halted {
+                if port.issued != 0 && !port.halted && !port.on_host {
                     ctx.arm(n as u32, ctx.now.plus(COMMAND_TIME));
                 }
             }

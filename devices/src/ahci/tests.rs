@@ -1,3 +1,4 @@
+use softmetal_bus::device::HOST_TIME;
 use softmetal_bus::{BlockBackend, BlockError, Drive, Effect, SharedDisk};
 
 use super::command::COMMAND_TIME;
@@ -164,14 +165,26 @@ fn pio_and_dma() {
     assert_eq!(sector, [0x77; 512]);
     assert_eq!((h.port(0, 0x38), h.port(0, 0x20), h.port(0, 0x10) >> 30), (4, 0x1051, 1));
     // Stopped until the list is started again.
+    // A flush waits for the host.
     h.put(0, 4, (0xe7, 0, 0, 0), &[], &[]);
     h.run(0, 1 << 4);
     assert_eq!(h.port(0, 0x38), 0x14);
     h.set_port(0, 0x18, 0x10);
     assert_eq!(h.port(0, 0x38), 0);
     h.set_port(0, 0x18, 0x11);
-    h.run(0, 1 << 4);
+    h.put(0, 5, (0x25, 0, 0, 1), &[], &[(DATA, 512)]);
+    h.run(0, 0x30);
+    assert_eq!((h.port(0, 0x38), h.port(0, 0x20) & 0x80), (0x30, 0x80));
+    h.rig.run(&mut h.ahci, HOST_TIME);
     assert_eq!((h.port(0, 0x38), h.port(0, 0x20)), (0, 0x50));
+    // Where the host sets the pace, it comes as an event.
+    h.rig.host_paced = true;
+    h.run(0, 1 << 4);
+    h.rig.run(&mut h.ahci, HOST_TIME);
+    assert_eq!((h.port(0, 0x38), h.ahci.waits_for_host()), (1 << 4, Some(true)));
+    h.ahci.input(&mut h.rig.ctx(), &Input::HostDone);
+    assert_eq!((h.port(0, 0x38), h.port(0, 0x20), h.ahci.waits_for_host()), (0, 0x50, None));
+    h.rig.host_paced = false;
     // A list that is too short, and one that is not memory.
     for (regions, bit) in [(&[(DATA, 256)][..], 24), (&[(1 << 40, 512)], 29)] {
         h.set_port(0, 0x10, !0);

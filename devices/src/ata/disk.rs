@@ -6,6 +6,9 @@ use super::{ABORTED, Failure, LBA, Media, Place, SECTOR, Step, Taskfile, Transfe
 
 /// Bytes read at a time by READ VERIFY.
 const VERIFY: u64 = 256 << 10;
+/// FLUSH CACHE and FLUSH CACHE EXT.
+pub(super) const FLUSH: u8 = 0xe7;
+pub(super) const FLUSH_EXT: u8 = 0xea;
 /// The log of the queued command that failed.
 const NCQ_ERROR_LOG: u8 = 0x10;
 
@@ -228,7 +231,7 @@ impl Unit {
                 }
                 self.state.multiple = n;
             }
-            0xe7 | 0xea => self.flush()?,
+            FLUSH | FLUSH_EXT => self.flush()?,
             0xec => {
                 let data = self.identify();
                 return Ok(self.answer(data, false, SECTOR));

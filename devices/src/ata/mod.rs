@@ -266,6 +266,24 @@ impl Unit {
         self.step(tf, result)
     }
 
+    /// Begins what of `command` takes the host long (a flush), before [`Unit::command`] ends it. False: it takes no time.
+    pub fn begin_host(&mut self, command: u8) -> bool {
+        let Media::Disk(disk) = &mut self.media else { return false };
+        let slow = matches!(command, disk::FLUSH | disk::FLUSH_EXT);
+        if slow {
+            disk.begin_flush();
+        }
+        slow
+    }
+
+    /// Whether what [`Unit::begin_host`] began still goes on.
+    pub fn on_host(&mut self) -> bool {
+        match &mut self.media {
+            Media::Disk(disk) => disk.flushing(),
+            Media::Cd(_) => false,
+        }
+    }
+
     fn step(&mut self, tf: &mut Taskfile, result: Result<Step, Failure>) -> Step {
         match result {
             Ok(Step::Done) => {

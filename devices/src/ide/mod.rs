@@ -10,7 +10,7 @@ mod tests;
 
 use serde::{Deserialize, Serialize};
 use softmetal_bus::device::{decode, encode};
-use softmetal_bus::{Ctx, Device, Request, StateError};
+use softmetal_bus::{Ctx, Device, Input, Request, StateError};
 
 use crate::ata::{DEVICE_RESET, DIAGNOSTIC, Step, Taskfile, Unit, UnitState, status};
 use crate::lanes::{read_bytes, write_bytes};
@@ -60,6 +60,8 @@ struct Channel {
     active: usize,
     control: u8,
     phase: Phase,
+    /// The command waits for work on the host.
+    on_host: bool,
     /// Asks for an interrupt.
     intrq: bool,
     /// The block or packet that goes through the data register, and how much of it has.
@@ -227,13 +229,20 @@ impl Ide {
             }
         }
         self.drive_line(ctx, n);
-        ctx.arm(n as u32, ctx.now.plus(COMMAND_TIME));
+        let Some((channel, unit)) = self.active(n) else { return };
+        channel.on_host = unit.begin_host(command);
+        if channel.on_host {
+            ctx.arm_host(n as u32);
+        } else {
+            ctx.arm(n as u32, ctx.now.plus(COMMAND_TIME));
+        }
     }
 
     /// The time of a command or packet is over: does what it says.
     fn work(&mut self, ctx: &mut Ctx, n: usize) {
         let other = n * 2 + (self.state.channels[n].active ^ 1);
         let Some((channel, unit)) = self.active(n) else { return };
+        channel.on_host = false;
         let tf = &mut channel.registers[channel.active];
         let command = tf.command;
         let step = match channel.phase {
@@ -369,6 +378,7 @@ impl Ide {
         if value & control::SRST != 0 {
             ctx.cancel(n as u32);
             channel.phase = Phase::Idle;
+            channel.on_host = false;
             channel.intrq = false;
             channel.block.clear();
             channel.registers.iter_mut().for_each(|tf| tf.status = status::BSY);
@@ -415,6 +425,20 @@ impl Device for Ide {
             self.work(ctx, timer as usize);
         }
     }
+    fn input(&mut self, ctx: &mut Ctx, input: &Input) {
+        for n in 0..2 {
+            if *input == Input::HostDone && self.state.channels[n].on_host {
+                self.work(ctx, n);
+            }
+        }
+    }
+    fn waits_for_host(&mut self) -> Option<bool> {
+        let waiting = |n: &usize| self.state.channels[*n].on_host;
+        let channels: Vec<usize> = (0..2).filter(waiting).collect();
+        // One that has ended waits for the other one, if that is flushed at the same time.
+        let ended = channels.iter().all(|n| self.active(*n).is_none_or(|(_, unit)| !unit.on_host()));
+        (!channels.is_empty()).then_some(ended)
+    }
     fn reset(&mut self, ctx: &mut Ctx) {
         self.config.reset();
         self.power_on();
@@ -426,10 +450,10 @@ impl Device for Ide {
     }
     fn save(&self) -> Vec<u8> {
         let units = self.units.iter().map(|unit| unit.as_ref().map(Unit::state)).collect();
-        encode(1, &Saved { config: self.config.registers().clone(), state: self.state.clone(), units })
+        encode(2, &Saved { config: self.config.registers().clone(), state: self.state.clone(), units })
     }
     fn load(&mut self, bytes: &[u8]) -> Result<(), StateError> {
-        let saved: Saved = decode(self.name(), 1, bytes)?;
+        let saved: Saved = decode(self.name(), 2, bytes)?;
         let fits = saved.units.len() == self.units.len() && saved.units.iter().zip(&self.units).all(|(s, u)| s.is_some() == u.is_some());
         let sound = saved.state.channels.iter().all(|c| c.selected < 2 && c.active < 2);
         if !fits || !sound {

@@ -52,6 +52,13 @@ enum Failure {
     Unsupported = 2,
 }
 
+/// What of a request is done.
+enum Done {
+    All,
+    /// It asks for a flush, which is still to be made.
+    Flush,
+}
+
 impl From<Fault> for Failure {
     fn from(_: Fault) -> Self {
         Self::Io
@@ -80,7 +87,24 @@ pub struct VirtioBlk {
 pub struct State {
     /// The driver has not accepted flush commands: each write must be durable when it completes.
     write_through: bool,
+    /// Flush requests for which the disk is being flushed, and those that came since: they need one more.
+    flushing: Vec<Held>,
+    waiting: Vec<Held>,
 }
+
+/// A flush request that has not ended.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Held {
+    queue: usize,
+    head: u16,
+    /// Where its status byte goes.
+    status: u64,
+}
+
+/// Most flush requests at a time: no driver has more.
+const MAX_HELD: usize = QUEUES * QUEUE_SIZE as usize;
+/// The timer of a flush.
+const FLUSH_TIMER: u32 = 0;
 
 impl VirtioBlk {
     /// The disk `backend`; of `serial` the first 20 bytes count. Read-only if `read_only` or the backend says so.
@@ -119,21 +143,40 @@ impl VirtioBlk {
         Ok(sector * SECTOR)
     }
 
-    /// Carries out the request of `chain` and returns how many bytes were written to its buffers.
-    fn request(&mut self, ctx: &Ctx, chain: &mut Chain) -> u32 {
+    /// Carries out the request of `chain`, from queue `queue`, and returns how many bytes were written to its buffers;
+    /// `None` if it has not ended.
+    fn request(&mut self, ctx: &mut Ctx, queue: usize, chain: &mut Chain) -> Option<u32> {
         let Some(status) = chain.writable.take_last_byte() else {
             log::warn!("virtio-blk: a request without room for its status");
-            return 0;
+            return Some(0);
         };
         let room = chain.writable.left();
-        let result = self.execute(ctx, chain);
+        let result = match self.execute(ctx, chain) {
+            Ok(Done::Flush) if self.state.flushing.len() + self.state.waiting.len() < MAX_HELD => {
+                self.state.waiting.push(Held { queue, head: chain.head(), status });
+                if self.state.flushing.is_empty() {
+                    self.begin_flush(ctx);
+                }
+                return None;
+            }
+            Ok(Done::Flush) => Err(Failure::Io),
+            Ok(Done::All) => Ok(()),
+            Err(failure) => Err(failure),
+        };
         // Of what was asked for only the part that was written counts; a request over 4 GiB has failed anyway.
         let written = (room - chain.writable.left()) as u32;
         let code = result.map_or_else(|failure| failure as u8, |()| 0);
-        if ctx.dma_write(status, &[code]) { written.saturating_add(1) } else { written }
+        Some(if ctx.dma_write(status, &[code]) { written.saturating_add(1) } else { written })
     }
 
-    fn execute(&mut self, ctx: &Ctx, chain: &mut Chain) -> Result<(), Failure> {
+    /// Begins to flush the disk for the requests that wait.
+    fn begin_flush(&mut self, ctx: &mut Ctx) {
+        self.state.flushing = std::mem::take(&mut self.state.waiting);
+        self.backend.begin_flush();
+        ctx.arm_host(FLUSH_TIMER);
+    }
+
+    fn execute(&mut self, ctx: &Ctx, chain: &mut Chain) -> Result<Done, Failure> {
         let mut header = [0; 16];
         if chain.readable.read(ctx, &mut header)? < header.len() {
             log::warn!("virtio-blk: a request with a short header");
@@ -168,7 +211,7 @@ impl VirtioBlk {
                     self.backend.flush()?;
                 }
             }
-            request::FLUSH => self.backend.flush()?,
+            request::FLUSH => return Ok(Done::Flush),
             request::GET_ID => {
                 chain.writable.write(ctx, &self.id)?;
             }
@@ -178,7 +221,7 @@ impl VirtioBlk {
                 return Err(Failure::Unsupported);
             }
         }
-        Ok(())
+        Ok(Done::All)
     }
 
     /// Discards or zeroes the ranges that the request lists; all are looked at before the first is touched.
@@ -253,15 +296,15 @@ impl VirtioDevice for VirtioBlk {
     }
 
     fn process(&mut self, ctx: &mut Ctx, index: usize, queues: &mut [Queue]) -> Result<(), Broken> {
-        let queue = &mut queues[index];
         let mut chain = std::mem::take(&mut self.chain);
+        let queue = &mut queues[index];
         let result = loop {
             match queue.pop(ctx, &mut chain) {
                 Ok(true) => {}
                 Ok(false) => break Ok(()),
                 Err(broken) => break Err(broken),
             }
-            let written = self.request(ctx, &mut chain);
+            let Some(written) = self.request(ctx, index, &mut chain) else { continue };
             if let Err(broken) = queue.push(ctx, &chain, written) {
                 break Err(broken);
             }
@@ -270,6 +313,26 @@ impl VirtioDevice for VirtioBlk {
         result
     }
 
+    fn host_done(&mut self, ctx: &mut Ctx, queues: &mut [Queue]) -> Result<(), Broken> {
+        if self.state.flushing.is_empty() {
+            return Ok(());
+        }
+        let code = self.backend.flush().map_or_else(|e| Failure::from(e) as u8, |()| 0);
+        let ended = std::mem::take(&mut self.state.flushing);
+        if !self.state.waiting.is_empty() {
+            self.begin_flush(ctx);
+        }
+        for held in ended {
+            let written = u32::from(ctx.dma_write(held.status, &[code]));
+            // Saved state may name a queue that is not there.
+            let Some(queue) = queues.get_mut(held.queue) else { continue };
+            queue.push_head(ctx, held.head, written)?;
+        }
+        Ok(())
+    }
+    fn waits_for_host(&mut self) -> Option<bool> {
+        (!self.state.flushing.is_empty()).then(|| !self.backend.flushing())
+    }
     fn reset(&mut self, _power: bool) {
         self.state = State::default();
     }
@@ -285,7 +348,8 @@ impl VirtioDevice for VirtioBlk {
 mod tests {
     use std::sync::{Arc, Mutex};
 
-    use softmetal_bus::Device;
+    use softmetal_bus::device::HOST_TIME;
+    use softmetal_bus::{Device, Input};
 
     use super::*;
     use crate::virtio::VirtioPci;
@@ -337,6 +401,7 @@ mod tests {
         chain.push((STATUS, 1, WRITE));
         d.chain(0, &chain);
         d.notify(0);
+        d.rig.run(&mut d.device, HOST_TIME);
         assert_eq!(d.reg(0x14, 1), 0xf, "the device works on");
         (d.get(STATUS, 1)[0], d.used(0).pop().unwrap().1)
     }
@@ -363,6 +428,40 @@ mod tests {
         let id = [(DATA, 20, WRITE)];
         assert_eq!(request(&mut d, request::GET_ID, 0, &id), (0, 21));
         assert_eq!(d.get(DATA, 20), b"a serial number\0\0\0\0\0");
+    }
+
+    /// A flush ends after a fixed time, or where the host sets the pace, when it says so.
+    #[test]
+    fn flushes_end_as_events() {
+        let (mut d, disk) = driver(F_FLUSH, false);
+        d.put(HEADER, &request::FLUSH.to_le_bytes());
+        let flush = |d: &mut Driver<VirtioBlk>, status: u64| {
+            d.put(status, &[0xee]);
+            d.chain(0, &[(HEADER, 16, READ), (status, 1, WRITE)]);
+            d.notify(0);
+        };
+        let flushes = || disk.0.lock().unwrap().1;
+        flush(&mut d, STATUS);
+        assert_eq!((d.get(STATUS, 1)[0], flushes(), d.used(0).len()), (0xee, 0, 0));
+        d.rig.run(&mut d.device, HOST_TIME);
+        assert_eq!((d.get(STATUS, 1)[0], flushes(), d.used(0).len()), (0, 1, 1));
+
+        d.rig.host_paced = true;
+        flush(&mut d, STATUS);
+        // This one came after the first had begun: what was written in between needs another flush.
+        flush(&mut d, STATUS + 1);
+        d.rig.run(&mut d.device, 10 * HOST_TIME);
+        assert_eq!((d.get(STATUS, 2), flushes(), d.device.waits_for_host()), (vec![0xee, 0xee], 1, Some(true)));
+        // A device that was saved and loaded goes on from there.
+        let saved = d.device.save();
+        d.device.load(&saved).unwrap();
+        for (seen, total) in [(vec![0, 0xee], 2), (vec![0, 0], 3)] {
+            d.device.input(&mut d.rig.ctx(), &Input::HostDone);
+            assert_eq!((d.get(STATUS, 2), flushes(), d.used(0).len()), (seen, total, 1));
+        }
+        assert_eq!(d.device.waits_for_host(), None);
+        d.device.input(&mut d.rig.ctx(), &Input::HostDone);
+        assert_eq!(flushes(), 3);
     }
 
     #[test]

@@ -65,6 +65,18 @@ pub trait VirtioDevice: Send {
         let _ = input;
         None
     }
+    /// What the device waited for on the host has ended, or the time for it has passed: completes the requests that wait.
+    ///
+    /// # Errors
+    /// As of [`VirtioDevice::process`].
+    fn host_done(&mut self, ctx: &mut Ctx, queues: &mut [Queue]) -> Result<(), Broken> {
+        let _ = (ctx, queues);
+        Ok(())
+    }
+    /// See [`softmetal_bus::Device::waits_for_host`].
+    fn waits_for_host(&mut self) -> Option<bool> {
+        None
+    }
     /// See [`softmetal_bus::Device::input_room`].
     fn input_room(&self) -> usize {
         0

@@ -209,7 +209,20 @@ impl<D: VirtioDevice> VirtioPci<D> {
         if !self.live() || index >= self.queues.len() {
             return;
         }
-        let mut result = self.device.process(ctx, index, &mut self.queues);
+        let result = self.device.process(ctx, index, &mut self.queues);
+        self.give_back(ctx, result);
+    }
+
+    /// What the device waited for on the host has ended.
+    fn host_done(&mut self, ctx: &mut Ctx) {
+        if self.live() {
+            let result = self.device.host_done(ctx, &mut self.queues);
+            self.give_back(ctx, result);
+        }
+    }
+
+    /// Interrupts for all that was given back to the driver.
+    fn give_back(&mut self, ctx: &mut Ctx, mut result: Result<(), Broken>) {
         for i in 0..self.queues.len() {
             match self.queues[i].take_interrupt(ctx) {
                 Ok(false) => {}
@@ -434,7 +447,18 @@ impl<D: VirtioDevice> Device for VirtioPci<D> {
         }
     }
 
+    fn timer(&mut self, ctx: &mut Ctx, _timer: u32) {
+        self.host_done(ctx);
+    }
+
+    fn waits_for_host(&mut self) -> Option<bool> {
+        self.device.waits_for_host()
+    }
+
     fn input(&mut self, ctx: &mut Ctx, input: &Input) {
+        if *input == Input::HostDone {
+            return self.host_done(ctx);
+        }
         if let Some(index) = self.device.input(input) {
             self.process(ctx, index);
         }
@@ -456,11 +480,11 @@ impl<D: VirtioDevice> Device for VirtioPci<D> {
     fn save(&self) -> Vec<u8> {
         let queues: Vec<_> = self.queues.iter().map(|q| &q.state).collect();
         let (config, msix) = (self.config.registers(), self.msix.state());
-        encode(1, &(config, msix, &self.state, queues, self.device.state()))
+        encode(2, &(config, msix, &self.state, queues, self.device.state()))
     }
 
     fn load(&mut self, bytes: &[u8]) -> Result<(), StateError> {
-        let (config, msix, state, queues, device): Saved<D::State> = decode(D::NAME, 1, bytes)?;
+        let (config, msix, state, queues, device): Saved<D::State> = decode(D::NAME, 2, bytes)?;
         let corrupt = |what: &str| Err(StateError::Corrupt(D::NAME, what.into()));
         if queues.len() != self.queues.len() || self.queues.iter().zip(&queues).any(|(q, state)| !q.accepts(state)) {
             return corrupt("other queues");

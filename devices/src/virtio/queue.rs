@@ -118,6 +118,14 @@ pub struct Chain {
     pub writable: Segments,
 }
 
+impl Chain {
+    /// The descriptor with which it begins.
+    #[must_use]
+    pub fn head(&self) -> u16 {
+        self.head
+    }
+}
+
 /// The volatile part of a [`Queue`].
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct QueueState {
@@ -291,9 +299,17 @@ impl Queue {
     /// # Errors
     /// [`Broken`] when the ring is not RAM.
     pub fn push(&mut self, ctx: &Ctx, chain: &Chain, written: u32) -> Result<(), Broken> {
+        self.push_head(ctx, chain.head, written)
+    }
+
+    /// Gives the chain that begins at descriptor `head` back to the driver, as [`Queue::push`] does.
+    ///
+    /// # Errors
+    /// [`Broken`] when the ring is not RAM.
+    pub fn push_head(&mut self, ctx: &Ctx, head: u16, written: u32) -> Result<(), Broken> {
         let s = &mut self.state;
         let mut element = [0; 8];
-        element[..2].copy_from_slice(&chain.head.to_le_bytes());
+        element[..2].copy_from_slice(&head.to_le_bytes());
         element[4..].copy_from_slice(&written.to_le_bytes());
         let at = s.device.wrapping_add(4 + 8 * u64::from(s.next_used & (s.size - 1)));
         s.next_used = s.next_used.wrapping_add(1);

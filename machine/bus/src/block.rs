@@ -37,6 +37,13 @@ pub trait BlockBackend: Send {
     /// # Errors
     /// [`BlockError::Host`] when the host fails.
     fn flush(&mut self) -> Result<(), BlockError>;
+    /// Begins to make all earlier writes durable beside whatever else happens, if the store can do that. The next
+    /// [`BlockBackend::flush`] waits for the end of it.
+    fn begin_flush(&mut self) {}
+    /// Whether what [`BlockBackend::begin_flush`] has begun still goes on.
+    fn flushing(&mut self) -> bool {
+        false
+    }
     /// A hint that the bytes are not needed any more; what they read as afterwards is up to the store.
     ///
     /// # Errors
@@ -112,6 +119,12 @@ impl BlockBackend for SharedDisk {
     }
     fn flush(&mut self) -> Result<(), BlockError> {
         self.lock().flush()
+    }
+    fn begin_flush(&mut self) {
+        self.lock().begin_flush();
+    }
+    fn flushing(&mut self) -> bool {
+        self.lock().flushing()
     }
     fn discard(&mut self, offset: u64, len: u64) -> Result<(), BlockError> {
         self.lock().discard(offset, len)

@@ -45,6 +45,8 @@ pub enum Input {
     },
     /// A device request of the host: the power button (ACPI) was pressed.
     PowerButton,
+    /// What the device waits for on the host has ended; see [`Device::waits_for_host`].
+    HostDone,
 }
 
 /// What a device asks of the whole machine.
@@ -109,7 +111,13 @@ pub struct Ctx<'a> {
     pub timers: &'a mut TimerQueue,
     /// What the call brings about.
     pub effects: &'a mut Vec<Effect>,
+    /// Slow work on the host (a flush) ends for the guest when [`Input::HostDone`] comes, as soon as the host is ready.
+    /// Otherwise it ends [`HOST_TIME`] after it began, and the guest's world stands still if the host takes longer.
+    pub host_paced: bool,
 }
+
+/// How long slow work on the host takes for the guest where the host does not set the pace, in nanoseconds.
+pub const HOST_TIME: u64 = 100_000;
 
 impl Ctx<'_> {
     /// Arms this device's timer `timer` to expire at `at`.
@@ -119,6 +127,12 @@ impl Ctx<'_> {
     /// Disarms this device's timer `timer`.
     pub fn cancel(&mut self, timer: u32) {
         self.timers.cancel(self.id, timer);
+    }
+    /// Slow work on the host has begun: unless the host sets the pace, timer `timer` expires when it ends for the guest.
+    pub fn arm_host(&mut self, timer: u32) {
+        if !self.host_paced {
+            self.arm(timer, self.now.plus(HOST_TIME));
+        }
     }
     /// Drives this device's output line `line`.
     pub fn line(&mut self, line: u8, level: bool) {
@@ -202,6 +216,10 @@ pub trait Device: Send {
     /// How many more bytes of [`Input::Bytes`] or [`Input::Scancodes`] the device can take now.
     fn input_room(&self) -> usize {
         0
+    }
+    /// Whether the device waits for work on the host, and then whether that has ended, so that [`Input::HostDone`] can come.
+    fn waits_for_host(&mut self) -> Option<bool> {
+        None
     }
     /// One of the device's *input* lines (numbered by the device, wired by the board) changed.
     fn line_in(&mut self, ctx: &mut Ctx, line: u8, level: bool) {

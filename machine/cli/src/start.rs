@@ -78,6 +78,7 @@ pub fn start(args: &MachineArgs, matches: &ArgMatches, purpose: &Purpose) -> Res
     check_places(args)?;
     let mut plugs = Plugs {
         disks: disks(&args.disk)?,
+        host_paced: options.clock == Clock::Host,
         cdroms: media("CD-ROM", &args.cdrom, true)?,
         floppies: floppies(&args.floppy)?,
         chipset: match args.machine {

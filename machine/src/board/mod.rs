@@ -50,11 +50,13 @@ struct Around {
     space: AddressSpace,
     timers: TimerQueue,
     effects: Vec<Effect>,
+    host_paced: bool,
 }
 
 impl Around {
     fn ctx(&mut self, now: Time, id: DeviceId) -> Ctx<'_> {
-        Ctx { now, id, memory: &self.memory, space: &self.space, timers: &mut self.timers, effects: &mut self.effects }
+        let Self { memory, space, timers, effects, host_paced } = self;
+        Ctx { now, id, memory, space, timers, effects, host_paced: *host_paced }
     }
 }
 
@@ -179,6 +181,19 @@ impl Board {
     #[must_use]
     pub fn inputs(&self) -> Inputs {
         self.inputs
+    }
+
+    /// Of the devices that wait for work on the host: those for which it has ended, and whether others still wait.
+    pub fn host_work(&mut self) -> (Vec<DeviceId>, bool) {
+        let (mut ended, mut going_on) = (Vec::new(), false);
+        for (n, function) in (id::PCI..).zip(&mut self.chips.pci) {
+            match function.device.waits_for_host() {
+                Some(true) => ended.push(DeviceId(n)),
+                Some(false) => going_on = true,
+                None => {}
+            }
+        }
+        (ended, going_on)
     }
 
     /// Hands something from outside to a device.

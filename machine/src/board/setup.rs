@@ -83,6 +83,8 @@ pub struct Plugs {
     pub rtc: i64,
     /// The seed of everything random.
     pub seed: u64,
+    /// Slow work on the host ends for the guest when the host says so, by an input event.
+    pub host_paced: bool,
 }
 
 /// The first slot for devices that are not part of the chipset.
@@ -187,7 +189,13 @@ impl Board {
             builtin: !firmware.is_foreign(),
             attention,
             chips,
-            around: Around { memory, space: softmetal_bus::AddressSpace::default(), timers: TimerQueue::default(), effects: Vec::new() },
+            around: Around {
+                memory,
+                space: softmetal_bus::AddressSpace::default(),
+                timers: TimerQueue::default(),
+                effects: Vec::new(),
+                host_paced: plugs.host_paced,
+            },
             ports: softmetal_bus::PortSpace::default(),
             queue: VecDeque::new(),
             output: Vec::new(),

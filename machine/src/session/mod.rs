@@ -110,6 +110,9 @@ const CRASHES_TOLD: u32 = 5;
 /// How often a debugger's socket is looked at.
 const GDB_PERIOD: Duration = Duration::from_millis(20);
 
+/// How often it is looked whether work on the host has ended, while the guest idles.
+const HOST_PERIOD: Duration = Duration::from_micros(100);
+
 /// Virtual time between two looks at the screen, in nanoseconds.
 const LOOK: u64 = 50_000_000;
 /// Virtual time between two keys that are typed, in nanoseconds: a BIOS keeps no more than 15.
@@ -151,6 +154,8 @@ pub struct Session {
     looked: Duration,
     /// How the guest ended while it was debugged.
     ended: Option<End>,
+    /// A device waits for work on the host.
+    host_work: bool,
 }
 
 impl Session {
@@ -185,6 +190,7 @@ impl Session {
             debugger: None,
             looked: Duration::ZERO,
             ended: None,
+            host_work: false,
         }
     }
 
@@ -256,8 +262,9 @@ impl Session {
             return Some(Stop::End(end));
         }
         self.type_in();
+        self.host_work = self.machine.host_work().1;
         let from = Stopwatch::start();
-        let slice = if !self.typed.is_empty() {
+        let slice = if !self.typed.is_empty() || self.host_work {
             SHORT_SLICE
         } else if self.clock.is_some() {
             self.pace
@@ -520,6 +527,10 @@ impl Session {
         if !self.typed.is_empty() && self.machine.serial_room() > 0 {
             return None;
         }
+        let (ended, host_work) = self.machine.host_work();
+        if ended {
+            return None;
+        }
         // A keyboard that has no room waits for the guest, not for the time.
         let stroke = (!self.strokes.is_empty() && self.machine.now() < self.next_stroke).then_some(self.next_stroke);
         let next = [next, stroke].into_iter().flatten().min();
@@ -527,7 +538,7 @@ impl Session {
             (Some(a), Some(b)) => Some(a.min(b)),
             (a, b) => a.or(b),
         };
-        if next.is_none() && !self.events.open() {
+        if next.is_none() && !self.events.open() && !host_work {
             if let Some(byte) = self.options.farewell.take() {
                 self.typed.push_back(byte);
                 return None;
@@ -547,8 +558,9 @@ impl Session {
             (Some(a), Some(b)) => Some(a.min(b)),
             (a, b) => a.or(b),
         };
-        // A debugger's socket is looked at in between.
-        let wait = if self.debugger.is_some() { Some(wait.map_or(GDB_PERIOD, |w| w.min(GDB_PERIOD))) } else { wait };
+        // A debugger's socket, and work on the host, are looked at in between.
+        let periods = [self.debugger.as_ref().map(|_| GDB_PERIOD), host_work.then_some(HOST_PERIOD)];
+        let wait = periods.into_iter().flatten().chain(wait).min();
         let event = self.events.wait(self.listening(), wait);
         if let Some(clock) = self.clock {
             let target = clock.target();

@@ -7,7 +7,7 @@ use crate::common::{guest, outcome, power_off, softmetal};
 
 /// The command fails with one line that contains all of `words`, and leaves the files of `dir` as they were.
 #[track_caller]
-fn refused(dir: &Path, args: &[&str], words: &[&str]) {
+pub fn refused(dir: &Path, args: &[&str], words: &[&str]) {
     let list = || {
         let mut all: Vec<_> =
             std::fs::read_dir(dir).unwrap().map(|e| e.unwrap().path()).map(|p| (std::fs::read(&p).unwrap_or_default(), p)).collect();

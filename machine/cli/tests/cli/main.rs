@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod common;
+mod disk;
 mod house;
 mod run;
 mod screen;

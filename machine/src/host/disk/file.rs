@@ -29,6 +29,20 @@ pub struct ImageFile {
     writable: bool,
     /// Device and inode, to notice that somebody put another file in its place.
     identity: (u64, u64),
+    /// What is done to the file, for tests of power loss.
+    #[cfg(test)]
+    pub journal: std::cell::RefCell<Vec<Change>>,
+}
+
+/// A change of a file, as the host's disk may see it.
+#[cfg(test)]
+#[derive(Clone, Debug)]
+pub enum Change {
+    Write(u64, Vec<u8>),
+    Length(u64),
+    Hole(u64, u64),
+    /// All before this is durable.
+    Sync,
 }
 
 /// The longest table that is read whole, in bytes: enough for images of many TiB.
@@ -82,7 +96,15 @@ impl ImageFile {
         }
         let len = file.seek(SeekFrom::End(0)).map_err(failed)?;
         let identity = file.metadata().map(|m| (m.dev(), m.ino())).map_err(failed)?;
-        Ok(Self { file, path: path.to_path_buf(), len, writable, identity })
+        Ok(Self {
+            file,
+            path: path.to_path_buf(),
+            len,
+            writable,
+            identity,
+            #[cfg(test)]
+            journal: Default::default(),
+        })
     }
 
     /// An own, new file that nobody else knows yet.
@@ -92,7 +114,15 @@ impl ImageFile {
     pub fn create(path: &Path) -> io::Result<Self> {
         let file = OpenOptions::new().read(true).write(true).create_new(true).open(path)?;
         let identity = file.metadata().map(|m| (m.dev(), m.ino()))?;
-        Ok(Self { file, path: path.to_path_buf(), len: 0, writable: true, identity })
+        Ok(Self {
+            file,
+            path: path.to_path_buf(),
+            len: 0,
+            writable: true,
+            identity,
+            #[cfg(test)]
+            journal: Default::default(),
+        })
     }
 
     /// Where it is.
@@ -183,6 +213,8 @@ impl ImageFile {
     /// The host's.
     pub fn write(&mut self, offset: u64, buf: &[u8]) -> io::Result<()> {
         self.file.write_all_at(buf, offset)?;
+        #[cfg(test)]
+        self.journal.borrow_mut().push(Change::Write(offset, buf.to_vec()));
         self.len = self.len.max(offset + buf.len() as u64);
         Ok(())
     }
@@ -192,7 +224,17 @@ impl ImageFile {
     /// # Errors
     /// The host's.
     pub fn sync(&self) -> io::Result<()> {
+        #[cfg(test)]
+        self.journal.borrow_mut().push(Change::Sync);
         if self.writable { self.file.sync_data() } else { Ok(()) }
+    }
+
+    /// Another handle to the open file.
+    ///
+    /// # Errors
+    /// The host's.
+    pub fn handle(&self) -> io::Result<File> {
+        self.file.try_clone()
     }
 
     /// Makes it `len` bytes long; what is new reads as zeros.
@@ -201,6 +243,8 @@ impl ImageFile {
     /// The host's.
     pub fn set_len(&mut self, len: u64) -> io::Result<()> {
         self.file.set_len(len)?;
+        #[cfg(test)]
+        self.journal.borrow_mut().push(Change::Length(len));
         self.len = len;
         Ok(())
     }
@@ -214,6 +258,8 @@ impl ImageFile {
         use rustix::fs::FallocateFlags as F;
         if len > 0 && offset < self.len {
             rustix::fs::fallocate(&self.file, F::PUNCH_HOLE | F::KEEP_SIZE, offset, len.min(self.len - offset))?;
+            #[cfg(test)]
+            self.journal.borrow_mut().push(Change::Hole(offset, len.min(self.len - offset)));
         }
         Ok(())
     }

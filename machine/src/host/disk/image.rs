@@ -117,6 +117,10 @@ pub trait Image: BlockBackend {
     fn cluster_size(&self) -> Option<u64> {
         None
     }
+    /// A handle to its file, if a flush is nothing but an fsync of it.
+    fn sync_handle(&self) -> Option<std::fs::File> {
+        None
+    }
     /// Bytes that its own files take on the host.
     fn allocated(&self) -> u64 {
         self.file().allocated()

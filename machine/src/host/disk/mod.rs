@@ -3,6 +3,7 @@
 mod blocks;
 mod chain;
 mod file;
+mod guest;
 mod image;
 mod overlay;
 mod qcow2;
@@ -13,10 +14,11 @@ mod vmdk;
 
 use std::path::{Path, PathBuf};
 
-use softmetal_bus::{BlockBackend, BlockError};
+use softmetal_bus::BlockBackend;
 
 use self::chain::{Access, Reach};
 use self::file::{ImageFile, Lock};
+use self::guest::Disk;
 pub use self::image::Format;
 use self::image::Image;
 use self::overlay::Overlay;
@@ -97,68 +99,6 @@ fn open_overlay(path: &Path, base: Box<dyn Image>) -> Result<Box<dyn Image>, Use
         return Err(other());
     }
     Ok(Box::new(qcow2::Qcow2::open(file, header, Some(base), None)?))
-}
-
-/// An image as the guest's disk: what fails on the host is told to the user, each kind once.
-struct Disk {
-    image: Box<dyn Image>,
-    told: Vec<(std::io::ErrorKind, Option<i32>)>,
-}
-
-impl Disk {
-    fn new(image: Box<dyn Image>) -> Self {
-        Self { image, told: Vec::new() }
-    }
-
-    fn tell<T>(&mut self, what: &str, result: Result<T, BlockError>) -> Result<T, BlockError> {
-        if let Err(BlockError::Host(e)) = &result {
-            let kind = (e.kind(), e.raw_os_error());
-            if !self.told.contains(&kind) {
-                self.told.push(kind);
-                let path = self.image.file().path().display();
-                log::error!("the disk {path} cannot be {what}: {e}; the guest sees a failed disk (told once)");
-            }
-        }
-        result
-    }
-}
-
-impl BlockBackend for Disk {
-    fn size(&self) -> u64 {
-        self.image.size()
-    }
-    fn read_only(&self) -> bool {
-        self.image.read_only()
-    }
-    fn read_at(&mut self, offset: u64, buf: &mut [u8]) -> Result<(), BlockError> {
-        let result = self.image.read_at(offset, buf);
-        self.tell("read", result)
-    }
-    fn write_at(&mut self, offset: u64, buf: &[u8]) -> Result<(), BlockError> {
-        let result = self.image.write_at(offset, buf);
-        self.tell("written", result)
-    }
-    fn flush(&mut self) -> Result<(), BlockError> {
-        let result = self.image.flush();
-        self.tell("flushed", result)
-    }
-    fn discard(&mut self, offset: u64, len: u64) -> Result<(), BlockError> {
-        let result = self.image.discard(offset, len);
-        self.tell("written", result)
-    }
-    fn write_zeroes(&mut self, offset: u64, len: u64) -> Result<(), BlockError> {
-        let result = self.image.write_zeroes(offset, len);
-        self.tell("written", result)
-    }
-}
-
-impl Drop for Disk {
-    fn drop(&mut self) {
-        if !self.read_only() {
-            // Whoever fails here has told it.
-            let _ = self.flush();
-        }
-    }
 }
 
 #[cfg(test)]

@@ -92,6 +92,9 @@ impl Image for Raw {
     fn file(&self) -> &ImageFile {
         &self.file
     }
+    fn sync_handle(&self) -> Option<std::fs::File> {
+        self.file.handle().ok()
+    }
     fn resize(&mut self, size: u64) -> Result<(), BlockError> {
         self.file.set_len(size)?;
         self.size = size;

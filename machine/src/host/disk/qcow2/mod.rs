@@ -7,6 +7,8 @@
 mod check;
 mod create;
 mod header;
+#[cfg(test)]
+mod power_loss;
 mod refcount;
 mod write;
 
