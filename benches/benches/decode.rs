@@ -27,11 +27,14 @@ fn benches(c: &mut Criterion) {
     let harness = Harness::long();
     let bytes = harness.assemble(0x1000, code);
     let mode = harness.p.cpu.state.mode;
+    let forms = harness.p.cpu.model.forms();
     let mut out = Decoded::default();
-    decode(&bytes, mode, Extent::Whole, &mut out).unwrap_or_else(|_| panic!("it lies within a page"));
+    decode(&bytes, mode, &forms, Extent::Whole, &mut out).unwrap_or_else(|_| panic!("it lies within a page"));
     let mut group = c.benchmark_group("decode");
     group.throughput(Throughput::Elements(out.ops.len() as u64));
-    group.bench_function("a function's body", |b| b.iter(|| decode(std::hint::black_box(&bytes), mode, Extent::Whole, &mut out).is_ok()));
+    group.bench_function("a function's body", |b| {
+        b.iter(|| decode(std::hint::black_box(&bytes), mode, &forms, Extent::Whole, &mut out).is_ok())
+    });
     group.finish();
 }
 

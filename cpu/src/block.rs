@@ -20,6 +20,7 @@ use std::hash::{BuildHasherDefault, Hasher};
 use iced_x86::{Decoder, DecoderError, DecoderOptions, FlowControl, Instruction, Mnemonic, OpKind};
 use softmetal_bus::{GuestMemory, PAGE_SIZE};
 
+use crate::exec::cpuid::Forms;
 use crate::exec::{self, vector};
 use crate::lower::Lower;
 use crate::op::Op;
@@ -325,11 +326,11 @@ pub enum Extent {
 }
 
 /// Decodes and lowers from `bytes`, which begin at the block's first byte and end at the page's (or, for a single
-/// instruction across pages, later). Replaces what is in `out`; returns how many bytes the operations cover.
+/// instruction across pages, later), for a model that has `forms`. Replaces what is in `out`; returns how many bytes the operations cover.
 ///
 /// # Errors
 /// [`Undecodable::CrossesPage`] if not even the first instruction is complete.
-pub fn decode(bytes: &[u8], mode: Mode, extent: Extent, out: &mut Decoded) -> Result<usize, Undecodable> {
+pub fn decode(bytes: &[u8], mode: Mode, forms: &Forms, extent: Extent, out: &mut Decoded) -> Result<usize, Undecodable> {
     let single = extent == Extent::Single;
     let mut decoder = Decoder::with_ip(mode.bits(), bytes, 0, DecoderOptions::NONE);
     let Decoded { ops, constants } = out;
@@ -356,9 +357,12 @@ pub fn decode(bytes: &[u8], mode: Mode, extent: Extent, out: &mut Decoded) -> Re
             break;
         }
         let l = Lower::new(&instruction, mode, ordinal, exec::unimplemented);
-        let lowered = match table::find(instruction.mnemonic()).and_then(|row| (row.lower)(&l)) {
-            Some(op) if !mode.sse() && vector::needs_sse(&instruction) => Some(Op { handler: vector::unavailable, ..op }),
-            lowered => lowered,
+        let lowered = match forms.meaning(&instruction) {
+            Some(mnemonic) => table::find(mnemonic)
+                .and_then(|row| (row.lower)(&l))
+                .map(|op| Op { handler: vector::unavailable_in(mode, &instruction).unwrap_or(op.handler), ..op }),
+            // Quietly, if it is implemented and only this model has not got it.
+            None => table::find(instruction.mnemonic()).and_then(|_| l.with(exec::invalid)),
         };
         ops.push(lowered.unwrap_or(l.op));
         covered = instruction.ip() as usize + instruction.len();

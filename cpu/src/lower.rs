@@ -6,7 +6,7 @@
 //! * [`binary!`](crate::binary): by width and by the forms reg,reg / reg,mem / mem,reg / reg,imm / mem,imm;
 //! * [`unary!`](crate::unary): by width and reg / mem.
 
-use iced_x86::{Instruction, OpKind, Register};
+use iced_x86::{EncodingKind, Instruction, OpKind, Register};
 
 use crate::op::{BLOCK_RIP, FLAT, FLAT_STACK, Handler, Op, ZERO, addr};
 use crate::state::Mode;
@@ -18,6 +18,8 @@ pub struct Lower<'a> {
     pub i: &'a Instruction,
     /// The mode that it is decoded for.
     pub mode: Mode,
+    /// The instruction is VEX-encoded.
+    pub vex: bool,
     /// The operation, filled in but for the handler.
     pub op: Op,
 }
@@ -28,6 +30,9 @@ pub type LowerFn = fn(&Lower) -> Option<Op>;
 impl<'a> Lower<'a> {
     /// Resolves the operands of `i`: operand 0's register goes to `dst`, the next register operand's to `src`, a third
     /// one's to the low byte of `imm`; the immediate (or near-branch target) to `imm`; the memory operand to the address fields.
+    ///
+    /// VEX-encoded vector instructions may have an immediate besides: where no operand is in memory, their third register
+    /// operand goes to `index`, and an only one after operand 0 to both `src` and `index`.
     #[must_use]
     pub fn new(i: &'a Instruction, mode: Mode, ordinal: u16, handler: Handler) -> Self {
         let mut op = Op {
@@ -81,7 +86,11 @@ impl<'a> Lower<'a> {
                 OpKind::MemorySegRSI | OpKind::MemorySegRDI | OpKind::MemoryESRDI => string(i, mode, &mut op, 0),
             }
         }
-        Self { i, mode, op }
+        let vex = i.code().encoding() == EncodingKind::VEX;
+        if vex {
+            vector_registers(i, &mut op);
+        }
+        Self { i, mode, vex, op }
     }
 
     /// The operation with `handler`.
@@ -139,6 +148,19 @@ impl<'a> Lower<'a> {
     }
 }
 
+/// Where VEX-encoded instructions have their vector registers: see [`Lower::new`].
+fn vector_registers(i: &Instruction, op: &mut Op) {
+    let is_register = |n: u32| i.op_kind(n) == OpKind::Register;
+    let is_vector = |n: u32| is_register(n) && i.op_register(n).is_vector_register();
+    if !(0..i.op_count()).any(is_vector) || (0..i.op_count()).any(|n| i.op_kind(n) == OpKind::Memory) {
+        return;
+    }
+    let mut sources = (1..i.op_count()).filter(|&n| is_register(n)).map(|n| register(i.op_register(n)));
+    let Some(first) = sources.next() else { return };
+    op.src = first;
+    op.index = sources.next().unwrap_or(first);
+}
+
 fn memory(i: &Instruction, mode: Mode, op: &mut Op) {
     op.base = ZERO;
     let base = i.memory_base();
@@ -158,13 +180,19 @@ fn memory(i: &Instruction, mode: Mode, op: &mut Op) {
         op.index = register(index);
         op.scale = i.memory_index_scale().trailing_zeros() as u8;
     }
-    let size = if base.size() != 0 { base.size() } else { index.size() };
+    // A gather's index says nothing about the size of addresses.
+    let size = if base.size() != 0 || index.is_vector_register() { base.size() } else { index.size() };
     op.addr |= match if size != 0 { size } else { i.memory_displ_size() as usize } {
         2 => addr::SIZE_16,
         4 if base != Register::EIP && !(mode.long() && size == 0) => addr::SIZE_32,
         _ => 0,
     };
-    op.seg = segment(i.memory_segment(), mode);
+    // In 64-bit mode, prefixes other than FS and GS do nothing: the base alone tells whether it is the stack.
+    op.seg = match (i.memory_segment(), mode.long(), base.full_register()) {
+        (Register::FS | Register::GS, ..) | (_, false, _) => segment(i.memory_segment(), mode),
+        (_, _, Register::RSP | Register::RBP) => FLAT_STACK,
+        _ => FLAT,
+    };
 }
 
 fn string(i: &Instruction, mode: Mode, op: &mut Op, size: u8) {

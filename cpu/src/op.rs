@@ -77,7 +77,7 @@ pub struct Op {
     pub src: u8,
     /// Base register of the memory operand, or [`ZERO`] or [`BLOCK_RIP`].
     pub base: u8,
-    /// Index register of the memory operand, or [`ZERO`].
+    /// Index register of the memory operand, or [`ZERO`]; without one, the third register of a VEX-encoded instruction.
     pub index: u8,
     /// The index is shifted left by this.
     pub scale: u8,
@@ -179,6 +179,8 @@ pub trait Place: Source {
 pub struct Dst;
 /// Register [`Op::src`].
 pub struct Src;
+/// Register [`Op::index`]: see [`crate::lower::Lower::new`].
+pub struct Index;
 /// [`Op::imm`].
 pub struct Imm;
 /// The memory operand.
@@ -194,6 +196,12 @@ impl Source for Src {
     #[inline(always)]
     fn get<W: Width>(cpu: &mut Cpu, op: &Op) -> Result<W, Fault> {
         Ok(W::get(&cpu.state.regs, op.src))
+    }
+}
+impl Source for Index {
+    #[inline(always)]
+    fn get<W: Width>(cpu: &mut Cpu, op: &Op) -> Result<W, Fault> {
+        Ok(W::get(&cpu.state.regs, op.index))
     }
 }
 impl Source for Imm {

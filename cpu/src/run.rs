@@ -8,7 +8,7 @@ use softmetal_bus::{Attention, CpuBus, GuestMemory, PAGE_SIZE, PageKind, attenti
 
 use crate::block::{self, BlockCache, Check, Decoded, Extent, Link, MAX_LEN, Undecodable};
 use crate::debug::{self, Before};
-use crate::exec::cpuid::Model;
+use crate::exec::cpuid::{Forms, Model};
 use crate::fault::{Exception, Fault, Reason, vector};
 use crate::flags;
 use crate::mmu::Mmu;
@@ -61,6 +61,8 @@ pub struct Processor {
     pub exits: u64,
     /// What the decoder works in.
     scratch: Decoded,
+    /// Which instructions the model has.
+    forms: Forms,
 }
 
 impl Processor {
@@ -97,6 +99,7 @@ impl Processor {
             history_at: 0,
             exits: 0,
             scratch: Decoded::default(),
+            forms: Forms::default(),
         };
         p.cpu.update_mode();
         p
@@ -428,7 +431,10 @@ impl Processor {
         self.fetch(physical, offset, &mut buf[..n]);
         let mut out = std::mem::take(&mut self.scratch);
         let extent = if volatile.is_some() { Extent::ToStore } else { Extent::Whole };
-        let index = match (block::decode(&buf[..n], mode, extent, &mut out), offset) {
+        if !self.forms.are_of(&self.cpu.model) {
+            self.forms = self.cpu.model.forms();
+        }
+        let index = match (block::decode(&buf[..n], mode, &self.forms, extent, &mut out), offset) {
             (Ok(covered), Some(offset)) if volatile.is_some() => {
                 Ok(self.cache.insert_checked(&out, physical, mode, &buf[..covered], offset))
             }
@@ -458,7 +464,7 @@ impl Processor {
         let mut bytes = [0; MAX_LEN];
         bytes[..first.len()].copy_from_slice(first);
         self.fetch(second, self.memory_offset(second), &mut bytes[first.len()..]);
-        if block::decode(&bytes, mode, Extent::Single, out).is_err() {
+        if block::decode(&bytes, mode, &self.forms, Extent::Single, out).is_err() {
             return Err(self.cpu.ud());
         }
         // A repeated store over itself is noticed.

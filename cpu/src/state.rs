@@ -5,6 +5,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use softmetal_bus::{Attention, CpuBus, GuestMemory};
 
+use crate::exec::xsave::{XCR0_AVX, XCR0_SSE};
 use crate::fault::Reason;
 use crate::flags::{self, Lazy};
 use crate::mmu::Mmu;
@@ -420,6 +421,7 @@ impl Cpu {
     }
     /// Recomputes [`State::mode`] after a change of CS, SS, CPL, CR0, CR4, XCR0, EFER or EFLAGS.VM.
     pub fn update_mode(&mut self) {
+        let avx = self.avx_enabled();
         let s = &mut self.state;
         let v86 = s.eflags & flags::VM != 0 && s.cr0 & bits::CR0_PE != 0;
         let cs = s.segments[seg::CS];
@@ -451,14 +453,19 @@ impl Cpu {
         if s.cr0 & (bits::CR0_EM | bits::CR0_TS) == 0 && s.cr4 & bits::CR4_OSFXSR != 0 {
             m |= Mode::SSE;
         }
-        let (avx, xcr0) = (crate::exec::xsave::XCR0_SSE | crate::exec::xsave::XCR0_AVX, s.xcr0);
-        if m & Mode::PROTECTED != 0 && s.cr0 & bits::CR0_TS == 0 && s.cr4 & bits::CR4_OSXSAVE != 0 && xcr0 & avx == avx {
+        if m & Mode::PROTECTED != 0 && s.cr0 & bits::CR0_TS == 0 && avx {
             m |= Mode::AVX;
         }
         s.mode = Mode(m);
         s.bases[usize::from(FLAT)] = 0;
         s.bases[usize::from(FLAT_STACK)] = 0;
         self.select_rights();
+    }
+    /// The system has enabled AVX: CR4.OSXSAVE is set and XCR0 has SSE and AVX.
+    #[must_use]
+    pub fn avx_enabled(&self) -> bool {
+        const AVX: u64 = XCR0_SSE | XCR0_AVX;
+        self.state.cr4 & bits::CR4_OSXSAVE != 0 && self.state.xcr0 & AVX == AVX
     }
     /// IOPL.
     #[must_use]
@@ -471,7 +478,7 @@ impl State {
     /// An XMM register (`r` below 16).
     #[must_use]
     pub fn xmm(&self, r: usize) -> V128 {
-        self.ymm.0[r].low()
+        self.ymm.0[r].resized()
     }
     /// Writes an XMM register (`r` below 16); the upper half of its YMM register stays.
     pub fn set_xmm(&mut self, r: usize, v: V128) {

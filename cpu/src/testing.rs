@@ -162,7 +162,7 @@ impl Harness {
     /// In 64-bit mode at CPL 0, RAM identity-mapped.
     #[must_use]
     pub fn long() -> Self {
-        let mut h = Self::new(Model::default(), 64);
+        let mut h = Self::new(Model::max(), 64);
         h.set_u64(TABLES, (TABLES + 0x1000) | 7);
         h.set_u64(TABLES + 0x1000, (TABLES + 0x2000) | 7);
         for i in 0..RAM >> 21 {
@@ -182,7 +182,7 @@ impl Harness {
     /// In flat 32-bit protected mode at CPL 0, without paging.
     #[must_use]
     pub fn protected32() -> Self {
-        let mut h = Self::new(Model::default(), 32);
+        let mut h = Self::new(Model::max(), 32);
         h.enter(0x18, 0x10, true);
         h
     }
@@ -190,7 +190,7 @@ impl Harness {
     /// In real mode; CS is [`CODE`] / 16, the other segments 0.
     #[must_use]
     pub fn real() -> Self {
-        let mut h = Self::new(Model::default(), 16);
+        let mut h = Self::new(Model::max(), 16);
         h.enter(0, 0, false);
         h
     }

@@ -1,6 +1,6 @@
 //! Operand widths: every integer semantic is written once, generic over [`Width`].
 
-use crate::semantics::simd::V128;
+use crate::semantics::simd::{V128, V256};
 
 /// A value that a load or store moves at once (little-endian in memory).
 pub trait Value: Copy + Default + 'static {
@@ -9,7 +9,7 @@ pub trait Value: Copy + Default + 'static {
     /// From little-endian bytes; `bytes` is [`Value::BYTES`] long.
     fn from_le(bytes: &[u8]) -> Self;
     /// To little-endian bytes, the first [`Value::BYTES`] of the array.
-    fn to_le(self) -> [u8; 16];
+    fn to_le(self) -> [u8; 32];
 }
 
 macro_rules! value {
@@ -23,8 +23,8 @@ macro_rules! value {
                 <$t>::from_le_bytes(b)
             }
             #[inline(always)]
-            fn to_le(self) -> [u8; 16] {
-                let mut b = [0; 16];
+            fn to_le(self) -> [u8; 32] {
+                let mut b = [0; 32];
                 b[..size_of::<$t>()].copy_from_slice(&self.to_le_bytes());
                 b
             }
@@ -43,7 +43,22 @@ impl Value for V128 {
         v
     }
     #[inline(always)]
-    fn to_le(self) -> [u8; 16] {
+    fn to_le(self) -> [u8; 32] {
+        self.resized::<32>().0
+    }
+}
+
+/// A YMM operand.
+impl Value for V256 {
+    const BYTES: usize = 32;
+    #[inline(always)]
+    fn from_le(bytes: &[u8]) -> Self {
+        let mut v = Self::ZERO;
+        v.0.copy_from_slice(&bytes[..32]);
+        v
+    }
+    #[inline(always)]
+    fn to_le(self) -> [u8; 32] {
         self.0
     }
 }
@@ -58,8 +73,8 @@ impl Value for [u8; 10] {
         b
     }
     #[inline(always)]
-    fn to_le(self) -> [u8; 16] {
-        let mut b = [0; 16];
+    fn to_le(self) -> [u8; 32] {
+        let mut b = [0; 32];
         b[..10].copy_from_slice(&self);
         b
     }

@@ -26,8 +26,8 @@ fn excluded(code: Code) -> Option<&'static str> {
     })
 }
 
-/// A register for an operand of `kind`, if it can be one.
-fn register(kind: K) -> Option<R> {
+/// A register for operand `n` of `kind`, if it can be one; vector registers are all different, as gathers demand.
+fn register(kind: K, n: u32) -> Option<R> {
     Some(match kind {
         K::r8_or_mem | K::r8_reg | K::r8_opcode => R::CL,
         K::r16_or_mem | K::r16_reg | K::r16_reg_mem | K::r16_rm | K::r16_opcode => R::CX,
@@ -35,7 +35,8 @@ fn register(kind: K) -> Option<R> {
         K::r64_or_mem | K::r64_reg | K::r64_reg_mem | K::r64_rm | K::r64_opcode | K::r64_vvvv => R::RCX,
         K::seg_reg => R::DS,
         K::mm_or_mem | K::mm_reg | K::mm_rm => R::MM1,
-        K::xmm_or_mem | K::xmm_reg | K::xmm_rm => R::XMM1,
+        K::xmm_or_mem | K::xmm_reg | K::xmm_rm | K::xmm_vvvv | K::xmm_is4 => R::XMM1 + n,
+        K::ymm_or_mem | K::ymm_reg | K::ymm_rm | K::ymm_vvvv | K::ymm_is4 => R::YMM1 + n,
         K::cr_reg => R::CR0,
         K::dr_reg => R::DR0,
         K::sti_opcode => R::ST1,
@@ -57,7 +58,12 @@ fn register(kind: K) -> Option<R> {
 }
 
 fn may_be_memory(kind: K) -> bool {
-    matches!(kind, K::mem | K::r8_or_mem | K::r16_or_mem | K::r32_or_mem | K::r64_or_mem | K::mm_or_mem | K::xmm_or_mem)
+    let gathered = matches!(kind, K::mem_vsib32x | K::mem_vsib32y | K::mem_vsib64x | K::mem_vsib64y);
+    gathered
+        || matches!(
+            kind,
+            K::mem | K::r8_or_mem | K::r16_or_mem | K::r32_or_mem | K::r64_or_mem | K::mm_or_mem | K::xmm_or_mem | K::ymm_or_mem
+        )
 }
 
 /// An instruction of `code`, its operand that can be memory in memory or not.
@@ -69,15 +75,20 @@ fn synthesise(info: &OpCodeInfo, bits: u32, memory: bool) -> Option<Instruction>
     let pick = |kinds: [OpKind; 3]| kinds[bits.trailing_zeros() as usize - 4];
     for n in 0..info.op_count() {
         let kind = info.op_kind(n);
-        if may_be_memory(kind) && (memory || kind == K::mem) {
+        if may_be_memory(kind) && (memory || register(kind, n).is_none()) {
             i.set_op_kind(n, OpKind::Memory);
             let m = MemoryOperand::with_base_displ_size(base, 8, 1);
             i.set_memory_base(m.base);
+            match kind {
+                K::mem_vsib32x | K::mem_vsib64x => i.set_memory_index(R::XMM7),
+                K::mem_vsib32y | K::mem_vsib64y => i.set_memory_index(R::YMM7),
+                _ => {}
+            }
             i.set_memory_displacement64(8);
             i.set_memory_displ_size(1);
             continue;
         }
-        if let Some(r) = register(kind) {
+        if let Some(r) = register(kind, n) {
             i.set_op_kind(n, OpKind::Register);
             i.set_op_register(n, r);
             continue;
@@ -129,7 +140,7 @@ fn synthesise(info: &OpCodeInfo, bits: u32, memory: bool) -> Option<Instruction>
 
 /// All instructions to audit, with their code size; and the codes for which none could be made.
 fn instructions() -> (Vec<(u32, Instruction)>, Vec<Code>) {
-    let model = Model::default();
+    let model = Model::max();
     let mut all = Vec::new();
     let mut failed = Vec::new();
     for code in Code::values() {

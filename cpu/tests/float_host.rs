@@ -100,9 +100,9 @@ fn sse_results_and_flags() {
         ("roundss", true, sse_binary!("roundss xmm0, xmm1, 9"), |_, b, _, e| {
             soft::round_to_int::<F32>(b as u32, Rounding::Down, true, e).into()
         }),
-        ("fma213sd", false, sse_binary!("vfmadd213sd xmm0, xmm1, xmm2"), |a, b, c, e| soft::mul_add::<F64>(b, a, c, e)),
+        ("fma213sd", false, sse_binary!("vfmadd213sd xmm0, xmm1, xmm2"), |a, b, c, e| soft::mul_add::<F64>(b, a, c, (false, false), e)),
         ("fma213ss", true, sse_binary!("vfmadd213ss xmm0, xmm1, xmm2"), |a, b, c, e| {
-            soft::mul_add::<F32>(b as u32, a as u32, c as u32, e).into()
+            soft::mul_add::<F32>(b as u32, a as u32, c as u32, (false, false), e).into()
         }),
     ];
     let mut source = Operands(0x1234_5678_9abc);

@@ -362,7 +362,9 @@ fn xrstor_refuses_a_bad_header() {
 #[test]
 fn xcr0() {
     let set: Code = |a| a.xsetbv();
-    for (number, low, high, expected) in [(0, 3, 0, None), (0, 1, 0, None), (0, 2, 0, GP), (0, 7, 0, GP), (0, 3, 1, GP), (1, 3, 0, GP)] {
+    for (number, low, high, expected) in
+        [(0, 3, 0, None), (0, 1, 0, None), (0, 7, 0, None), (0, 2, 0, GP), (0, 5, 0, GP), (0, 11, 0, GP), (0, 3, 1, GP), (1, 3, 0, GP)]
+    {
         let mut h = extended(1, low, set);
         h.set_reg(reg::RCX, number);
         h.set_reg(reg::RDX, high);

@@ -152,7 +152,7 @@ fn counted(l: &Lower, kind: u8) -> Option<Op> {
         _ => 32,
     };
     let op = Op { dst: kind, src: branch_bits(l) as u8, ..l.op };
-    let l = Lower { i: l.i, mode: l.mode, op };
+    let l = Lower { op, ..*l };
     by_width!(l, bits, wide jump_counted)
 }
 

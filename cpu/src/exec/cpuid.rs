@@ -1,9 +1,9 @@
 //! CPUID: what the processor says of itself (SDM 2, CPUID).
 
-use iced_x86::{CpuidFeature as Cf, Mnemonic as M};
+use iced_x86::{Code, CpuidFeature as Cf, Instruction, Mnemonic as M};
 
 use super::wait::LINE;
-use super::xsave::{XCR0_SUPPORTED, XSAVE_AREA};
+use super::xsave;
 use crate::mmu::PHYSICAL_BITS;
 use crate::op::{Exit, Op, step};
 use crate::state::{Cpu, bits, reg};
@@ -35,6 +35,7 @@ const WORDS: usize = 8;
 enum Level {
     V1,
     V2,
+    V3,
     Max,
 }
 
@@ -68,7 +69,6 @@ macro_rules! features {
     (@iced) => { None };
 }
 
-// Not here: anything with YMM.
 features! {
     Fpu "fpu" Leaf1Edx 0 V1 FPU;
     Vme "vme" Leaf1Edx 1 V1;
@@ -93,24 +93,30 @@ features! {
     Sse "sse" Leaf1Edx 25 V1 SSE;
     Sse2 "sse2" Leaf1Edx 26 V1 SSE2;
     Sse3 "sse3" Leaf1Ecx 0 V2 SSE3;
+    Pclmulqdq "pclmulqdq" Leaf1Ecx 1 V3 PCLMULQDQ;
     Monitor "monitor" Leaf1Ecx 3 Max MONITOR;
     Ssse3 "ssse3" Leaf1Ecx 9 V2 SSSE3;
+    Fma "fma" Leaf1Ecx 12 V3 FMA;
     Cx16 "cx16" Leaf1Ecx 13 V2 CMPXCHG16B;
     Pcid "pcid" Leaf1Ecx 17 V2;
     Sse41 "sse4_1" Leaf1Ecx 19 V2 SSE4_1;
     Sse42 "sse4_2" Leaf1Ecx 20 V2 SSE4_2;
     X2apic "x2apic" Leaf1Ecx 21 V2;
-    Movbe "movbe" Leaf1Ecx 22 Max MOVBE;
+    Movbe "movbe" Leaf1Ecx 22 V3 MOVBE;
     Popcnt "popcnt" Leaf1Ecx 23 V2 POPCNT;
     TscDeadline "tsc_deadline_timer" Leaf1Ecx 24 V1;
+    Aes "aes" Leaf1Ecx 25 V3 AES;
     Xsave "xsave" Leaf1Ecx 26 V2 XSAVE;
+    Avx "avx" Leaf1Ecx 28 V3 AVX;
+    F16c "f16c" Leaf1Ecx 29 V3 F16C;
     Rdrand "rdrand" Leaf1Ecx 30 V2 RDRAND;
     Hypervisor "hypervisor" Leaf1Ecx 31 V1;
     Fsgsbase "fsgsbase" Leaf7Ebx 0 V2 FSGSBASE;
     TscAdjust "tsc_adjust" Leaf7Ebx 1 V1;
-    Bmi1 "bmi1" Leaf7Ebx 3 Max BMI1;
+    Bmi1 "bmi1" Leaf7Ebx 3 V3 BMI1;
+    Avx2 "avx2" Leaf7Ebx 5 V3 AVX2;
     Smep "smep" Leaf7Ebx 7 V2;
-    Bmi2 "bmi2" Leaf7Ebx 8 Max BMI2;
+    Bmi2 "bmi2" Leaf7Ebx 8 V3 BMI2;
     Erms "erms" Leaf7Ebx 9 V2;
     Invpcid "invpcid" Leaf7Ebx 10 V2 INVPCID;
     Rdseed "rdseed" Leaf7Ebx 18 V2 RDSEED;
@@ -118,9 +124,13 @@ features! {
     Smap "smap" Leaf7Ebx 20 V2 SMAP;
     Clflushopt "clflushopt" Leaf7Ebx 23 Max CLFLUSHOPT;
     Clwb "clwb" Leaf7Ebx 24 Max CLWB;
+    Sha "sha_ni" Leaf7Ebx 29 Max SHA;
     Umip "umip" Leaf7Ecx 2 V2;
     Pku "pku" Leaf7Ecx 3 Max PKU;
     Waitpkg "waitpkg" Leaf7Ecx 5 Max WAITPKG;
+    Gfni "gfni" Leaf7Ecx 8 Max GFNI;
+    Vaes "vaes" Leaf7Ecx 9 Max VAES;
+    Vpclmulqdq "vpclmulqdq" Leaf7Ecx 10 Max VPCLMULQDQ;
     La57 "la57" Leaf7Ecx 16 Max;
     Rdpid "rdpid" Leaf7Ecx 22 Max RDPID;
     Movdiri "movdiri" Leaf7Ecx 27 Max MOVDIRI;
@@ -129,9 +139,12 @@ features! {
     Serialize "serialize" Leaf7Edx 14 Max SERIALIZE;
     SpecCtrl "spec_ctrl" Leaf7Edx 26 V1;
     ArchCapabilities "arch_capabilities" Leaf7Edx 29 V1;
-    Xsaveopt "xsaveopt" LeafDEax 0 Max XSAVEOPT;
+    Xsaveopt "xsaveopt" LeafDEax 0 V3 XSAVEOPT;
+    Xsavec "xsavec" LeafDEax 1 Max XSAVEC;
+    Xgetbv1 "xgetbv1" LeafDEax 2 Max;
+    Xsaves "xsaves" LeafDEax 3 Max XSAVES;
     LahfLm "lahf_lm" Extended1Ecx 0 V2;
-    Lzcnt "lzcnt" Extended1Ecx 5 Max LZCNT;
+    Lzcnt "lzcnt" Extended1Ecx 5 V3 LZCNT;
     Prefetchw "3dnowprefetch" Extended1Ecx 8 V2 PREFETCHW;
     Syscall "syscall" Extended1Edx 11 V1 SYSCALL;
     Nx "nx" Extended1Edx 20 V1;
@@ -166,9 +179,9 @@ pub struct Model {
 }
 
 impl Default for Model {
-    /// Everything that is implemented.
+    /// x86-64-v3.
     fn default() -> Self {
-        Self::of_level(Level::Max)
+        Self::of_level(Level::V3)
     }
 }
 
@@ -182,7 +195,13 @@ impl Model {
     }
 
     /// The names that [`Model::by_name`] knows.
-    pub const NAMES: [&'static str; 3] = ["x86-64", "x86-64-v2", "max"];
+    pub const NAMES: [&'static str; 4] = ["x86-64", "x86-64-v2", "x86-64-v3", "max"];
+
+    /// Everything that is implemented.
+    #[must_use]
+    pub fn max() -> Self {
+        Self::of_level(Level::Max)
+    }
 
     /// A model by its name.
     #[must_use]
@@ -190,6 +209,7 @@ impl Model {
         let level = match name {
             "x86-64" => Level::V1,
             "x86-64-v2" => Level::V2,
+            "x86-64-v3" => Level::V3,
             "max" => Level::Max,
             _ => return None,
         };
@@ -223,13 +243,27 @@ impl Model {
         IMPLIED.contains(&feature) || FEATURES.iter().any(|e| e.iced == Some(feature) && self.has(e.feature))
     }
 
+    /// Which forms of instructions are there.
+    #[must_use]
+    pub fn forms(&self) -> Forms {
+        let mut features = [false; 256];
+        for feature in Cf::values() {
+            features[feature as usize] = self.supports(feature);
+        }
+        let mut there = vec![0; Code::values().len().div_ceil(64)].into_boxed_slice();
+        for code in Code::values().filter(|c| c.cpuid_features().iter().all(|&f| features[f as usize])) {
+            there[code as usize / 64] |= 1 << (code as usize % 64);
+        }
+        Forms { words: self.words, there }
+    }
+
     fn word(&self, w: Word) -> u32 {
         self.words[w as usize]
     }
 
     /// EAX, EBX, ECX, EDX of a leaf, for a processor with this CR4 and XCR0.
     #[must_use]
-    pub fn leaf(&self, leaf: u32, sub: u32, cr4: u64) -> [u32; 4] {
+    pub fn leaf(&self, leaf: u32, sub: u32, cr4: u64, xcr0: u64) -> [u32; 4] {
         const MAX_BASIC: u32 = 0x16;
         const MAX_EXTENDED: u32 = 0x8000_0008;
         const MAX_HYPERVISOR: u32 = 0x4000_0010;
@@ -259,10 +293,12 @@ impl Model {
             }
             0xb => self.topology(sub),
             0xd if self.has(Feature::Xsave) => match sub {
-                // x87 and SSE: the legacy area and the header.
-                0 => [XCR0_SUPPORTED as u32, XSAVE_AREA as u32, XSAVE_AREA as u32, 0],
-                1 => [self.word(Word::LeafDEax), 0, 0, 0],
-                _ => [0; 4],
+                0 => {
+                    let all = xsave::supported(self);
+                    [all as u32, xsave::standard_size(xcr0), xsave::standard_size(all), (all >> 32) as u32]
+                }
+                1 => [self.word(Word::LeafDEax), xsave::compact_size(xcr0), 0, 0],
+                _ => xsave::component(self, sub).map_or([0; 4], |c| [c.size as u32, c.offset as u32, 0, 0]),
             },
             0x15 => [1, 1, TSC_HZ, 0],
             0x16 => [TSC_HZ / 1_000_000, TSC_HZ / 1_000_000, 100, 0],
@@ -285,7 +321,7 @@ impl Model {
             0x8000_0008 => [if self.has(Feature::La57) { 57 << 8 } else { 48 << 8 } | PHYSICAL_BITS, 0, 0, 0],
             0..=MAX_BASIC | 0x4000_0000..=0x4fff_ffff | 0x8000_0000..=MAX_EXTENDED => [0; 4],
             // Beyond the end: as the last basic leaf.
-            _ => self.leaf(MAX_BASIC, sub, cr4),
+            _ => self.leaf(MAX_BASIC, sub, cr4, xcr0),
         }
     }
 
@@ -313,10 +349,44 @@ impl Model {
     }
 }
 
+/// The forms of instructions that a model has.
+#[derive(Default)]
+pub struct Forms {
+    words: [u32; WORDS],
+    /// A bit for each [`Code`].
+    there: Box<[u64]>,
+}
+
+impl Forms {
+    /// Whether these are the forms of `model`, as it is now.
+    #[must_use]
+    pub fn are_of(&self, model: &Model) -> bool {
+        self.words == model.words
+    }
+
+    /// What the model takes an instruction for; `None` is #UD. Some encodings mean something else, or nothing at all,
+    /// where their feature is missing (SDM 2: TZCNT, LZCNT, ENDBR64, RDSSPQ, CLDEMOTE, PREFETCHh).
+    #[must_use]
+    pub fn meaning(&self, i: &Instruction) -> Option<M> {
+        let code = i.code() as usize;
+        if self.there.get(code / 64).is_some_and(|w| w >> (code % 64) & 1 != 0) {
+            return Some(i.mnemonic());
+        }
+        match i.mnemonic() {
+            M::Tzcnt => Some(M::Bsf),
+            M::Lzcnt => Some(M::Bsr),
+            M::Wbnoinvd => Some(M::Wbinvd),
+            M::Endbr32 | M::Endbr64 | M::Rdsspd | M::Rdsspq | M::Cldemote => Some(M::Nop),
+            M::Prefetchit0 | M::Prefetchit1 | M::Prefetchw | M::Prefetchwt1 => Some(M::Nop),
+            _ => None,
+        }
+    }
+}
+
 fn cpuid(cpu: &mut Cpu, op: &Op, rest: &[Op]) -> Exit {
     step(cpu, op, rest, |cpu, _| {
         let r = &mut cpu.state.regs;
-        let leaf = cpu.model.leaf(u32::get(r, reg::RAX), u32::get(r, reg::RCX), cpu.state.cr4);
+        let leaf = cpu.model.leaf(u32::get(r, reg::RAX), u32::get(r, reg::RCX), cpu.state.cr4, cpu.state.xcr0);
         for (n, v) in [reg::RAX, reg::RBX, reg::RCX, reg::RDX].into_iter().zip(leaf) {
             u32::set(r, n, v);
         }
@@ -331,12 +401,17 @@ mod tests {
     #[test]
     fn leaves() {
         let m = Model::default();
-        let [max, b, c, d] = m.leaf(0, 0, 0);
+        let [max, b, c, d] = m.leaf(0, 0, 0, 1);
         assert_eq!([b, d, c].map(u32::to_le_bytes).concat(), b"GenuineIntel");
-        assert_eq!(m.leaf(max + 1, 0, 0), m.leaf(max, 0, 0));
-        assert_eq!(m.leaf(1, 0, 0)[2] >> 27 & 1, 0);
-        assert_eq!(m.leaf(1, 0, bits::CR4_OSXSAVE)[2] >> 27 & 1, 1);
-        assert!(m.has(Feature::Lm) && m.supports(Cf::BMI2) && m.supports(Cf::SSE4_2) && !m.supports(Cf::AVX));
+        assert_eq!(m.leaf(max + 1, 0, 0, 1), m.leaf(max, 0, 0, 1));
+        assert_eq!(m.leaf(1, 0, 0, 1)[2] >> 27 & 1, 0);
+        assert_eq!(m.leaf(1, 0, bits::CR4_OSXSAVE, 1)[2] >> 27 & 1, 1);
+        assert!(m.has(Feature::Lm) && m.supports(Cf::BMI2) && m.supports(Cf::AVX2) && !m.supports(Cf::SHA));
+        // x87, SSE, AVX; the sizes of what is enabled and of all there is.
+        assert_eq!(m.leaf(0xd, 0, 0, 1), [7, 576, 832, 0]);
+        assert_eq!(m.leaf(0xd, 0, 0, 7)[1], 832);
+        assert_eq!(m.leaf(0xd, 2, 0, 7), [256, 576, 0, 0]);
+        assert_eq!(Model::max().leaf(0xd, 1, 0, 0x207)[1], 840);
         let v2 = Model::by_name("x86-64-v2").unwrap();
         assert!(!v2.supports(Cf::BMI1) && v2.supports(Cf::POPCNT));
         let mut v1 = Model::by_name("x86-64").unwrap();

@@ -101,7 +101,7 @@ fn lower_mov(l: &Lower) -> Option<Op> {
     }
     // The only forms with a 64-bit displacement: the address goes to the immediate.
     let op = Op { imm: l.i.memory_displacement64(), ..l.op };
-    let absolute = Lower { i: l.i, mode: l.mode, op };
+    let absolute = Lower { op, ..*l };
     match l.i.code() {
         Code::Mov_AL_moffs8 | Code::Mov_AX_moffs16 | Code::Mov_EAX_moffs32 | Code::Mov_RAX_moffs64 => {
             return by_width!(absolute, l.bits(0), load_absolute);
@@ -194,7 +194,7 @@ fn exchange_memory(l: &Lower) -> Option<Op> {
     // Either operand may be the memory one; the register goes to `src`.
     let op = if l.is_mem(0) { l.op } else { Op { src: l.op.dst, ..l.op } };
     let bits = l.bits(if l.is_mem(0) { 1 } else { 0 });
-    let l = Lower { i: l.i, mode: l.mode, op };
+    let l = Lower { op, ..*l };
     by_width!(l, bits, exchange_with_memory)
 }
 

@@ -1,12 +1,15 @@
 //! Handlers, by instruction family. Each family has its `ROWS` of the instruction table.
 
 pub mod alu;
+pub mod avx;
 pub mod control;
 pub mod control_registers;
 pub mod cpuid;
+pub mod crypto;
 pub mod data;
 pub mod descriptor;
 pub mod far;
+pub mod fma;
 pub mod interrupt;
 pub mod io;
 pub mod msr;
@@ -46,6 +49,12 @@ pub fn families() -> Vec<&'static [Row]> {
         sse_move::ROWS,
         sse_float::ARITHMETIC,
         sse_float::ROWS,
+        avx::CROSSING,
+        avx::ROWS,
+        fma::FUSED,
+        fma::WIDENING,
+        fma::ROWS,
+        crypto::ROWS,
         xsave::ROWS,
         control_registers::ROWS,
         cpuid::ROWS,

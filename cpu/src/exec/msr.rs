@@ -108,6 +108,7 @@ mod n {
     pub const PRED_CMD: u32 = 0x49;
     pub const BIOS_UPDT_TRIG: u32 = 0x79;
     pub const BIOS_SIGN_ID: u32 = 0x8b;
+    pub const XSS: u32 = 0xda0;
     pub const PLATFORM_INFO: u32 = 0xce;
     pub const MTRRCAP: u32 = 0xfe;
     pub const ARCH_CAPABILITIES: u32 = 0x10a;
@@ -172,6 +173,8 @@ impl Cpu {
             n::TSC_ADJUST => m.tsc_adjust,
             n::SPEC_CTRL if self.model.has(Feature::SpecCtrl) => m.spec_ctrl,
             n::BIOS_SIGN_ID => 0xff << 32,
+            // No supervisor state components.
+            n::XSS if self.model.has(Feature::Xsaves) => 0,
             n::PLATFORM_INFO => 10 << 8 | 10 << 40,
             n::MTRRCAP => 0x500 | VARIABLE_MTRRS as u64,
             n::ARCH_CAPABILITIES if self.model.has(Feature::ArchCapabilities) => ARCH_CAPABILITIES,
@@ -235,6 +238,7 @@ impl Cpu {
             // Commands to caches and predictors that do not exist, and a microcode update that changes nothing.
             n::PRED_CMD | n::FLUSH_CMD | n::BIOS_UPDT_TRIG | n::BIOS_SIGN_ID | n::THERM_STATUS => {}
             n::MISC_FEATURES_ENABLES => return v == 0,
+            n::XSS => return v == 0 && self.model.has(Feature::Xsaves),
             n::SYSENTER_CS => m.sysenter_cs = v & 0xffff_ffff,
             n::SYSENTER_ESP => m.sysenter_esp = v,
             n::SYSENTER_EIP => m.sysenter_eip = v,

@@ -1,12 +1,12 @@
-//! SSE floating point: arithmetic, comparison, conversion, MXCSR.
+//! SSE and AVX floating point: arithmetic, comparison, conversion, MXCSR.
 
 use iced_x86::Mnemonic as M;
 
-use super::vector::{Bank, Mm};
+use super::vector::{Bank, Mm, Vex, Xmm, in_memory};
 use crate::fault::vector;
 use crate::flags::{CF, PF, ZF};
 use crate::lower::Lower;
-use crate::op::{Exit, Mem, Op, Source, Src, step};
+use crate::op::{Exit, Index, Mem, Op, Source, Src, step};
 use crate::semantics::simd::convert::{self as c, Integer};
 use crate::semantics::simd::float::{self as f, MXCSR_MASK, Real, Unmasked};
 use crate::semantics::simd::{V64, V128, Vector, estimate};
@@ -16,68 +16,74 @@ use crate::table::{Row, row};
 use crate::vector_rows;
 use crate::width::Width;
 
-/// Instruction rows: `destination = f(destination, source)` under MXCSR.
+/// Instruction rows: `destination = f(sources)` under MXCSR.
 pub const ARITHMETIC: &[Row] = vector_rows! {
     whole {
-        Addps = |a, b, (_, m)| f::addps(a, b, m);
-        Addpd = |a, b, (_, m)| f::addpd(a, b, m);
-        Subps = |a, b, (_, m)| f::subps(a, b, m);
-        Subpd = |a, b, (_, m)| f::subpd(a, b, m);
-        Mulps = |a, b, (_, m)| f::mulps(a, b, m);
-        Mulpd = |a, b, (_, m)| f::mulpd(a, b, m);
-        Divps = |a, b, (_, m)| f::divps(a, b, m);
-        Divpd = |a, b, (_, m)| f::divpd(a, b, m);
-        Minps = |a, b, (_, m)| f::minps(a, b, m);
-        Minpd = |a, b, (_, m)| f::minpd(a, b, m);
-        Maxps = |a, b, (_, m)| f::maxps(a, b, m);
-        Maxpd = |a, b, (_, m)| f::maxpd(a, b, m);
-        Sqrtps = |_, b, (_, m)| f::sqrtps(b, m);
-        Sqrtpd = |_, b, (_, m)| f::sqrtpd(b, m);
-        Addsubps = |a, b, (_, m)| f::addsubps(a, b, m);
-        Addsubpd = |a, b, (_, m)| f::addsubpd(a, b, m);
-        Haddps = |a, b, (_, m)| f::haddps(a, b, m);
-        Haddpd = |a, b, (_, m)| f::haddpd(a, b, m);
-        Hsubps = |a, b, (_, m)| f::hsubps(a, b, m);
-        Hsubpd = |a, b, (_, m)| f::hsubpd(a, b, m);
+        Addps Vaddps = |a, b, (_, m)| f::addps(a, b, m);
+        Addpd Vaddpd = |a, b, (_, m)| f::addpd(a, b, m);
+        Subps Vsubps = |a, b, (_, m)| f::subps(a, b, m);
+        Subpd Vsubpd = |a, b, (_, m)| f::subpd(a, b, m);
+        Mulps Vmulps = |a, b, (_, m)| f::mulps(a, b, m);
+        Mulpd Vmulpd = |a, b, (_, m)| f::mulpd(a, b, m);
+        Divps Vdivps = |a, b, (_, m)| f::divps(a, b, m);
+        Divpd Vdivpd = |a, b, (_, m)| f::divpd(a, b, m);
+        Minps Vminps = |a, b, (_, m)| f::minps(a, b, m);
+        Minpd Vminpd = |a, b, (_, m)| f::minpd(a, b, m);
+        Maxps Vmaxps = |a, b, (_, m)| f::maxps(a, b, m);
+        Maxpd Vmaxpd = |a, b, (_, m)| f::maxpd(a, b, m);
+        Sqrtps Vsqrtps = |_, b, (_, m)| f::sqrtps(b, m);
+        Sqrtpd Vsqrtpd = |_, b, (_, m)| f::sqrtpd(b, m);
+        Addsubps Vaddsubps = |a, b, (_, m)| f::addsubps(a, b, m);
+        Addsubpd Vaddsubpd = |a, b, (_, m)| f::addsubpd(a, b, m);
+        Haddps Vhaddps = |a, b, (_, m)| f::haddps(a, b, m);
+        Haddpd Vhaddpd = |a, b, (_, m)| f::haddpd(a, b, m);
+        Hsubps Vhsubps = |a, b, (_, m)| f::hsubps(a, b, m);
+        Hsubpd Vhsubpd = |a, b, (_, m)| f::hsubpd(a, b, m);
         Cmpps = |a, b, (n, m)| f::cmpps(a, b, n & 7, m);
+        Vcmpps = |a, b, (n, m)| f::cmpps(a, b, n & 31, m);
         Cmppd = |a, b, (n, m)| f::cmppd(a, b, n & 7, m);
-        Roundps = |_, b, (n, m)| f::roundps(b, n, m);
-        Roundpd = |_, b, (n, m)| f::roundpd(b, n, m);
-        Dpps = |a, b, (n, m)| f::dpps(a, b, n, m);
-        Dppd = |a, b, (n, m)| f::dppd(a, b, n, m);
-        Rcpps = |_, b, _| Ok(b.map(estimate::rcp));
-        Rsqrtps = |_, b, _| Ok(b.map(estimate::rsqrt));
-        Cvtps2dq = |_, b, (_, m)| c::cvtps2dq(b, false, m);
-        Cvttps2dq = |_, b, (_, m)| c::cvtps2dq(b, true, m);
-        Cvtpd2dq = |_, b, (_, m)| c::cvtpd2dq(b, false, m);
-        Cvttpd2dq = |_, b, (_, m)| c::cvtpd2dq(b, true, m);
-        Cvtdq2ps = |_, b, (_, m)| c::cvtdq2ps(b, m);
-        Cvtdq2pd = |_, b, _| Ok(c::cvtdq2pd(b));
-        Cvtps2pd = |_, b, (_, m)| c::cvtps2pd(b, m);
-        Cvtpd2ps = |_, b, (_, m)| c::cvtpd2ps(b, m);
+        Vcmppd = |a, b, (n, m)| f::cmppd(a, b, n & 31, m);
+        Roundps Vroundps = |_, b, (n, m)| f::roundps(b, n, m);
+        Roundpd Vroundpd = |_, b, (n, m)| f::roundpd(b, n, m);
+        Dpps Vdpps = |a, b, (n, m)| f::dpps(a, b, n, m);
+        Rcpps Vrcpps = |_, b, _| Ok(b.map(estimate::rcp));
+        Rsqrtps Vrsqrtps = |_, b, _| Ok(b.map(estimate::rsqrt));
+        Cvtps2dq Vcvtps2dq = |_, b, (_, m)| c::cvtps2dq(b, false, m);
+        Cvttps2dq Vcvttps2dq = |_, b, (_, m)| c::cvtps2dq(b, true, m);
+        Cvtpd2dq Vcvtpd2dq = |_, b, (_, m)| c::cvtpd2dq(b, false, m);
+        Cvttpd2dq Vcvttpd2dq = |_, b, (_, m)| c::cvtpd2dq(b, true, m);
+        Cvtdq2ps Vcvtdq2ps = |_, b, (_, m)| c::cvtdq2ps(b, m);
+        Cvtpd2ps Vcvtpd2ps = |_, b, (_, m)| c::cvtpd2ps(b, m);
+        Dppd Vdppd = |a, b, (n, m)| f::dppd(a, b, n, m);
+    }
+    half {
+        Cvtdq2pd Vcvtdq2pd = |_, b, _| Ok(c::cvtdq2pd(b));
+        Cvtps2pd Vcvtps2pd = |_, b, (_, m)| c::cvtps2pd(b, m);
     }
     single {
-        Addss = |a, b, (_, m)| f::addps(a, b, m);
-        Subss = |a, b, (_, m)| f::subps(a, b, m);
-        Mulss = |a, b, (_, m)| f::mulps(a, b, m);
-        Divss = |a, b, (_, m)| f::divps(a, b, m);
-        Minss = |a, b, (_, m)| f::minps(a, b, m);
-        Maxss = |a, b, (_, m)| f::maxps(a, b, m);
-        Sqrtss = |_, b, (_, m)| f::sqrtps(b, m);
+        Addss Vaddss = |a, b, (_, m)| f::addps(a, b, m);
+        Subss Vsubss = |a, b, (_, m)| f::subps(a, b, m);
+        Mulss Vmulss = |a, b, (_, m)| f::mulps(a, b, m);
+        Divss Vdivss = |a, b, (_, m)| f::divps(a, b, m);
+        Minss Vminss = |a, b, (_, m)| f::minps(a, b, m);
+        Maxss Vmaxss = |a, b, (_, m)| f::maxps(a, b, m);
+        Sqrtss Vsqrtss = |_, b, (_, m)| f::sqrtps(b, m);
         Cmpss = |a, b, (n, m)| f::cmpps(a, b, n & 7, m);
-        Roundss = |_, b, (n, m)| f::roundps(b, n, m);
-        Rcpss = |_, b, _| Ok(b.map(estimate::rcp));
-        Rsqrtss = |_, b, _| Ok(b.map(estimate::rsqrt));
+        Vcmpss = |a, b, (n, m)| f::cmpps(a, b, n & 31, m);
+        Roundss Vroundss = |_, b, (n, m)| f::roundps(b, n, m);
+        Rcpss Vrcpss = |_, b, _| Ok(b.map(estimate::rcp));
+        Rsqrtss Vrsqrtss = |_, b, _| Ok(b.map(estimate::rsqrt));
     }
     double {
-        Addsd = |a, b, (_, m)| f::addpd(a, b, m);
-        Subsd = |a, b, (_, m)| f::subpd(a, b, m);
-        Mulsd = |a, b, (_, m)| f::mulpd(a, b, m);
-        Divsd = |a, b, (_, m)| f::divpd(a, b, m);
-        Minsd = |a, b, (_, m)| f::minpd(a, b, m);
-        Maxsd = |a, b, (_, m)| f::maxpd(a, b, m);
-        Sqrtsd = |_, b, (_, m)| f::sqrtpd(b, m);
-        Roundsd = |_, b, (n, m)| f::roundpd(b, n, m);
+        Addsd Vaddsd = |a, b, (_, m)| f::addpd(a, b, m);
+        Subsd Vsubsd = |a, b, (_, m)| f::subpd(a, b, m);
+        Mulsd Vmulsd = |a, b, (_, m)| f::mulpd(a, b, m);
+        Divsd Vdivsd = |a, b, (_, m)| f::divpd(a, b, m);
+        Minsd Vminsd = |a, b, (_, m)| f::minpd(a, b, m);
+        Maxsd Vmaxsd = |a, b, (_, m)| f::maxpd(a, b, m);
+        Sqrtsd Vsqrtsd = |_, b, (_, m)| f::sqrtpd(b, m);
+        Vcmpsd = |a, b, (n, m)| f::cmppd(a, b, n & 31, m);
+        Roundsd Vroundsd = |_, b, (n, m)| f::roundpd(b, n, m);
     }
 };
 
@@ -89,36 +95,32 @@ pub(crate) fn lower_cmpsd(l: &Lower) -> Option<Op> {
     (CMPSD[0].lower)(l)
 }
 
+/// `scalars!(l, f)` is `f::<bank, memory?>`.
+macro_rules! scalars {
+    ($l:expr, $f:ident) => {
+        match ($l.vex, in_memory($l)) {
+            (false, false) => $l.with($f::<Xmm, false>),
+            (false, true) => $l.with($f::<Xmm, true>),
+            (true, false) => $l.with($f::<Vex, false>),
+            (true, true) => $l.with($f::<Vex, true>),
+        }
+    };
+}
+
 /// Instruction rows of other shapes.
 pub const ROWS: &[Row] = &[
-    row(M::Comiss, lower_compare::<F32, false>).modifies("oszapc"),
-    row(M::Ucomiss, lower_compare::<F32, true>).modifies("oszapc"),
-    row(M::Comisd, lower_compare::<F64, false>).modifies("oszapc"),
-    row(M::Ucomisd, lower_compare::<F64, true>).modifies("oszapc"),
-    row(M::Cvtsi2ss, |l| {
-        lower_from_integer(
-            l,
-            from_integer::<4, Src, u32>,
-            from_integer::<4, Mem, u32>,
-            from_integer::<4, Src, u64>,
-            from_integer::<4, Mem, u64>,
-        )
-    }),
-    row(M::Cvtsi2sd, |l| {
-        lower_from_integer(
-            l,
-            from_integer::<8, Src, u32>,
-            from_integer::<8, Mem, u32>,
-            from_integer::<8, Src, u64>,
-            from_integer::<8, Mem, u64>,
-        )
-    }),
-    row(M::Cvtss2si, lower_to_integer::<F32, false>),
-    row(M::Cvttss2si, lower_to_integer::<F32, true>),
-    row(M::Cvtsd2si, lower_to_integer::<F64, false>),
-    row(M::Cvttsd2si, lower_to_integer::<F64, true>),
-    row(M::Cvtss2sd, |l| if l.is_mem(1) { l.with(cvtss2sd::<true>) } else { l.with(cvtss2sd::<false>) }),
-    row(M::Cvtsd2ss, |l| if l.is_mem(1) { l.with(cvtsd2ss::<true>) } else { l.with(cvtsd2ss::<false>) }),
+    row(M::Comiss, lower_compare::<F32, false>).modifies("oszapc").vex(M::Vcomiss),
+    row(M::Ucomiss, lower_compare::<F32, true>).modifies("oszapc").vex(M::Vucomiss),
+    row(M::Comisd, lower_compare::<F64, false>).modifies("oszapc").vex(M::Vcomisd),
+    row(M::Ucomisd, lower_compare::<F64, true>).modifies("oszapc").vex(M::Vucomisd),
+    row(M::Cvtsi2ss, lower_from_integer::<4>).vex(M::Vcvtsi2ss),
+    row(M::Cvtsi2sd, lower_from_integer::<8>).vex(M::Vcvtsi2sd),
+    row(M::Cvtss2si, lower_to_integer::<F32, false>).vex(M::Vcvtss2si),
+    row(M::Cvttss2si, lower_to_integer::<F32, true>).vex(M::Vcvttss2si),
+    row(M::Cvtsd2si, lower_to_integer::<F64, false>).vex(M::Vcvtsd2si),
+    row(M::Cvttsd2si, lower_to_integer::<F64, true>).vex(M::Vcvttsd2si),
+    row(M::Cvtss2sd, |l| scalars!(l, cvtss2sd)).vex(M::Vcvtss2sd),
+    row(M::Cvtsd2ss, |l| scalars!(l, cvtsd2ss)).vex(M::Vcvtsd2ss),
     row(M::Cvtpi2ps, |l| if l.is_mem(1) { l.with(cvtpi2ps::<true>) } else { l.with(cvtpi2ps::<false>) }),
     row(M::Cvtpi2pd, |l| if l.is_mem(1) { l.with(cvtpi2pd::<true>) } else { l.with(cvtpi2pd::<false>) }),
     row(M::Cvtps2pi, |l| {
@@ -133,8 +135,8 @@ pub const ROWS: &[Row] = &[
     row(M::Cvttpd2pi, |l| {
         lower_to_mm(l, |cpu, op, rest| to_mm::<16, 0>(cpu, op, rest, tpd2pi), |cpu, op, rest| to_mm::<16, 16>(cpu, op, rest, tpd2pi))
     }),
-    row(M::Ldmxcsr, |l| l.with(ldmxcsr)),
-    row(M::Stmxcsr, |l| l.with(stmxcsr)),
+    row(M::Ldmxcsr, |l| l.with(ldmxcsr)).vex(M::Vldmxcsr),
+    row(M::Stmxcsr, |l| l.with(stmxcsr)).vex(M::Vstmxcsr),
 ];
 
 /// A format's lane of the source: memory, or the lowest of a register.
@@ -168,31 +170,28 @@ fn compare<F: Real, const QUIET: bool, const MEM: bool>(cpu: &mut Cpu, op: &Op, 
     })
 }
 
-fn lower_from_integer(
-    l: &Lower,
-    r32: crate::op::Handler,
-    m32: crate::op::Handler,
-    r64: crate::op::Handler,
-    m64: crate::op::Handler,
-) -> Option<Op> {
-    l.with(match (l.bits(1), l.is_mem(1)) {
-        (32, false) => r32,
-        (32, true) => m32,
-        (_, false) => r64,
-        (_, true) => m64,
-    })
+/// To a single (`N` is 4) or a double (8).
+fn lower_from_integer<const N: usize>(l: &Lower) -> Option<Op> {
+    macro_rules! by_source {
+        ($bank:ty, $register:ty) => {
+            match (l.bits(l.i.op_count() - 1), in_memory(l)) {
+                (32, false) => l.with(from_integer::<$bank, N, $register, u32>),
+                (32, true) => l.with(from_integer::<$bank, N, Mem, u32>),
+                (_, false) => l.with(from_integer::<$bank, N, $register, u64>),
+                (_, true) => l.with(from_integer::<$bank, N, Mem, u64>),
+            }
+        };
+    }
+    if l.vex { by_source!(Vex, Index) } else { by_source!(Xmm, Src) }
 }
 
-/// To a single (`N` is 4) or a double (8).
-fn from_integer<const N: usize, S: Source, W: Width>(cpu: &mut Cpu, op: &Op, rest: &[Op]) -> Exit {
+fn from_integer<B: Bank, const N: usize, S: Source, W: Width>(cpu: &mut Cpu, op: &Op, rest: &[Op]) -> Exit {
     step(cpu, op, rest, |cpu, op| {
         let v = S::get::<W>(cpu, op)?.sx() as i64;
         let m = &mut cpu.state.mxcsr;
         let result = if N == 4 { c::cvtsi2ss(v, m).map(u64::from) } else { c::cvtsi2sd(v, m) };
         let bits = cpu.masked(result)?;
-        let mut lane = Vector::<N>::ZERO;
-        lane.0.copy_from_slice(&bits.to_le_bytes()[..N]);
-        cpu.set_xmm(op.dst, lane);
+        B::merge(cpu, op, V64::from(bits).resized::<N>());
         Ok(())
     })
 }
@@ -217,22 +216,22 @@ fn to_integer<F: Real, I: Integer, const TRUNCATE: bool, const MEM: bool>(cpu: &
     })
 }
 
-fn cvtss2sd<const MEM: bool>(cpu: &mut Cpu, op: &Op, rest: &[Op]) -> Exit {
+fn cvtss2sd<B: Bank, const MEM: bool>(cpu: &mut Cpu, op: &Op, rest: &[Op]) -> Exit {
     step(cpu, op, rest, |cpu, op| {
-        let b = if MEM { cpu.load_vector::<4, 4>(op)? } else { cpu.xmm(op.src) };
+        let b = if MEM { cpu.load_vector::<4, 4>(op)? } else { cpu.xmm(B::second(op)) };
         let result = c::cvtss2sd(b, &mut cpu.state.mxcsr);
         let result = cpu.masked(result)?;
-        cpu.set_xmm(op.dst, result);
+        B::merge(cpu, op, result);
         Ok(())
     })
 }
 
-fn cvtsd2ss<const MEM: bool>(cpu: &mut Cpu, op: &Op, rest: &[Op]) -> Exit {
+fn cvtsd2ss<B: Bank, const MEM: bool>(cpu: &mut Cpu, op: &Op, rest: &[Op]) -> Exit {
     step(cpu, op, rest, |cpu, op| {
-        let b = if MEM { cpu.load_vector::<8, 8>(op)? } else { cpu.xmm(op.src) };
+        let b = if MEM { cpu.load_vector::<8, 8>(op)? } else { cpu.xmm(B::second(op)) };
         let result = c::cvtsd2ss(b, &mut cpu.state.mxcsr);
         let result = cpu.masked(result)?;
-        cpu.set_xmm(op.dst, result);
+        B::merge(cpu, op, result);
         Ok(())
     })
 }
@@ -260,7 +259,7 @@ fn cvtpi2pd<const MEM: bool>(cpu: &mut Cpu, op: &Op, rest: &[Op]) -> Exit {
             Mm::touch(cpu);
             cpu.mm(op.src)
         };
-        cpu.set_xmm(op.dst, c::cvtdq2pd(b));
+        cpu.set_xmm::<16>(op.dst, c::cvtdq2pd(b));
         Ok(())
     })
 }

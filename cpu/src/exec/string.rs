@@ -143,7 +143,7 @@ impl StringOp for Cmps {
 fn lower<X: StringOp, W: Width>(l: &Lower) -> Option<Op> {
     let repeat = if l.i.has_repne_prefix() && X::COMPARES { 2 } else { u64::from(l.i.has_rep_prefix() || l.i.has_repne_prefix()) };
     let op = Op { imm: repeat, ..l.op };
-    let l = Lower { i: l.i, mode: l.mode, op };
+    let l = Lower { op, ..*l };
     match (repeat, l.address_bits()) {
         (0, 64) => l.with(single::<X, W, u64>),
         (0, 32) => l.with(single::<X, W, u32>),

@@ -116,7 +116,7 @@ impl Cpu {
 
     /// In 64-bit mode a non-canonical stack address is #SS, not #GP.
     #[cold]
-    fn stack_class(&mut self, segment: u8, f: Fault) -> Fault {
+    pub(crate) fn stack_class(&mut self, segment: u8, f: Fault) -> Fault {
         if segment == FLAT_STACK {
             if let crate::fault::Reason::Exception(e) = &mut self.fault {
                 if e.vector == vector::GP {
@@ -136,7 +136,7 @@ impl Cpu {
         if let Some(p) = self.mmu.hit_read::<V>(lin) {
             return Ok(p.load());
         }
-        let mut b = [0; 16];
+        let mut b = [0; 32];
         self.check_alignment(lin, V::BYTES)?;
         self.read_slow(lin, &mut b[..V::BYTES], self.rights())?;
         Ok(V::from_le(&b))
@@ -190,7 +190,8 @@ impl Cpu {
     /// #AC(0) for an access of `bytes` bytes at `lin` that is not naturally aligned, where that is checked (SDM 3A, 6.15).
     #[inline]
     fn check_alignment(&mut self, lin: u64, bytes: usize) -> Result<(), Fault> {
-        if self.mmu.checks_alignment() && lin & (bytes.next_power_of_two().min(16) as u64 - 1) != 0 {
+        // What is not canonical is found out first, in the slow path.
+        if self.mmu.checks_alignment() && self.canonical(lin) && lin & (bytes.next_power_of_two().min(16) as u64 - 1) != 0 {
             return Err(self.raise_with(vector::AC, 0));
         }
         Ok(())
@@ -201,7 +202,7 @@ impl Cpu {
     /// # Errors
     /// #PF, or #GP(0) if not canonical.
     pub fn read_system<V: Value>(&mut self, lin: u64) -> Result<V, Fault> {
-        let mut b = [0; 16];
+        let mut b = [0; 32];
         self.read_slow(lin, &mut b[..V::BYTES], self.system_rights())?;
         Ok(V::from_le(&b))
     }
@@ -219,7 +220,7 @@ impl Cpu {
     /// # Errors
     /// #PF, or #GP(0) if not canonical.
     pub fn read_as<V: Value>(&mut self, lin: u64, user: bool) -> Result<V, Fault> {
-        let mut b = [0; 16];
+        let mut b = [0; 32];
         self.read_slow(lin, &mut b[..V::BYTES], self.rights_of(user))?;
         Ok(V::from_le(&b))
     }

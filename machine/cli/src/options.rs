@@ -159,8 +159,8 @@ pub struct MachineArgs {
     /// Processors; only 1 works so far
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = one_cpu, help_heading = "Machine")]
     pub cpus: u8,
-    /// A model (x86-64, x86-64-v2, max), with features added or removed: max,-rdrand
-    #[arg(long, value_name = "MODEL", default_value = "max", value_parser = processor, help_heading = "Machine")]
+    /// A model (x86-64, x86-64-v2, x86-64-v3, max), with features added or removed: max,-rdrand
+    #[arg(long, value_name = "MODEL", default_value = "x86-64-v3", value_parser = processor, help_heading = "Machine")]
     pub cpu: Processor,
     /// The board: pc (440FX) or q35
     #[arg(long, value_name = "BOARD", default_value = "pc", value_parser = board, help_heading = "Machine")]

@@ -128,7 +128,7 @@ pub fn processor(text: &str) -> Result<Processor, String> {
     let name = parts.next().unwrap_or_default();
     let models = || Model::NAMES.join(", ");
     let mut model = match name {
-        "x86-64-v3" | "x86-64-v4" => return Err(format!("the processor model {name} does not work yet; there are {}", models())),
+        "x86-64-v4" => return Err(format!("the processor model {name} does not work yet; there are {}", models())),
         _ => Model::by_name(name).ok_or_else(|| format!("there is no processor model `{name}`; there are {}", models()))?,
     };
     for part in parts {

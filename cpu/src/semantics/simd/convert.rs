@@ -3,7 +3,7 @@
 
 use super::float::{Real, Unmasked, finish, quick};
 use super::{V64, V128, Vector};
-use crate::semantics::softfloat::{self, Env, Exceptions, F32, F64, Rounding};
+use crate::semantics::softfloat::{self, Env, Exceptions, F16, F32, F64, Rounding};
 
 /// A signed integer that floats convert to.
 pub trait Integer: super::Lane {
@@ -96,8 +96,8 @@ pub fn cvtps2dq<const N: usize>(b: Vector<N>, truncate: bool, mxcsr: &mut u32) -
 ///
 /// # Errors
 /// [`Unmasked`].
-pub fn cvtpd2dq(b: V128, truncate: bool, mxcsr: &mut u32) -> Result<V128, Unmasked> {
-    to_dq::<F64, 16, 16>(b, truncate, mxcsr)
+pub fn cvtpd2dq<const N: usize>(b: Vector<N>, truncate: bool, mxcsr: &mut u32) -> Result<Vector<N>, Unmasked> {
+    to_dq::<F64, N, N>(b, truncate, mxcsr)
 }
 
 /// Doubles to the doublewords of an MMX register; CVTTPD2PI with `truncate`.
@@ -149,10 +149,10 @@ pub fn cvtdq2ps<const N: usize>(b: Vector<N>, mxcsr: &mut u32) -> Result<Vector<
     finish(r, &env, mxcsr)
 }
 
-/// The lowest two doublewords to doubles, always exact; also CVTPI2PD.
+/// The lowest doublewords to doubles, always exact; also CVTPI2PD.
 #[must_use]
 #[inline]
-pub fn cvtdq2pd<const N: usize>(b: Vector<N>) -> V128 {
+pub fn cvtdq2pd<const N: usize, const M: usize>(b: Vector<N>) -> Vector<M> {
     Vector::build(|i| f64::from(b.get::<i32>(i)).to_bits())
 }
 
@@ -171,7 +171,7 @@ fn widen<const N: usize, const M: usize>(b: Vector<N>, mxcsr: &mut u32) -> Resul
 ///
 /// # Errors
 /// [`Unmasked`].
-pub fn cvtps2pd(b: V128, mxcsr: &mut u32) -> Result<V128, Unmasked> {
+pub fn cvtps2pd<const N: usize>(b: Vector<N>, mxcsr: &mut u32) -> Result<Vector<N>, Unmasked> {
     widen(b, mxcsr)
 }
 
@@ -182,6 +182,33 @@ pub fn cvtps2pd(b: V128, mxcsr: &mut u32) -> Result<V128, Unmasked> {
 #[inline]
 pub fn cvtss2sd(b: Vector<4>, mxcsr: &mut u32) -> Result<Vector<8>, Unmasked> {
     widen(b, mxcsr)
+}
+
+/// The lower half's half-precision numbers to singles. Denormals count as what they are, and silently.
+///
+/// # Errors
+/// [`Unmasked`].
+pub fn cvtph2ps<const N: usize>(b: Vector<N>, mxcsr: &mut u32) -> Result<Vector<N>, Unmasked> {
+    let mut env = Env { daz: false, ..Env::from_mxcsr(*mxcsr) };
+    let r = Vector::build(|i| softfloat::convert::<F16, F32>(b.get(i), &mut env));
+    env.raised -= Exceptions::DENORMAL;
+    finish(r, &env, mxcsr)
+}
+
+/// Singles to half precision in the lower half, the upper one cleared, rounded as `imm` says; tiny ones are never flushed.
+///
+/// # Errors
+/// [`Unmasked`].
+pub fn cvtps2ph<const N: usize>(b: Vector<N>, imm: u8, mxcsr: &mut u32) -> Result<Vector<N>, Unmasked> {
+    let mut env = Env { ftz: false, ..Env::from_mxcsr(*mxcsr) };
+    if imm & 4 == 0 {
+        env.rounding = Rounding::from_bits(imm.into());
+    }
+    let mut r = Vector::ZERO;
+    for (i, x) in b.iter::<u32>().enumerate() {
+        r.set(i, softfloat::convert::<F32, F16>(x, &mut env));
+    }
+    finish(r, &env, mxcsr)
 }
 
 /// Doubles to singles.
@@ -202,7 +229,7 @@ fn narrow<const N: usize, const M: usize>(b: Vector<N>, mxcsr: &mut u32) -> Resu
 ///
 /// # Errors
 /// [`Unmasked`].
-pub fn cvtpd2ps(b: V128, mxcsr: &mut u32) -> Result<V128, Unmasked> {
+pub fn cvtpd2ps<const N: usize>(b: Vector<N>, mxcsr: &mut u32) -> Result<Vector<N>, Unmasked> {
     narrow(b, mxcsr)
 }
 

@@ -1,7 +1,7 @@
 //! CRC32, carry-less multiplication and AES rounds.
 
 use super::integer::pxor;
-use super::{V128, Vector};
+use super::{V128, Vector, gf2};
 
 /// Folds the lowest `bytes` bytes of `data` into the CRC-32C `crc` (polynomial 11EDC6F41h, bit-reflected).
 #[must_use]
@@ -27,48 +27,45 @@ const fn crc_table() -> [u32; 256] {
     table
 }
 
-/// The carry-less product of one quadword of `a` (imm bit 0) and one of `b` (imm bit 4).
-#[must_use]
-pub fn pclmulqdq(a: V128, b: V128, imm: u8) -> V128 {
-    let x = a.get::<u64>(usize::from(imm & 1));
-    let y = u128::from(b.get::<u64>(usize::from(imm >> 4 & 1)));
-    (0..64).filter(|i| x >> i & 1 != 0).fold(0u128, |sum, i| sum ^ y << i).into()
-}
-
-/// Multiplication by x in AES's field (FIPS 197, 4.2.1).
-const fn xtime(a: u8) -> u8 {
-    a << 1 ^ if a & 0x80 != 0 { 0x1b } else { 0 }
-}
-
-/// Multiplication in AES's field.
-const fn times(a: u8, b: u8) -> u8 {
-    let (mut a, mut b, mut product) = (a, b, 0);
-    while b != 0 {
-        if b & 1 != 0 {
-            product ^= a;
+/// The low 64 bits of the carry-less product: integer products of every fourth bit, whose sums do not reach the next one.
+const fn product_low(x: u64, y: u64) -> u64 {
+    const EVERY_FOURTH: u64 = 0x1111_1111_1111_1111;
+    let mut product = 0;
+    let mut class = 0;
+    while class < 4 {
+        let (mut sum, mut i) = (0, 0);
+        while i < 4 {
+            let j = (4 + class - i) % 4;
+            sum ^= (x & EVERY_FOURTH << i).wrapping_mul(y & EVERY_FOURTH << j);
+            i += 1;
         }
-        a = xtime(a);
-        b >>= 1;
+        product |= sum & EVERY_FOURTH << class;
+        class += 1;
     }
     product
 }
 
-/// The S-box and its inverse (FIPS 197, 5.1.1): inverses found by walking powers of the generator 3.
+/// The carry-less product of one quadword of `a` (imm bit 0) and one of `b` (imm bit 4).
+#[must_use]
+pub fn pclmulqdq(a: V128, b: V128, imm: u8) -> V128 {
+    let x = a.get::<u64>(usize::from(imm & 1));
+    let y = b.get::<u64>(usize::from(imm >> 4 & 1));
+    // Backwards, the upper half is a lower one, one bit off.
+    let high = product_low(x.reverse_bits(), y.reverse_bits()).reverse_bits() >> 1;
+    Vector::build(|i| [product_low(x, y), high][i])
+}
+
+/// The S-box and its inverse (FIPS 197, 5.1.1).
 const fn boxes() -> ([u8; 256], [u8; 256]) {
     let (mut forward, mut inverse) = ([0u8; 256], [0u8; 256]);
-    let (mut p, mut q) = (1u8, 1u8);
-    loop {
-        p = times(p, 3);
-        q = times(q, 0xf6);
+    let mut i = 0;
+    while i < 256 {
+        let q = gf2::INVERSES[i];
         let s = q ^ q.rotate_left(1) ^ q.rotate_left(2) ^ q.rotate_left(3) ^ q.rotate_left(4) ^ 0x63;
-        forward[p as usize] = s;
-        inverse[s as usize] = p;
-        if p == 1 {
-            break;
-        }
+        forward[i] = s;
+        inverse[s as usize] = i as u8;
+        i += 1;
     }
-    forward[0] = 0x63;
-    inverse[0x63] = 0;
     (forward, inverse)
 }
 
@@ -85,15 +82,20 @@ fn inverse_shift_sub(a: V128) -> V128 {
     Vector(std::array::from_fn(|i| INVERSE_SBOX[usize::from(a.0[(i + 16 - (i % 4) * 4) % 16])]))
 }
 
-/// Multiplies each column by the circulant matrix whose first row is `row`.
-fn mix(a: V128, row: [u8; 4]) -> V128 {
-    Vector(std::array::from_fn(|i| (0..4).fold(0, |sum, j| sum ^ times(a.0[i / 4 * 4 + j], row[(j + 4 - i % 4) % 4]))))
+/// Multiplication of four bytes by x (FIPS 197, 4.2.1).
+const fn times_x(w: u32) -> u32 {
+    ((w & 0x7f7f_7f7f) << 1) ^ ((w >> 7 & 0x0101_0101) * 0x1b)
+}
+
+/// MixColumns: each column times the circulant matrix of 2, 3, 1, 1.
+fn mix(a: V128) -> V128 {
+    a.map(|w: u32| times_x(w ^ w.rotate_right(8)) ^ w.rotate_right(8) ^ w.rotate_right(16) ^ w.rotate_right(24))
 }
 
 /// One round of encryption.
 #[must_use]
 pub fn aesenc(a: V128, key: V128) -> V128 {
-    pxor(mix(shift_sub(a), [2, 3, 1, 1]), key)
+    pxor(mix(shift_sub(a)), key)
 }
 
 /// The last round of encryption.
@@ -117,7 +119,8 @@ pub fn aesdeclast(a: V128, key: V128) -> V128 {
 /// InvMixColumns, for round keys.
 #[must_use]
 pub fn aesimc(a: V128) -> V128 {
-    mix(a, [14, 11, 13, 9])
+    // The matrix of 14, 11, 13, 9 is that of MixColumns times that of 5, 0, 4, 0.
+    mix(a.map(|w: u32| w ^ times_x(times_x(w ^ w.rotate_right(16)))))
 }
 
 /// Helps with a round key: SubWord and RotWord of the odd doublewords, with the round constant `imm`.

@@ -220,19 +220,21 @@ pub fn addsubpd<const N: usize>(a: Vector<N>, b: Vector<N>, mxcsr: &mut u32) -> 
     addsub::<F64, N>(a, b, mxcsr)
 }
 
-/// The even lanes of `a` then `b`, and the odd ones.
+/// The even numbers of `a` then `b`, and the odd ones, in each 16 bytes.
 #[inline(always)]
-fn neighbours<F: Real>(a: V128, b: V128) -> (V128, V128) {
+fn neighbours<F: Real, const N: usize>(a: Vector<N>, b: Vector<N>) -> (Vector<N>, Vector<N>) {
     let half = V128::lanes::<F::Bits>() / 2;
-    let pick = |odd| V128::build(|i| if i < half { a.get::<F::Bits>(2 * i + odd) } else { b.get(2 * (i - half) + odd) });
+    let pick = |odd| {
+        a.zip_parts::<16>(b, |a, b, _| V128::build(|i| if i < half { a.get::<F::Bits>(2 * i + odd) } else { b.get(2 * (i - half) + odd) }))
+    };
     (pick(0), pick(1))
 }
 
 macro_rules! horizontal {
     ($(fn $name:ident($format:ty) = $op:ident;)*) => {$(
         #[doc = concat!("`", stringify!($name), "`: of neighbouring lanes.\n\n# Errors\n[`Unmasked`].")]
-        pub fn $name(a: V128, b: V128, mxcsr: &mut u32) -> Result<V128, Unmasked> {
-            let (even, odd) = neighbours::<$format>(a, b);
+        pub fn $name<const N: usize>(a: Vector<N>, b: Vector<N>, mxcsr: &mut u32) -> Result<Vector<N>, Unmasked> {
+            let (even, odd) = neighbours::<$format, N>(a, b);
             $op(even, odd, mxcsr)
         }
     )*};
@@ -422,36 +424,42 @@ pub fn roundpd<const N: usize>(b: Vector<N>, imm: u8, mxcsr: &mut u32) -> Result
     round::<F64, N>(b, imm, mxcsr)
 }
 
-/// The products that `imm` bits 7:4 choose, added pairwise, into the lanes that bits 3:0 choose.
-///
-/// # Errors
-/// [`Unmasked`].
-pub fn dpps(a: V128, b: V128, imm: u8, mxcsr: &mut u32) -> Result<V128, Unmasked> {
-    let product = |i: usize, mxcsr: &mut u32| -> Result<Vector<4>, Unmasked> {
-        if imm >> (4 + i) & 1 == 0 {
-            return Ok(Vector::ZERO);
-        }
-        mulps(Vector::splat(a.get::<u32>(i)), Vector::splat(b.get::<u32>(i)), mxcsr)
-    };
-    let products = [product(0, mxcsr)?, product(1, mxcsr)?, product(2, mxcsr)?, product(3, mxcsr)?];
-    let low = addps(products[0], products[1], mxcsr)?;
-    let high = addps(products[2], products[3], mxcsr)?;
-    let sum = addps(low, high, mxcsr)?.get::<u32>(0);
-    Ok(Vector::build(|i| if imm >> i & 1 != 0 { sum } else { 0 }))
+/// The dot product of each 16 bytes: products that `imm`'s upper half chooses, added pairwise, into the lanes that its
+/// lower half chooses. Each step is one instruction of its own as far as exceptions go.
+#[inline(always)]
+fn dot<F: Real, const N: usize>(
+    a: Vector<N>,
+    b: Vector<N>,
+    imm: u8,
+    mxcsr: &mut u32,
+    mul: impl Fn(Vector<N>, Vector<N>, &mut u32) -> Result<Vector<N>, Unmasked>,
+    add: impl Fn(Vector<N>, Vector<N>, &mut u32) -> Result<Vector<N>, Unmasked>,
+) -> Result<Vector<N>, Unmasked> {
+    let lanes = V128::lanes::<F::Bits>();
+    let keep = |v: Vector<N>, bits: u8| Vector::build(|i| if bits >> (i % lanes) & 1 != 0 { v.get(i) } else { F::zero(false) });
+    let mut sum = mul(keep(a, imm >> 4), keep(b, imm >> 4), mxcsr)?;
+    let mut distance = 1;
+    while distance < lanes {
+        let other = Vector::build(|i| sum.get::<F::Bits>(i ^ distance));
+        sum = add(sum, other, mxcsr)?;
+        distance *= 2;
+    }
+    // All lanes get the first one's sum: where NaNs meet, theirs could differ.
+    Ok(Vector::build(|i| if imm >> (i % lanes) & 1 != 0 { sum.get(i - i % lanes) } else { F::zero(false) }))
 }
 
-/// The products that `imm` bits 5:4 choose, added, into the lanes that bits 1:0 choose.
+/// Dot products of singles.
 ///
 /// # Errors
 /// [`Unmasked`].
-pub fn dppd(a: V128, b: V128, imm: u8, mxcsr: &mut u32) -> Result<V128, Unmasked> {
-    let product = |i: usize, mxcsr: &mut u32| -> Result<Vector<8>, Unmasked> {
-        if imm >> (4 + i) & 1 == 0 {
-            return Ok(Vector::ZERO);
-        }
-        mulpd(Vector::splat(a.get::<u64>(i)), Vector::splat(b.get::<u64>(i)), mxcsr)
-    };
-    let products = [product(0, mxcsr)?, product(1, mxcsr)?];
-    let sum = addpd(products[0], products[1], mxcsr)?.get::<u64>(0);
-    Ok(Vector::build(|i| if imm >> i & 1 != 0 { sum } else { 0 }))
+pub fn dpps<const N: usize>(a: Vector<N>, b: Vector<N>, imm: u8, mxcsr: &mut u32) -> Result<Vector<N>, Unmasked> {
+    dot::<F32, N>(a, b, imm, mxcsr, mulps, addps)
+}
+
+/// Dot products of doubles.
+///
+/// # Errors
+/// [`Unmasked`].
+pub fn dppd<const N: usize>(a: Vector<N>, b: Vector<N>, imm: u8, mxcsr: &mut u32) -> Result<Vector<N>, Unmasked> {
+    dot::<F64, N>(a, b, imm, mxcsr, mulpd, addpd)
 }

@@ -176,6 +176,20 @@ pub fn movmskpd<const N: usize>(a: Vector<N>) -> u32 {
     a.iter::<u64>().rev().fold(0, |m, b| m << 1 | (b >> 63) as u32)
 }
 
+/// As [`ptest`], of the sign bits of the doublewords alone.
+#[must_use]
+#[inline(always)]
+pub fn testps<const N: usize>(a: Vector<N>, b: Vector<N>) -> (bool, bool) {
+    ptest(a, pand(b, Vector::splat(1u32 << 31)))
+}
+
+/// As [`ptest`], of the sign bits of the quadwords alone.
+#[must_use]
+#[inline(always)]
+pub fn testpd<const N: usize>(a: Vector<N>, b: Vector<N>) -> (bool, bool) {
+    ptest(a, pand(b, Vector::splat(1u64 << 63)))
+}
+
 /// (ZF, CF): whether `a & b` is zero, and whether `!a & b` is.
 #[must_use]
 #[inline(always)]

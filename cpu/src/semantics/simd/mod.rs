@@ -1,13 +1,16 @@
 //! SIMD semantics: pure functions over vectors, one a mnemonic (SDM volume 2).
 //!
-//! Every function is generic over the vector's size in bytes: 8 is MMX, 16 is SSE; AVX applies the 16-byte functions to
-//! each 128-bit lane. Operands come in Intel order: the first is the destination's old value.
+//! Every function is generic over the vector's size in bytes: 8 is MMX, 16 is SSE, 32 is AVX. Functions that only
+//! have 16 bytes, and all packed-integer ones, are applied to each 128-bit lane of a YMM register. Operands come in Intel order: the first is the destination's old value.
 
 pub mod convert;
 pub mod crypto;
 pub mod estimate;
 pub mod float;
+pub mod fused;
+pub mod gf2;
 pub mod integer;
+pub mod sha;
 pub mod shift;
 pub mod shuffle;
 pub mod string;
@@ -132,6 +135,36 @@ impl<const N: usize> Vector<N> {
         self.0.chunks_exact(T::BYTES).map(T::load)
     }
 
+    /// The lowest `M` bytes, zero-extended if that is more.
+    #[must_use]
+    #[inline(always)]
+    pub fn resized<const M: usize>(&self) -> Vector<M> {
+        let mut v = Vector::ZERO;
+        let n = if N < M { N } else { M };
+        v.0[..n].copy_from_slice(&self.0[..n]);
+        v
+    }
+
+    /// Bytes `P x i` and on.
+    #[must_use]
+    #[inline(always)]
+    pub fn part<const P: usize>(&self, i: usize) -> Vector<P> {
+        let mut v = Vector::ZERO;
+        v.0.copy_from_slice(&self.0[P * i..P * (i + 1)]);
+        v
+    }
+
+    /// `f` of each pair of parts of `P` bytes, and their number.
+    #[must_use]
+    #[inline(always)]
+    pub fn zip_parts<const P: usize>(self, other: Self, f: impl Fn(Vector<P>, Vector<P>, usize) -> Vector<P>) -> Self {
+        let mut v = Self::ZERO;
+        for i in 0..N / P {
+            v.0[P * i..P * (i + 1)].copy_from_slice(&f(self.part(i), other.part(i), i).0);
+        }
+        v
+    }
+
     /// `T` in every lane.
     #[must_use]
     #[inline(always)]
@@ -149,20 +182,6 @@ impl V256 {
         v.0[..16].copy_from_slice(&low.0);
         v.0[16..].copy_from_slice(&high.0);
         v
-    }
-
-    /// Its 128-bit lanes.
-    #[must_use]
-    #[inline(always)]
-    pub fn split(&self) -> (V128, V128) {
-        (self.low(), Vector(std::array::from_fn(|i| self.0[16 + i])))
-    }
-
-    /// The lower 128-bit lane.
-    #[must_use]
-    #[inline(always)]
-    pub fn low(&self) -> V128 {
-        Vector(std::array::from_fn(|i| self.0[i]))
     }
 }
 

@@ -24,6 +24,24 @@ shifts! {
     fn psrad(i32) = |a, n| a >> n.min(31);
 }
 
+macro_rules! variable {
+    ($(fn $name:ident($t:ty) = $f:expr;)*) => {$(
+        #[doc = concat!("`", stringify!($name), "`: each lane by its own count.")]
+        #[must_use]
+        #[inline(always)]
+        pub fn $name<const N: usize>(a: Vector<N>, counts: Vector<N>) -> Vector<N> {
+            a.zip::<$t>(counts, $f)
+        }
+    )*};
+}
+variable! {
+    fn psllvd(u32) = |a, n| a.checked_shl(n).unwrap_or(0);
+    fn psllvq(u64) = |a, n| a.checked_shl(n.min(64) as u32).unwrap_or(0);
+    fn psrlvd(u32) = |a, n| a.checked_shr(n).unwrap_or(0);
+    fn psrlvq(u64) = |a, n| a.checked_shr(n.min(64) as u32).unwrap_or(0);
+    fn psravd(i32) = |a, n| a >> (n as u32).min(31);
+}
+
 /// Shifts the whole 16 bytes left by `count` bytes.
 #[must_use]
 #[inline(always)]

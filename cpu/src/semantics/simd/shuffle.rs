@@ -1,6 +1,6 @@
 //! Moving lanes about: pack, unpack, shuffle, blend, align, widen.
 
-use super::{Lane, V64, V128, Vector};
+use super::{Lane, V64, V128, V256, Vector};
 
 /// Narrows the lanes of `a`, then those of `b`.
 #[inline(always)]
@@ -107,6 +107,55 @@ pub fn shufps(a: V128, b: V128, imm: u8) -> V128 {
     Vector::build(|i| if i < 2 { &a } else { &b }.get::<u32>(field(imm, i)))
 }
 
+/// Picks singles of `a` by the low two bits of `b`'s.
+#[must_use]
+#[inline(always)]
+pub fn permilps(a: V128, b: V128) -> V128 {
+    b.map(|i: u32| a.get(i as usize & 3))
+}
+
+/// Picks doubles of `a` by bit 1 of `b`'s.
+#[must_use]
+#[inline(always)]
+pub fn permilpd(a: V128, b: V128) -> V128 {
+    b.map(|i: u64| a.get(i as usize >> 1 & 1))
+}
+
+/// Picks doublewords of `b`, across lanes, by the low three bits of `a`'s; also VPERMPS.
+#[must_use]
+#[inline(always)]
+pub fn permd(a: V256, b: V256) -> V256 {
+    a.map(|i: u32| b.get(i as usize & 7))
+}
+
+/// Picks quadwords across lanes; also VPERMPD.
+#[must_use]
+#[inline(always)]
+pub fn permq(b: V256, imm: u8) -> V256 {
+    Vector::build(|i| b.get::<u64>(field(imm, i)))
+}
+
+/// Picks two lanes of the four of `a` and `b` by two fields of four bits, whose bit 3 makes a zero.
+#[must_use]
+#[inline(always)]
+pub fn perm2f128(a: V256, b: V256, imm: u8) -> V256 {
+    let lane = |field: u8| match field & 0xb {
+        0 => a.part(0),
+        1 => a.part(1),
+        2 => b.part(0),
+        3 => b.part(1),
+        _ => V128::ZERO,
+    };
+    V256::join(lane(imm), lane(imm >> 4))
+}
+
+/// `a` with `b` in the lane that `imm` bit 0 names.
+#[must_use]
+#[inline(always)]
+pub fn insertf128(a: V256, b: V128, imm: u8) -> V256 {
+    if imm & 1 == 0 { V256::join(b, a.part(1)) } else { V256::join(a.part(0), b) }
+}
+
 /// One double of `a`, then one of `b`.
 #[must_use]
 #[inline(always)]
@@ -201,7 +250,7 @@ macro_rules! widen {
         #[doc = concat!("`", stringify!($name), "`: widens the lowest lanes.")]
         #[must_use]
         #[inline(always)]
-        pub fn $name(b: V128) -> V128 {
+        pub fn $name<const N: usize>(b: V128) -> Vector<N> {
             Vector::build(|i| <$w>::from(b.get::<$t>(i)))
         }
     )*};

@@ -186,17 +186,18 @@ pub fn sqrt<F: Format>(a: F::Bits, env: &mut Env) -> F::Bits {
     round_pack::<F>(false, a.exponent >> 1, root as u64, tail, precision, env)
 }
 
-/// `a * b + c`, rounded once. `F` is [`F32`](super::F32) or [`F64`](super::F64): their products fit the intermediate exactly.
-pub fn mul_add<F: Format>(a: F::Bits, b: F::Bits, c: F::Bits, env: &mut Env) -> F::Bits {
+/// `a * b + c`, rounded once; `negate` tells whether the signs of the product and of `c` are changed. `F` is [`F32`](super::F32) or [`F64`](super::F64): their products fit the intermediate exactly.
+pub fn mul_add<F: Format>(a: F::Bits, b: F::Bits, c: F::Bits, negate: (bool, bool), env: &mut Env) -> F::Bits {
     let a = operand::<F>(a, env);
     let b = operand::<F>(b, env);
-    let c = operand::<F>(c, env);
-    let sign = a.sign ^ b.sign;
+    let mut c = operand::<F>(c, env);
+    let sign = a.sign ^ b.sign ^ negate.0;
     let infinite = a.class == Class::Infinity || b.class == Class::Infinity;
     let zero = a.class == Class::Zero || b.class == Class::Zero;
     if a.class.is_nan() || b.class.is_nan() || c.class.is_nan() {
         return propagate_nan::<F>(&[a, b, c], env);
     }
+    c.sign ^= negate.1;
     if infinite && (zero || (c.class == Class::Infinity && c.sign != sign)) {
         return invalid::<F>(env);
     }

@@ -265,6 +265,10 @@ pub trait Format: Copy + 'static {
     }
 }
 
+/// Half precision, of which there are only conversions.
+#[derive(Clone, Copy, Debug)]
+pub struct F16;
+
 /// Single precision; the bits are those of `f32::to_bits`.
 #[derive(Clone, Copy, Debug)]
 pub struct F32;
@@ -324,6 +328,24 @@ fn unpack_implicit<F: Format>(sign: bool, biased: i32, fraction: u64) -> Unpacke
     }
     let shift = fraction.leading_zeros();
     finite(sign, F::EMIN - shift as i32, fraction << shift, Class::Denormal)
+}
+
+impl Format for F16 {
+    type Bits = u16;
+    const PRECISION: u32 = 11;
+    const BIAS: i32 = 15;
+    const X87: bool = false;
+
+    #[inline]
+    fn unpack(bits: u16) -> Unpacked {
+        let fraction = u64::from(bits & 0x3ff) << 53;
+        unpack_implicit::<Self>(bits >> 15 != 0, i32::from(bits >> 10 & 0x1f), fraction)
+    }
+
+    #[inline]
+    fn assemble(sign: bool, biased: u32, significand: u64) -> u16 {
+        u16::from(sign) << 15 | (biased as u16) << 10 | (significand >> 53) as u16 & 0x3ff
+    }
 }
 
 impl Format for F32 {

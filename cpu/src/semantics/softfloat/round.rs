@@ -113,7 +113,12 @@ fn round_tiny<F: Format>(sign: bool, exponent: i32, significand: u64, tail: u64,
         }
         return F::zero(sign);
     }
-    if tiny && masked && env.ftz {
+    if tiny && !masked {
+        // Nothing is delivered; whether PE is set goes by the result without bounds.
+        env.raise(if rest != 0 { Exceptions::UNDERFLOW | Exceptions::PRECISION } else { Exceptions::UNDERFLOW });
+        return F::zero(sign);
+    }
+    if tiny && env.ftz {
         env.raise(Exceptions::UNDERFLOW | Exceptions::PRECISION);
         return F::zero(sign);
     }
@@ -124,7 +129,7 @@ fn round_tiny<F: Format>(sign: bool, exponent: i32, significand: u64, tail: u64,
         env.raise(Exceptions::PRECISION);
         env.rounded_up = up;
     }
-    if tiny && (rest != 0 || !masked) {
+    if tiny && rest != 0 {
         env.raise(Exceptions::UNDERFLOW);
     }
     F::assemble(sign, (kept >> 63) as u32, kept)

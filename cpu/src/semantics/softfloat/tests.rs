@@ -64,7 +64,7 @@ macro_rules! against_host {
                     ("mul", mul::<$format>(a, b, env), x * y),
                     ("div", div::<$format>(a, b, env), x / y),
                     ("sqrt", sqrt::<$format>(a, env), x.sqrt()),
-                    ("mul_add", mul_add::<$format>(a, b, c, env), x.mul_add(y, z)),
+                    ("mul_add", mul_add::<$format>(a, b, c, (false, false), env), x.mul_add(y, z)),
                     ("round", round_to_int::<$format>(a, Rounding::Nearest, false, env), x.round_ties_even()),
                     ("floor", round_to_int::<$format>(a, Rounding::Down, false, env), x.floor()),
                     ("ceil", round_to_int::<$format>(a, Rounding::Up, false, env), x.ceil()),
