@@ -9,6 +9,7 @@ mod durability;
 mod firmware;
 mod media;
 mod screen;
+mod selftests;
 mod storage;
 mod terminal;
 
