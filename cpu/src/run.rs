@@ -14,6 +14,7 @@ use crate::flags;
 use crate::mmu::Mmu;
 use crate::op::{BLOCK_RIP, Exit, Op};
 use crate::state::{Cpu, State, seg};
+use crate::translator::{Back, Context, SPARE, Translator};
 
 /// Why [`Processor::run`] returned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,7 +48,7 @@ struct Jump {
 /// A processor: the state, and the blocks decoded for it.
 pub struct Processor {
     /// What handlers see.
-    pub cpu: Cpu,
+    pub cpu: Box<Cpu>,
     cache: BlockCache,
     jumps: Box<[Jump; JUMPS]>,
     breakpoints: BTreeSet<u64>,
@@ -61,6 +62,16 @@ pub struct Processor {
     pub exits: u64,
     /// What the decoder works in.
     scratch: Decoded,
+    translator: Option<Box<Translator>>,
+}
+
+/// What carries out instructions. All do the same, at different speeds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Engine {
+    /// Decoded blocks of handlers.
+    Interpreter,
+    /// Hot blocks are translated to host code.
+    Translator,
 }
 
 impl Processor {
@@ -68,7 +79,7 @@ impl Processor {
     #[must_use]
     pub fn new(memory: Arc<GuestMemory>, bus: Box<dyn CpuBus>, attention: Arc<Attention>, model: Model) -> Self {
         let state = State::power_on(&model);
-        let cpu = Cpu {
+        let cpu = Box::new(Cpu {
             model,
             mmu: Mmu::new(memory.clone()),
             memory,
@@ -85,7 +96,8 @@ impl Processor {
             repeat_budget: 0,
             repeat_extra: 0,
             told: 0,
-        };
+            jit: Context::new(),
+        });
         let mut p = Self {
             cpu,
             cache: BlockCache::default(),
@@ -97,9 +109,35 @@ impl Processor {
             history_at: 0,
             exits: 0,
             scratch: Decoded::default(),
+            translator: None,
         };
         p.cpu.update_mode();
         p
+    }
+
+    /// Chooses the engine.
+    ///
+    /// # Errors
+    /// A sentence about what the host lacks for the translator; the interpreter goes on then.
+    pub fn set_engine(&mut self, engine: Engine) -> Result<(), String> {
+        self.cache.forget_translations();
+        self.translator = None;
+        if engine == Engine::Translator {
+            self.translator = Some(Box::new(Translator::new(&mut self.cpu)?));
+        }
+        Ok(())
+    }
+
+    /// The engine in use.
+    #[must_use]
+    pub fn engine(&self) -> Engine {
+        if self.translator.is_some() { Engine::Translator } else { Engine::Interpreter }
+    }
+
+    /// Blocks translated so far.
+    #[must_use]
+    pub fn blocks_translated(&self) -> u64 {
+        self.translator.as_ref().map_or(0, |t| t.translated)
     }
 
     /// Power-on or RESET: the architectural state of SDM 3A, table 9-1. The instruction count goes on.
@@ -173,6 +211,9 @@ impl Processor {
         // The successor of the last block, if a link knows it; where to record it otherwise.
         let mut follow: Option<u32> = None;
         let mut from: Option<(u32, usize)> = None;
+        // The translated jump that led to the next block; and whether that must be interpreted.
+        let mut edge = 0;
+        let mut interpret = false;
         self.cpu.update_mode();
         loop {
             let wanted = self.cpu.attention.bits();
@@ -231,6 +272,25 @@ impl Processor {
             let mut index = index;
             // Blocks that follow each other by links, while nothing asks for attention: the way that nearly all go.
             let exit = loop {
+                if let (Some(t), false) = (&mut self.translator, careful) {
+                    if left > SPARE && !interpret {
+                        if let Some(number) = t.of(&mut self.cache, index, &mut self.cpu) {
+                            self.exits += 1;
+                            self.history_at = (self.history_at + 1) % HISTORY;
+                            self.history[self.history_at] = self.cpu.state.rip;
+                            from = None;
+                            let back = t.run(&mut self.cpu, number, self.cache.get(index), left, std::mem::take(&mut edge));
+                            match back {
+                                Back::Next(e) => edge = e,
+                                Back::Interpret => interpret = true,
+                                Back::Leave => self.cpu.retire(u64::from(self.cpu.exit_ordinal) + 1),
+                                Back::Fault => self.cpu.retire(u64::from(self.cpu.exit_ordinal)),
+                            }
+                            break if back == Back::Fault { Exit::Fault } else { Exit::Leave };
+                        }
+                    }
+                    (edge, interpret) = (0, false);
+                }
                 let block = self.cache.get(index);
                 let mut n = block.ops.len().min(usize::try_from(left).unwrap_or(usize::MAX));
                 if careful {
@@ -287,7 +347,8 @@ impl Processor {
             if exit == Exit::Fault {
                 from = None;
                 if self.cpu.fault == Reason::Alone {
-                    let op = self.cache.get(index).ops[usize::from(self.cpu.exit_ordinal)];
+                    let failed = self.cpu.jit.failed.take();
+                    let op = failed.unwrap_or_else(|| self.cache.get(index).ops[usize::from(self.cpu.exit_ordinal)]);
                     self.alone(op, until);
                 }
                 if self.cpu.fault != Reason::None {
