@@ -133,6 +133,14 @@ impl Assembler {
     pub fn mov(&mut self, to: u8, from: u8) {
         self.op(true, &[0x8b], to, Rm::Reg(from));
     }
+    /// Moves 64 or 32 bits; 32 are zero-extended.
+    pub fn mov_sized(&mut self, wide: bool, to: u8, from: u8) {
+        self.op(wide, &[0x8b], to, Rm::Reg(from));
+    }
+    /// The address, or its low 32 bits.
+    pub fn lea_sized(&mut self, wide: bool, to: u8, at: At) {
+        self.op(wide, &[0x8d], to, Rm::Mem(at));
+    }
     pub fn load(&mut self, to: u8, from: At) {
         self.op(true, &[0x8b], to, Rm::Mem(from));
     }
@@ -145,16 +153,6 @@ impl Assembler {
     }
     pub fn store(&mut self, to: At, from: u8) {
         self.op(true, &[0x89], from, Rm::Mem(to));
-    }
-    /// Stores a 32-bit constant.
-    pub fn store_imm32(&mut self, to: At, v: u32) {
-        self.op(false, &[0xc7], 0, Rm::Mem(to));
-        self.bytes(&v.to_le_bytes());
-    }
-    /// Stores a constant byte.
-    pub fn store_imm8(&mut self, to: At, v: u8) {
-        self.op(false, &[0xc6], 0, Rm::Mem(to));
-        self.code.push(v);
     }
     /// Stores a sign-extended 32-bit constant as 64 bits.
     pub fn store_imm64(&mut self, to: At, v: i32) {
@@ -254,9 +252,9 @@ impl Assembler {
         self.bytes(&[0x67, 0xe3, 0]);
         ShortJump(self.here())
     }
-    /// Jcc by condition number; not far.
-    pub fn jcc_short(&mut self, cc: u8) -> ShortJump {
-        self.bytes(&[0x70 | cc, 0]);
+    /// JMP; not far.
+    pub fn jmp_short(&mut self) -> ShortJump {
+        self.bytes(&[0xeb, 0]);
         ShortJump(self.here())
     }
     /// A short jump goes here.

@@ -6,27 +6,34 @@ use super::assembler::{Assembler, At, Jump, host};
 use super::context::{self};
 use super::policy::{self, Host, Way};
 use super::registers::{COUNT, FRAME, STACK, home, is_high_byte, named, number};
-use super::thunks::Thunks;
+use super::thunks::{self, Thunks};
 use crate::op::Op;
-use crate::state::seg;
+use crate::state::{Mode, seg};
 
-/// An operation as translated code hands it to [`super::handle`].
+/// Operations as translated code hands them to [`super::handle`].
 #[derive(Clone, Copy)]
 pub struct Site {
-    pub op: Op,
+    /// The first; it lies among the translation's own.
+    pub op: *const Op,
+    /// How many there are.
+    pub run: u16,
     /// The block's start in its page.
     pub start: u16,
     /// The access at [`context::LIN`] missed the TLB.
     pub missed: bool,
 }
 
+// SAFETY: the operations are read only, and belong to the translation that the site belongs to.
+unsafe impl Send for Site {}
+
 /// A direct jump to another block of the page.
 #[derive(Clone, Copy, Debug)]
 pub struct Edge {
     /// Host address of the displacement of its JMP.
     pub field: u64,
-    /// The target's place in the page.
-    pub target: u16,
+    /// The target's physical address.
+    pub target: u64,
+    pub mode: Mode,
 }
 
 /// What a block became.
@@ -72,13 +79,19 @@ struct Block<'a> {
     edges: Vec<Edge>,
     origin: u64,
     first_edge: usize,
+    /// Physical address of the page.
+    page: u64,
+    mode: Mode,
 }
 
 /// What a block is made from.
 pub struct Input<'a> {
     pub instructions: &'a [Instruction],
-    pub sites: &'a [Site],
-    pub user: bool,
+    /// Two for each instruction: by its handler, and for an access that missed.
+    pub sites: &'a mut [Site],
+    /// Physical address of the page.
+    pub page: u64,
+    pub mode: Mode,
     pub thunks: Thunks,
     /// Where the code will be.
     pub origin: u64,
@@ -94,13 +107,27 @@ impl Emitter {
     }
 
     /// Makes code; the instructions' addresses count from the start of the page.
-    pub fn emit(&mut self, input: &Input) -> Emitted {
+    pub fn emit(&mut self, input: Input) -> Emitted {
         let start = input.sites[0].start;
+        let ways: Vec<Way> = input
+            .instructions
+            .iter()
+            .zip(input.available)
+            .map(|(i, &available)| if available { policy::way(i, self.info.info(i), &self.host) } else { Way::Handler })
+            .collect();
+        // Handlers that follow each other hand over by themselves.
+        for k in (1..ways.len()).rev() {
+            if ways[k] == Way::Handler && ways[k - 1] == Way::Handler {
+                input.sites[2 * k - 2].run = input.sites[2 * k].run + 1;
+            }
+        }
         let vector = |i: &Instruction| (0..i.op_count()).any(|n| i.op_register(n).is_xmm() || i.op_register(n).is_ymm());
         let mut b = Block {
             a: Assembler::new(input.origin),
             thunks: input.thunks,
-            user: input.user,
+            user: input.mode.user(),
+            page: input.page,
+            mode: input.mode,
             start,
             sites: input.sites,
             vectors: input.instructions.iter().any(|i| vector(i) || i.mnemonic() == iced_x86::Mnemonic::Vzeroupper),
@@ -117,16 +144,17 @@ impl Emitter {
         b.bring_vectors();
         let last = input.instructions.len() - 1;
         for (k, i) in input.instructions.iter().enumerate() {
-            let info = self.info.info(i);
-            let way = if input.available[k] { policy::way(i, info, &self.host) } else { Way::Handler };
+            let way = ways[k];
             let ended = match way {
                 Way::Nothing => false,
                 Way::Native => {
-                    b.native(&mut self.encoder, k, i, info);
+                    b.native(&mut self.encoder, k, i, self.info.info(i));
                     false
                 }
                 Way::Handler | Way::HandlerLast => {
-                    b.handler(k);
+                    if k == 0 || way == Way::HandlerLast || ways[k - 1] != Way::Handler {
+                        b.handler(k);
+                    }
                     way == Way::HandlerLast && {
                         b.edge(k, i.next_ip() as i64);
                         true
@@ -406,8 +434,50 @@ impl Block<'_> {
     }
 
     /// DIV and IDIV of RDX:RAX, where RDX only extends RAX; anything else, and what may fault, is the handler's.
-    fn divide(&mut self, _encoder: &mut Encoder, k: usize, _i: &Instruction) {
-        self.handler(k);
+    fn divide(&mut self, encoder: &mut Encoder, k: usize, i: &Instruction) {
+        let (r, signed) = (i.op0_register(), i.mnemonic() == iced_x86::Mnemonic::Idiv);
+        let wide = r.size() == 8;
+        let by = self.value(number(r), host::R15);
+        let mut slow = Vec::new();
+        self.a.mov_sized(wide, host::RCX, by);
+        slow.push(self.unless_zero());
+        if signed {
+            self.a.lea_sized(wide, host::RCX, At::base(host::RCX, 1));
+            slow.push(self.unless_zero());
+            // The sign of RAX, as 0 or 1, and RDX, as 0 or -1, cancel each other.
+            self.a.mov_imm64(host::R11, if wide { 63 } else { 31 });
+            self.a.mov_sized(wide, host::RCX, host::RAX);
+            self.a.shrx(host::RCX, host::RCX, host::R11);
+            self.a.lea_sized(wide, host::RCX, At::indexed(host::RCX, host::RDX, 0, 0));
+        } else {
+            self.a.mov_sized(wide, host::RCX, host::RDX);
+        }
+        let fine = self.a.jrcxz();
+        slow.push(self.a.jmp());
+        self.a.land(fine);
+        // The host's flags change; the handler's definition is that they do not.
+        self.a.mov(host::R11, host::RAX);
+        thunks::flags_to_memory(&mut self.a);
+        self.a.mov(host::RAX, host::R11);
+        let mut j = *i;
+        j.set_op0_register(named(by, r.size()));
+        let encoded = encode(encoder, &j, &mut self.a.code);
+        debug_assert!(encoded.is_some());
+        self.a.mov(host::R11, host::RAX);
+        thunks::flags_from_memory(&mut self.a);
+        self.a.mov(host::RAX, host::R11);
+        let resume = self.a.here();
+        self.slow.extend(slow.into_iter().map(|from| Slow { from, site: 2 * k, lin: host::R15, resume }));
+    }
+
+    /// Goes on unless RCX is 0.
+    fn unless_zero(&mut self) -> Jump {
+        let zero = self.a.jrcxz();
+        let on = self.a.jmp_short();
+        self.a.land(zero);
+        let out = self.a.jmp();
+        self.a.land(on);
+        out
     }
 
     /// A store of 8 bytes below the stack pointer; `value` makes the register to store once the page is known.
@@ -423,7 +493,18 @@ impl Block<'_> {
     fn push(&mut self, k: usize, i: &Instruction) {
         match i.op0_kind() {
             OpKind::Register => self.push_value(k, |b| b.value(number(i.op0_register()), host::RCX)),
-            OpKind::Memory => self.handler(k),
+            OpKind::Memory => {
+                let first = self.slow.len();
+                if self.load_aside(k, i) {
+                    self.push_value(k, |b| {
+                        b.a.load(host::RCX, context::TARGET);
+                        host::RCX
+                    });
+                    // The handler of an access that missed has pushed as well.
+                    let resume = self.a.here();
+                    self.slow[first..].iter_mut().for_each(|s| s.resume = resume);
+                }
+            }
             _ => {
                 let v = i.immediate(0);
                 self.push_value(k, |b| {
@@ -432,6 +513,15 @@ impl Block<'_> {
                 });
             }
         }
+    }
+
+    /// Loads 8 bytes and puts them aside; false if the handler does it all.
+    fn load_aside(&mut self, k: usize, i: &Instruction) -> bool {
+        if !self.target(k, i) {
+            return false;
+        }
+        self.a.store(context::TARGET, host::R15);
+        true
     }
 
     fn pop(&mut self, k: usize, to: Register) {
@@ -483,7 +573,12 @@ impl Block<'_> {
             _ => {
                 // The target must be safe while the push looks for its page.
                 if i.op0_kind() == OpKind::Memory {
-                    return self.handler(k);
+                    if self.load_aside(k, i) {
+                        self.push_return(k, back);
+                        self.a.load(host::R15, context::TARGET);
+                        self.indirect(k);
+                    }
+                    return;
                 }
                 self.push_return(k, back);
                 let to = number(i.op0_register());
@@ -548,7 +643,7 @@ impl Block<'_> {
             let out = self.account(k + 1);
             let jump = self.a.jmp();
             let edge = self.edges.len();
-            self.edges.push(Edge { field: self.origin + jump.field() as u64, target });
+            self.edges.push(Edge { field: self.origin + jump.field() as u64, target: self.page + u64::from(target), mode: self.mode });
             self.outs.push(Out { from: vec![out, jump], edge, target });
             return;
         }

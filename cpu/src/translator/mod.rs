@@ -44,7 +44,7 @@ use self::policy::Host;
 use self::thunks::{Thunks, result};
 use crate::block::{Block, BlockCache};
 use crate::exec;
-use crate::op::{BLOCK_RIP, Exit};
+use crate::op::{BLOCK_RIP, Exit, Op};
 use crate::state::Cpu;
 
 /// Times that a block is interpreted before it is translated.
@@ -61,6 +61,7 @@ struct Translation {
     gone: u64,
     /// What its code points to.
     _sites: Box<[Site]>,
+    _ops: Box<[Op]>,
 }
 
 /// Why translated code came back.
@@ -74,6 +75,14 @@ pub enum Back {
     Fault,
     /// The block at RIP must be interpreted.
     Interpret,
+}
+
+/// Whether this host can run translated code.
+///
+/// # Errors
+/// A sentence about what it lacks.
+pub fn available() -> Result<(), String> {
+    Host::detect().map(|_| ()).ok_or("the translator needs a processor with AVX2 and BMI2".into())
 }
 
 /// All translated code.
@@ -156,19 +165,21 @@ impl Translator {
             .zip(&instructions)
             .map(|(op, i)| !i.is_invalid() && i.len() == usize::from(op.len) && !exec::is_refusal(op.handler))
             .collect();
-        let site = |op: &crate::op::Op, missed| Site { op: *op, start, missed };
-        let sites: Box<[Site]> = block.ops.iter().flat_map(|op| [site(op, false), site(op, true)]).collect();
+        let ops = block.ops.clone();
+        let site = |op: &Op, missed| Site { op: &raw const *op, run: 1, start, missed };
+        let mut sites: Box<[Site]> = ops.iter().flat_map(|op| [site(op, false), site(op, true)]).collect();
         let origin = self.arena.next();
         let input = Input {
             instructions: &instructions,
-            sites: &sites,
-            user: block.mode.user(),
+            sites: &mut sites,
+            page: block.physical & !(PAGE_SIZE as u64 - 1),
+            mode: block.mode,
             thunks: self.thunks,
             origin,
             first_edge: self.edges.len(),
             available: &available,
         };
-        let emitted = self.emitter.emit(&input);
+        let emitted = self.emitter.emit(input);
         if emitted.code.len() > MOST {
             return None;
         }
@@ -176,7 +187,7 @@ impl Translator {
         debug_assert_eq!(far, origin);
         self.edges.extend(emitted.edges);
         let (near, gone) = (far + emitted.near as u64, far + emitted.gone as u64);
-        self.translations.push(Translation { near, far, gone, _sites: sites });
+        self.translations.push(Translation { near, far, gone, _sites: sites, _ops: ops });
         self.translated += 1;
         Some(self.translations.len() as u32)
     }
@@ -190,14 +201,14 @@ impl Translator {
         }
     }
 
-    /// Patches edge `edge` (from 1) to lead to translation `number`, which starts at `start` of its page.
-    fn link(&mut self, edge: u32, number: u32, start: u16) {
+    /// Patches edge `edge` (from 1) to lead to translation `number` of `block`, if it does: an interrupt may have come between.
+    fn link(&mut self, edge: u32, number: u32, block: &Block) {
         let (Some(e), Some(t)) =
             (self.edges.get((edge as usize).wrapping_sub(1)), self.translations.get((number as usize).wrapping_sub(1)))
         else {
             return;
         };
-        if e.target == start {
+        if e.target == block.physical && e.mode == block.mode {
             let by = t.near.wrapping_sub(e.field + 4) as u32;
             self.arena.patch(e.field, &by.to_le_bytes());
         }
@@ -209,7 +220,7 @@ impl Translator {
     pub fn run(&mut self, cpu: &mut Cpu, number: u32, block: &Block, left: u64, edge: u32) -> Back {
         let stamp = u64::from(cpu.stamp) << 32 | u64::from(cpu.mmu.generation()) << 16 | u64::from(cpu.state.mode.0);
         if edge != 0 {
-            self.link(edge, number, (block.physical & (PAGE_SIZE as u64 - 1)) as u16);
+            self.link(edge, number, block);
         }
         let t = &self.translations[number as usize - 1];
         let rip = cpu.state.rip;
@@ -220,7 +231,7 @@ impl Translator {
         jit.budget = left as i64 - SPARE as i64;
         jit.limit = s.icount + left;
         jit.page = rip - (block.physical & (PAGE_SIZE as u64 - 1));
-        jit.flags = (flags & 0xff) << 8 | flags >> 11 & 1;
+        jit.flags = to_host(flags);
         jit.vectors_home = 1;
         jit.edge = 0;
         let jumps = &mut jit.jumps[usize::from(block.mode.user())];
@@ -250,16 +261,19 @@ impl Translator {
     }
 }
 
+fn to_host(flags: u64) -> u64 {
+    (flags & 0xff) << 8 | flags >> 11 & 1
+}
+
 fn from_host(flags: u64) -> u64 {
     flags >> 8 & 0xd5 | (flags & 1) << 11
 }
 
-/// Carries out one operation for translated code.
+/// Carries out operations for translated code.
 extern "sysv64" fn handle(cpu: *mut Cpu, site: *const Site) -> u64 {
     // SAFETY: translated code passes the processor that it was entered with, which nobody else uses meanwhile, and a site
-    // of a translation, which lives until all code is dropped.
-    let (cpu, site) = unsafe { (&mut *cpu, &*site) };
-    let op = &site.op;
+    // of a translation, which lives, as do its operations, until all code is dropped.
+    let (cpu, site, ops) = unsafe { (&mut *cpu, &*site, std::slice::from_raw_parts((*site).op, (*site).run.into())) };
     let start = cpu.jit.page.wrapping_add(site.start.into());
     cpu.state.regs[usize::from(BLOCK_RIP)] = start;
     let left = cpu.jit.budget.wrapping_add(SPARE as i64) as u64;
@@ -267,9 +281,8 @@ extern "sysv64" fn handle(cpu: *mut Cpu, site: *const Site) -> u64 {
     // What the rest of the longest block needs stays; a shorter one may give an iteration back to the interpreter.
     cpu.repeat_budget = left.saturating_sub(SPARE);
     cpu.state.lazy.set_bits(from_host(cpu.jit.flags));
-    let exit = (op.handler)(cpu, op, &[]);
-    let flags = cpu.state.lazy.bits();
-    cpu.jit.flags = (flags & 0xff) << 8 | flags >> 11 & 1;
+    let exit = crate::op::next(cpu, ops);
+    cpu.jit.flags = to_host(cpu.state.lazy.bits());
     match exit {
         Exit::End => {
             cpu.jit.budget -= std::mem::take(&mut cpu.repeat_extra) as i64;
@@ -279,13 +292,14 @@ extern "sysv64" fn handle(cpu: *mut Cpu, site: *const Site) -> u64 {
             result::GO_ON
         }
         Exit::Branch => {
-            cpu.jit.budget -= i64::from(op.ordinal) + 1 + std::mem::take(&mut cpu.repeat_extra) as i64;
+            cpu.jit.budget -= i64::from(cpu.exit_ordinal) + 1 + std::mem::take(&mut cpu.repeat_extra) as i64;
             cpu.jit.edge = 0;
             result::NEXT
         }
         Exit::Leave => result::LEAVE,
         Exit::Fault => {
-            cpu.jit.failed = Some(*op);
+            let failed = ops.iter().find(|op| op.ordinal == cpu.exit_ordinal);
+            cpu.jit.failed = failed.copied();
             result::FAULT
         }
     }

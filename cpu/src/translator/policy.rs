@@ -61,7 +61,7 @@ impl Host {
     fn has(&self, f: CpuidFeature) -> bool {
         use CpuidFeature as F;
         match f {
-            F::INTEL8086 | F::INTEL186 | F::INTEL286 | F::INTEL386 | F::INTEL486 | F::X64 | F::CMOV | F::SSE | F::SSE2 | F::SSE3 => true,
+            F::SSE | F::SSE2 | F::SSE3 => true,
             F::SSSE3 | F::SSE4_1 | F::SSE4_2 | F::POPCNT | F::LZCNT | F::BMI1 | F::BMI2 | F::MOVBE | F::AVX | F::AVX2 => true,
             F::AES => self.aes,
             F::PCLMULQDQ => self.pclmul,
@@ -86,7 +86,7 @@ pub fn way(i: &Instruction, info: &InstructionInfo, host: &Host) -> Way {
         _ => return Way::Handler,
     }
     match i.mnemonic() {
-        M::Nop | M::Endbr64 | M::Endbr32 | M::Lfence | M::Mfence | M::Sfence => return Way::Nothing,
+        M::Nop | M::Endbr64 | M::Endbr32 | M::Lfence | M::Mfence | M::Sfence | M::Pause => return Way::Nothing,
         M::Prefetchnta | M::Prefetcht0 | M::Prefetcht1 | M::Prefetcht2 | M::Prefetchw => return Way::Nothing,
         M::Lea => return if i.op0_register().size() >= 4 { Way::Address } else { Way::Handler },
         M::Div | M::Idiv if i.op0_kind() == OpKind::Register && i.op0_register().size() >= 4 => return Way::Divide,
@@ -105,12 +105,25 @@ fn operand_64(i: &Instruction) -> bool {
 
 fn native(i: &Instruction, info: &InstructionInfo, host: &Host) -> bool {
     let plain = matches!(i.encoding(), EncodingKind::Legacy | EncodingKind::VEX)
-        && i.cpuid_features().iter().all(|&f| host.has(f))
+        && (integer(i) || i.cpuid_features().iter().all(|&f| host.has(f)))
         && !i.is_privileged()
         && !i.is_stack_instruction()
         && !i.is_string_instruction()
         && !i.is_vsib();
     plain && !reserved(i) && flags_agree(i) && (0..i.op_count()).all(|n| operand(i, n)) && implicit(i, info)
+}
+
+/// The integer instructions from before CPUID told of features.
+fn integer(i: &Instruction) -> bool {
+    match i.mnemonic() {
+        M::Mov | M::Movzx | M::Movsx | M::Movsxd | M::Xchg | M::Xadd | M::Cmpxchg | M::Bswap => true,
+        M::Add | M::Adc | M::Sub | M::Sbb | M::And | M::Or | M::Xor | M::Cmp | M::Test => true,
+        M::Inc | M::Dec | M::Neg | M::Not | M::Mul | M::Imul => true,
+        M::Shl | M::Sal | M::Shr | M::Sar | M::Rol | M::Ror | M::Rcl | M::Rcr | M::Shld | M::Shrd => true,
+        M::Bt | M::Bts | M::Btr | M::Btc | M::Bsf | M::Bsr => true,
+        M::Cbw | M::Cwde | M::Cdqe | M::Cwd | M::Cdq | M::Cqo | M::Lahf | M::Sahf | M::Clc | M::Stc | M::Cmc => true,
+        _ => i.condition_code() != iced_x86::ConditionCode::None,
+    }
 }
 
 /// Results that are not fixed, operands that are not listed, or more than registers and flags.
@@ -123,6 +136,10 @@ fn reserved(i: &Instruction) -> bool {
         M::Clflushopt | M::Clwb | M::Rdpmc | M::Rdtsc | M::Cmpxchg8b | M::Cmpxchg16b | M::Rdpid | M::Int3 | M::Wait | M::Salc => true,
         M::Bt | M::Bts | M::Btr | M::Btc => i.op0_kind() == OpKind::Memory && i.op1_kind() == OpKind::Register,
         M::Bswap => i.op0_register().size() == 2,
+        // Counts above 16 are undefined.
+        M::Shld | M::Shrd => i.op1_register().size() == 2,
+        // They touch the MMX registers, even with a memory operand.
+        M::Cvtpi2ps | M::Cvtpi2pd => true,
         M::Mov => matches!(
             i.code(),
             C::Mov_AL_moffs8

@@ -36,17 +36,27 @@ pub struct Thunks {
 
 const CALLEE_SAVED: [u8; 6] = [host::RBX, host::RBP, host::R12, host::R13, host::R14, host::R15];
 
-fn save_flags(a: &mut Assembler) {
-    a.store(context::reg(host::RAX), host::RAX);
+/// Saves the flags; destroys RAX.
+pub fn flags_to_memory(a: &mut Assembler) {
     // LAHF; SETO AL; MOVZX EAX, AX
     a.bytes(&[0x9f, 0x0f, 0x90, 0xc0, 0x0f, 0xb7, 0xc0]);
     a.store(context::FLAGS, host::RAX);
 }
 
-fn restore_flags(a: &mut Assembler) {
+fn save_flags(a: &mut Assembler) {
+    a.store(context::reg(host::RAX), host::RAX);
+    flags_to_memory(a);
+}
+
+/// Restores the flags; destroys RAX.
+pub fn flags_from_memory(a: &mut Assembler) {
     a.load32(host::RAX, context::FLAGS);
     // ADD AL, 0x7f; SAHF
     a.bytes(&[0x04, 0x7f, 0x9e]);
+}
+
+fn restore_flags(a: &mut Assembler) {
+    flags_from_memory(a);
     a.load(host::RAX, context::reg(host::RAX));
 }
 
