@@ -96,7 +96,7 @@ impl Processor {
             repeat_budget: 0,
             repeat_extra: 0,
             told: 0,
-            jit: Context::new(),
+            jit: Context::default(),
         });
         let mut p = Self {
             cpu,
@@ -137,7 +137,7 @@ impl Processor {
     /// Blocks translated so far.
     #[must_use]
     pub fn blocks_translated(&self) -> u64 {
-        self.translator.as_ref().map_or(0, |t| t.translated)
+        self.translator.as_ref().map_or(0, |t| t.translated())
     }
 
     /// Power-on or RESET: the architectural state of SDM 3A, table 9-1. The instruction count goes on.
@@ -346,8 +346,8 @@ impl Processor {
             };
             if exit == Exit::Fault {
                 from = None;
+                let failed = self.cpu.jit.failed.take();
                 if self.cpu.fault == Reason::Alone {
-                    let failed = self.cpu.jit.failed.take();
                     let op = failed.unwrap_or_else(|| self.cache.get(index).ops[usize::from(self.cpu.exit_ordinal)]);
                     self.alone(op, until);
                 }

@@ -75,11 +75,15 @@ fn instruction(random: &mut Random, info: &mut InstructionInfoFactory) -> Vec<u8
         let mut i = Decoder::with_ip(64, &bytes, 0, DecoderOptions::NONE).decode();
         let stack = matches!(i.mnemonic(), M::Push | M::Pop) && i.op0_kind() == OpKind::Register && i.op0_register().is_gpr64();
         let odd = i.is_invalid() || i.flow_control() != FlowControl::Next || i.is_privileged() || i.is_stack_instruction() && !stack;
-        if odd || matches!(i.mnemonic(), M::Rdtsc | M::Rdtscp | M::In | M::Out | M::Sti | M::Cli | M::Popfq | M::Hlt | M::Rdrand | M::Rdseed) {
+        if odd
+            || matches!(i.mnemonic(), M::Rdtsc | M::Rdtscp | M::In | M::Out | M::Sti | M::Cli | M::Popfq | M::Hlt | M::Rdrand | M::Rdseed)
+        {
             continue;
         }
-        if matches!(i.mnemonic(), M::Xlatb | M::Insb | M::Insd | M::Outsb | M::Outsd | M::Maskmovq | M::Maskmovdqu | M::Wrfsbase | M::Wrgsbase)
-            || i.is_string_instruction()
+        if matches!(
+            i.mnemonic(),
+            M::Xlatb | M::Insb | M::Insd | M::Outsb | M::Outsd | M::Maskmovq | M::Maskmovdqu | M::Wrfsbase | M::Wrgsbase
+        ) || i.is_string_instruction()
             || i.is_vsib()
             || (0..i.op_count()).any(|n| i.op_register(n).is_segment_register())
         {
@@ -106,7 +110,8 @@ fn instruction(random: &mut Random, info: &mut InstructionInfoFactory) -> Vec<u8
         }
         let keeps = |r: Register| ![Register::RSI, Register::R14, Register::R15, Register::RSP].contains(&r.full_register());
         let used = info.info(&i);
-        let spoils = used.used_registers().iter().any(|u| u.access() != OpAccess::Read && u.access() != OpAccess::CondRead && !keeps(u.register()));
+        let spoils =
+            used.used_registers().iter().any(|u| u.access() != OpAccess::Read && u.access() != OpAccess::CondRead && !keeps(u.register()));
         if spoils && !stack {
             continue;
         }

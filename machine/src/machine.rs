@@ -10,9 +10,9 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use softmetal_bus::{Attention, Collector, DeviceId, GuestMemory, Input, PAGE_SIZE, Request, Time, attention};
+pub use softmetal_cpu::Engine;
 use softmetal_cpu::exec::cpuid::Feature;
 pub use softmetal_cpu::exec::cpuid::Model;
-pub use softmetal_cpu::Engine;
 pub use softmetal_cpu::translator::available as translator;
 use softmetal_cpu::{Processor, State, Stop};
 pub use softmetal_devices::vga::render::{Font, Image};
@@ -132,7 +132,8 @@ impl Machine {
         }
         let board = SharedBoard::new(board);
         let cpu = Processor::new(memory.clone(), Box::new(board.clone()), attention.clone(), model);
-        let mut machine = Self { memory, layout, images, attention, board, vga, cpu, log: None, seen: None, digests: Digests::default(), lockstep: None };
+        let mut machine =
+            Self { memory, layout, images, attention, board, vga, cpu, log: None, seen: None, digests: Digests::default(), lockstep: None };
         machine.boot().map_err(|e| UserError(e.to_string()))?;
         Ok(machine)
     }

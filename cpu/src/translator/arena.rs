@@ -41,11 +41,6 @@ impl Arena {
         SIZE - self.used >= len
     }
 
-    /// Bytes in use.
-    pub fn used(&self) -> usize {
-        self.used
-    }
-
     /// Appends code (there must be room) that was made for [`Arena::next`]; its address.
     pub fn append(&mut self, code: &[u8]) -> u64 {
         let at = self.next();
@@ -74,4 +69,12 @@ pub unsafe fn call(entry: u64, cpu: *mut crate::Cpu, target: u64) -> u64 {
     // SAFETY: the caller's promise; the function keeps to the System V calling convention.
     let f = unsafe { std::mem::transmute::<usize, extern "sysv64" fn(*mut crate::Cpu, u64) -> u64>(entry as usize) };
     f(cpu, target)
+}
+
+/// Whether the host's processor is AMD's.
+#[allow(unused_unsafe)]
+pub fn host_is_amd() -> bool {
+    // SAFETY: every 64-bit processor has CPUID.
+    let id = unsafe { std::arch::x86_64::__cpuid(0) };
+    (id.ebx, id.edx, id.ecx) == (u32::from_le_bytes(*b"Auth"), u32::from_le_bytes(*b"enti"), u32::from_le_bytes(*b"cAMD"))
 }

@@ -68,9 +68,9 @@ pub struct Context {
     pub jumps: [Jumps; 2],
 }
 
-impl Context {
+impl Default for Context {
     /// Empty caches.
-    pub fn new() -> Self {
+    fn default() -> Self {
         let jumps = || Jumps { tags: [NOWHERE; JUMPS], codes: [0; JUMPS], filled: Vec::new(), home: 0, stamp: 0 };
         Self {
             budget: 0,

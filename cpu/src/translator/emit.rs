@@ -240,7 +240,7 @@ impl Block<'_> {
         let short = base.is_gpr32() || index.is_gpr32();
         // An address without registers may be one of 32 bits.
         let short = short || base == Register::None && index == Register::None && i.memory_displ_size() == 4;
-        if !fits(disp) && !(short && fits(disp as i32 as i64) && disp as u64 <= u32::MAX.into()) {
+        if !(fits(disp) || short && disp as u64 <= u32::MAX.into()) {
             return None;
         }
         let place = |r: Register, spare: u8, a: &mut Assembler| {

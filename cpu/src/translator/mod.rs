@@ -93,8 +93,7 @@ pub struct Translator {
     /// By number, from 1.
     translations: Vec<Translation>,
     edges: Vec<Edge>,
-    /// Blocks translated so far.
-    pub translated: u64,
+    translated: u64,
 }
 
 impl Translator {
@@ -255,9 +254,10 @@ impl Translator {
         }
     }
 
-    /// Bytes of code.
-    pub fn code_bytes(&self) -> usize {
-        self.arena.used()
+    /// Blocks translated so far.
+    #[must_use]
+    pub fn translated(&self) -> u64 {
+        self.translated
     }
 }
 

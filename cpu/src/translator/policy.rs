@@ -37,6 +37,8 @@ pub enum Way {
 /// What the host can do.
 #[derive(Clone, Copy, Debug)]
 pub struct Host {
+    /// Leaves undefined flags as the handlers do.
+    amd: bool,
     aes: bool,
     pclmul: bool,
     sha: bool,
@@ -50,6 +52,7 @@ impl Host {
         use std::arch::is_x86_feature_detected as has;
         let needed = has!("avx") && has!("avx2") && has!("bmi1") && has!("bmi2") && has!("lzcnt") && has!("popcnt") && has!("movbe");
         (needed && has!("sse4.2")).then(|| Self {
+            amd: super::arena::host_is_amd(),
             aes: has!("aes"),
             pclmul: has!("pclmulqdq"),
             sha: has!("sha"),
@@ -110,7 +113,7 @@ fn native(i: &Instruction, info: &InstructionInfo, host: &Host) -> bool {
         && !i.is_stack_instruction()
         && !i.is_string_instruction()
         && !i.is_vsib();
-    plain && !reserved(i) && flags_agree(i) && (0..i.op_count()).all(|n| operand(i, n)) && implicit(i, info)
+    plain && !reserved(i) && flags_agree(i, host) && (0..i.op_count()).all(|n| operand(i, n)) && implicit(i, info)
 }
 
 /// The integer instructions from before CPUID told of features.
@@ -156,8 +159,8 @@ fn reserved(i: &Instruction) -> bool {
 }
 
 /// The flags that the manual leaves undefined are on this host what the handler makes of them.
-fn flags_agree(i: &Instruction) -> bool {
-    i.rflags_undefined() == 0 || super::undefined::agrees(i)
+fn flags_agree(i: &Instruction, host: &Host) -> bool {
+    i.rflags_undefined() == 0 || host.amd && super::undefined::agrees(i)
 }
 
 /// The operand is one that can be renamed.
@@ -184,9 +187,7 @@ fn implicit(i: &Instruction, info: &InstructionInfo) -> bool {
     };
     let memory_operands = (0..i.op_count()).filter(|&n| i.op_kind(n) == OpKind::Memory).count();
     info.used_memory().len() <= memory_operands
-        && info.used_registers().iter().map(iced_x86::UsedRegister::register).all(|r| {
-            !r.is_gpr() || listed(r) || same_name(r)
-        })
+        && info.used_registers().iter().map(iced_x86::UsedRegister::register).all(|r| !r.is_gpr() || listed(r) || same_name(r))
         && !info.used_registers().iter().any(|r| r.register().is_mm() || r.register().is_st())
 }
 

@@ -9,8 +9,34 @@ use iced_x86::{Instruction, Mnemonic as M};
 pub fn agrees(i: &Instruction) -> bool {
     matches!(
         i.mnemonic(),
-        M::And | M::Or | M::Xor | M::Test | M::Andn | M::Imul | M::Mul | M::Bextr | M::Bzhi | M::Blsr | M::Blsi | M::Blsmsk | M::Popcnt
-            | M::Shl | M::Sal | M::Shr | M::Sar | M::Shld | M::Shrd | M::Rol | M::Ror | M::Rcl | M::Rcr | M::Bt | M::Bts | M::Btr | M::Btc
-            | M::Lzcnt | M::Tzcnt
+        M::And
+            | M::Or
+            | M::Xor
+            | M::Test
+            | M::Andn
+            | M::Imul
+            | M::Mul
+            | M::Bextr
+            | M::Bzhi
+            | M::Blsr
+            | M::Blsi
+            | M::Blsmsk
+            | M::Popcnt
+            | M::Shl
+            | M::Sal
+            | M::Shr
+            | M::Sar
+            | M::Shld
+            | M::Shrd
+            | M::Rol
+            | M::Ror
+            | M::Rcl
+            | M::Rcr
+            | M::Bt
+            | M::Bts
+            | M::Btr
+            | M::Btc
+            | M::Lzcnt
+            | M::Tzcnt
     )
 }
