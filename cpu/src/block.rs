@@ -69,6 +69,12 @@ pub struct Block {
     pub links: [Cell<Link>; 4],
     /// Of a block in a volatile page: what it was made from.
     pub checked: Option<Checked>,
+    /// Its place in guest memory, if it is there and can be found again.
+    pub offset: Option<u64>,
+    /// How often it was interpreted, while a translator counts.
+    pub heat: Cell<u32>,
+    /// The number of its translation, or 0.
+    pub translation: Cell<u32>,
 }
 
 /// The bytes of a block in a volatile page.
@@ -187,6 +193,10 @@ pub struct BlockCache {
     /// By page: how often its code was written in a row, and the instruction count of the last time.
     churn: Map<(u32, u64)>,
     next_serial: u32,
+    /// Translations of blocks that have been retired since somebody looked.
+    pub retired: Vec<u32>,
+    /// All blocks have been retired since somebody looked.
+    pub emptied: bool,
     /// Blocks decoded so far.
     pub decoded: u64,
 }
@@ -203,6 +213,12 @@ impl BlockCache {
     #[inline(always)]
     pub fn get(&self, index: u32) -> &Block {
         &self.blocks[index as usize]
+    }
+
+    /// Forgets all translations, so that they are made anew.
+    pub fn forget_translations(&mut self) {
+        self.blocks.iter_mut().for_each(|b| b.translation.set(0));
+        self.retired.clear();
     }
 
     /// The live block that starts at `physical` in `mode`.
@@ -227,6 +243,7 @@ impl BlockCache {
         let index = self.place(block);
         // A block outside memory (code in a device's window) or across pages is used once and never found again.
         if let (Some(offset), false) = (offset, crosses) {
+            self.blocks[index as usize].offset = Some(offset);
             self.by_start.insert(key(physical, mode), index);
             self.by_page.entry(offset / PAGE_SIZE as u64).or_default().push(index);
         } else {
@@ -259,7 +276,18 @@ impl BlockCache {
     fn make(&mut self, ops: &[Op], physical: u64, mode: Mode, crosses: bool, checked: Option<Checked>) -> Block {
         self.decoded += 1;
         self.next_serial = self.next_serial.wrapping_add(1).max(1);
-        Block { ops: ops.into(), serial: self.next_serial, physical, mode, crosses, links: Default::default(), checked }
+        Block {
+            ops: ops.into(),
+            serial: self.next_serial,
+            physical,
+            mode,
+            crosses,
+            links: Default::default(),
+            checked,
+            offset: None,
+            heat: Cell::new(0),
+            translation: Cell::new(0),
+        }
     }
 
     fn place(&mut self, block: Block) -> u32 {
@@ -292,6 +320,10 @@ impl BlockCache {
             let b = &mut self.blocks[index as usize];
             self.by_start.remove(&key(b.physical, b.mode));
             b.serial = 0;
+            let translation = b.translation.take();
+            if translation != 0 {
+                self.retired.push(translation);
+            }
             self.free.push(index);
         }
     }
@@ -301,7 +333,12 @@ impl BlockCache {
         for page in self.by_page.keys() {
             memory.clear_code(page * PAGE_SIZE as u64);
         }
-        self.blocks.iter_mut().for_each(|b| b.serial = 0);
+        for b in &mut self.blocks {
+            b.serial = 0;
+            b.translation.set(0);
+        }
+        self.retired.clear();
+        self.emptied = true;
         self.by_start.clear();
         self.by_page.clear();
         self.churn.clear();

@@ -74,11 +74,23 @@ impl Lazy {
         let r = result.sx();
         *self = Self { zero: r, sign: r, carry: 0 };
     }
-    /// ZF, SF and PF from `result`; CF and OF as given; AF clear. For shifts and multiplications.
+    /// ZF, SF and PF from `result`; CF and OF as given; AF clear.
     #[inline(always)]
     pub fn result<W: Width>(&mut self, result: W, cf: bool, of: bool) {
         let r = result.sx();
         *self = Self { zero: r, sign: r, carry: pack(cf, of, false) };
+    }
+    /// As [`Lazy::result`], but AF is set: after shifts.
+    #[inline(always)]
+    pub fn shifted<W: Width>(&mut self, result: W, cf: bool, of: bool) {
+        let r = result.sx();
+        *self = Self { zero: r, sign: r, carry: pack(cf, of, true) };
+    }
+    /// ZF from `count`, CF as given; OF is kept, the others clear: after a count of zeros.
+    #[inline(always)]
+    pub fn counted(&mut self, count: u64, cf: bool) {
+        // A sign of 1 has odd parity.
+        *self = Self { zero: count, sign: 1, carry: pack(cf, self.of(), false) };
     }
     /// CF and OF alone.
     #[inline(always)]

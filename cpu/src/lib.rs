@@ -12,6 +12,7 @@
 //! | [`flags`] | lazy arithmetic flags |
 //! | [`mmu`] | page walks, the software TLB, loads and stores |
 //! | [`exec`] | handlers, by instruction family |
+//! | [`translator`] | hot 64-bit blocks re-emitted as host code |
 //! | [`semantics`] | pure functions over values |
 //! | [`testing`] | a processor on a bare board, for tests |
 //!
@@ -30,8 +31,13 @@ pub mod semantics;
 pub mod state;
 pub mod table;
 pub mod testing;
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+pub mod translator;
+#[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
+#[path = "translator/none.rs"]
+pub mod translator;
 pub mod width;
 
 pub use fault::{Exception, Fault};
-pub use run::{Processor, Stop};
+pub use run::{Engine, Processor, Stop};
 pub use state::{Cpu, Mode, Segment, State};

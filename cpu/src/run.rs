@@ -14,6 +14,7 @@ use crate::flags;
 use crate::mmu::Mmu;
 use crate::op::{BLOCK_RIP, Exit, Op};
 use crate::state::{Cpu, State, seg};
+use crate::translator::{Back, Context, SPARE, Translator};
 
 /// Why [`Processor::run`] returned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,7 +50,7 @@ struct Jump {
 /// A processor: the state, and the blocks decoded for it.
 pub struct Processor {
     /// What handlers see.
-    pub cpu: Cpu,
+    pub cpu: Box<Cpu>,
     cache: BlockCache,
     jumps: Box<[Jump; JUMPS]>,
     breakpoints: BTreeSet<u64>,
@@ -65,6 +66,16 @@ pub struct Processor {
     scratch: Decoded,
     /// Which instructions the model has.
     forms: Forms,
+    translator: Option<Box<Translator>>,
+}
+
+/// What carries out instructions. All do the same, at different speeds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Engine {
+    /// Decoded blocks of handlers.
+    Interpreter,
+    /// Hot blocks are translated to host code.
+    Translator,
 }
 
 impl Processor {
@@ -72,7 +83,7 @@ impl Processor {
     #[must_use]
     pub fn new(memory: Arc<GuestMemory>, bus: Box<dyn CpuBus>, attention: Arc<Attention>, model: Model) -> Self {
         let state = State::power_on(&model);
-        let cpu = Cpu {
+        let cpu = Box::new(Cpu {
             model,
             mmu: Mmu::new(memory.clone()),
             memory,
@@ -89,7 +100,8 @@ impl Processor {
             repeat_budget: 0,
             repeat_extra: 0,
             told: 0,
-        };
+            jit: Context::default(),
+        });
         let mut p = Self {
             cpu,
             cache: BlockCache::default(),
@@ -102,9 +114,35 @@ impl Processor {
             exits: 0,
             scratch: Decoded::default(),
             forms: Forms::default(),
+            translator: None,
         };
         p.cpu.update_mode();
         p
+    }
+
+    /// Chooses the engine.
+    ///
+    /// # Errors
+    /// A sentence about what the host lacks for the translator; the interpreter goes on then.
+    pub fn set_engine(&mut self, engine: Engine) -> Result<(), String> {
+        self.cache.forget_translations();
+        self.translator = None;
+        if engine == Engine::Translator {
+            self.translator = Some(Box::new(Translator::new(&mut self.cpu)?));
+        }
+        Ok(())
+    }
+
+    /// The engine in use.
+    #[must_use]
+    pub fn engine(&self) -> Engine {
+        if self.translator.is_some() { Engine::Translator } else { Engine::Interpreter }
+    }
+
+    /// Blocks translated so far.
+    #[must_use]
+    pub fn blocks_translated(&self) -> u64 {
+        self.translator.as_ref().map_or(0, |t| t.translated())
     }
 
     /// Power-on or RESET: the architectural state of SDM 3A, table 9-1. The instruction count goes on.
@@ -178,6 +216,9 @@ impl Processor {
         // The successor of the last block, if a link knows it; where to record it otherwise.
         let mut follow: Option<u32> = None;
         let mut from: Option<(u32, usize)> = None;
+        // The translated jump that led to the next block; and whether that must be interpreted.
+        let mut edge = 0;
+        let mut interpret = false;
         self.cpu.update_mode();
         loop {
             let wanted = self.cpu.wanted();
@@ -236,6 +277,25 @@ impl Processor {
             let mut index = index;
             // Blocks that follow each other by links, while nothing asks for attention: the way that nearly all go.
             let exit = loop {
+                if let (Some(t), false) = (&mut self.translator, careful) {
+                    if left > SPARE && !interpret {
+                        if let Some(number) = t.of(&mut self.cache, index, &mut self.cpu) {
+                            self.exits += 1;
+                            self.history_at = (self.history_at + 1) % HISTORY;
+                            self.history[self.history_at] = self.cpu.state.rip;
+                            from = None;
+                            let back = t.run(&mut self.cpu, number, self.cache.get(index), left, std::mem::take(&mut edge));
+                            match back {
+                                Back::Next(e) => edge = e,
+                                Back::Interpret => interpret = true,
+                                Back::Leave => self.cpu.retire(u64::from(self.cpu.exit_ordinal) + 1),
+                                Back::Fault => self.cpu.retire(u64::from(self.cpu.exit_ordinal)),
+                            }
+                            break if back == Back::Fault { Exit::Fault } else { Exit::Leave };
+                        }
+                    }
+                    (edge, interpret) = (0, false);
+                }
                 let block = self.cache.get(index);
                 let mut n = block.ops.len().min(usize::try_from(left).unwrap_or(usize::MAX));
                 if careful {
@@ -291,8 +351,9 @@ impl Processor {
             };
             if exit == Exit::Fault {
                 from = None;
+                let failed = self.cpu.jit.failed.take();
                 if self.cpu.fault == Reason::Alone {
-                    let op = self.cache.get(index).ops[usize::from(self.cpu.exit_ordinal)];
+                    let op = failed.unwrap_or_else(|| self.cache.get(index).ops[usize::from(self.cpu.exit_ordinal)]);
                     self.alone(op, until);
                 }
                 if self.cpu.fault != Reason::None {

@@ -356,6 +356,8 @@ pub struct Cpu {
     pub untraced: bool,
     /// How many instructions that are not implemented were met.
     pub told: u32,
+    /// What translated code works with.
+    pub jit: crate::translator::Context,
 }
 
 impl Cpu {
@@ -363,7 +365,7 @@ impl Cpu {
     #[inline]
     #[must_use]
     pub fn now(&self, op: &Op) -> u64 {
-        self.block_icount.wrapping_add(u64::from(op.ordinal))
+        self.block_icount.wrapping_add(u64::from(op.ordinal)).wrapping_add(self.repeat_extra)
     }
     /// Cuts an instruction pointer to the code size.
     #[inline(always)]

@@ -22,6 +22,7 @@ pub mod crash;
 pub mod error;
 pub mod gdb;
 pub mod host;
+mod lockstep;
 pub mod machine;
 pub mod screen;
 pub mod script;

@@ -10,8 +10,10 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use softmetal_bus::{Attention, Collector, DeviceId, GuestMemory, Input, PAGE_SIZE, Request, Time, attention};
+pub use softmetal_cpu::Engine;
 use softmetal_cpu::exec::cpuid::Feature;
 pub use softmetal_cpu::exec::cpuid::Model;
+pub use softmetal_cpu::translator::available as translator;
 use softmetal_cpu::{Processor, State, Stop};
 pub use softmetal_devices::vga::render::{Font, Image};
 use softmetal_firmware::{Boot, Entry, Layout, LoadError, Module};
@@ -21,6 +23,7 @@ pub use crate::board::Firmware;
 use crate::board::firmware::Parts;
 use crate::board::{Board, Plugs, SharedBoard, chips::id};
 use crate::error::UserError;
+use crate::lockstep::Lockstep;
 use crate::screen;
 use crate::snapshot::Digests;
 use crate::start;
@@ -87,6 +90,8 @@ pub enum Turn {
     Shutdown,
     /// The next instruction is at a breakpoint.
     Breakpoint,
+    /// The engines differ: see [`Machine::divergence`].
+    Diverged,
 }
 
 /// A machine.
@@ -104,6 +109,8 @@ pub struct Machine {
     seen: Option<(Vec<u8>, u64)>,
     /// Digests of RAM, for [`Machine::state_hash`].
     digests: Digests,
+    /// The machine that must stay the same.
+    lockstep: Option<Box<Lockstep>>,
 }
 
 impl Machine {
@@ -127,8 +134,20 @@ impl Machine {
         }
         let board = SharedBoard::new(board);
         let cpu = Processor::new(memory.clone(), Box::new(board.clone()), attention.clone(), model);
-        let mut machine =
-            Self { memory, layout, images, attention, board, vga, host_paced, cpu, log: None, seen: None, digests: Digests::default() };
+        let mut machine = Self {
+            memory,
+            layout,
+            images,
+            attention,
+            board,
+            vga,
+            host_paced,
+            cpu,
+            log: None,
+            seen: None,
+            digests: Digests::default(),
+            lockstep: None,
+        };
         machine.boot().map_err(|e| UserError(e.to_string()))?;
         Ok(machine)
     }
@@ -158,8 +177,40 @@ impl Machine {
         self.cpu.load(state);
     }
 
+    /// Chooses what carries out instructions. Nothing else depends on it.
+    ///
+    /// # Errors
+    /// A sentence about what the host lacks; the interpreter goes on then.
+    pub fn set_engine(&mut self, engine: Engine) -> Result<(), String> {
+        self.cpu.set_engine(engine)
+    }
+
+    /// Runs `other`, made from the same configuration and not run yet, beside this machine, and compares them all the time.
+    pub fn in_lockstep_with(&mut self, other: Self) {
+        self.lockstep = Some(Box::new(Lockstep::new(other)));
+    }
+
+    /// Whether another machine runs beside this one.
+    #[must_use]
+    pub fn is_in_lockstep(&self) -> bool {
+        self.lockstep.is_some()
+    }
+
+    /// What the machines that run in lockstep differ in.
+    #[must_use]
+    pub fn divergence(&self) -> Option<&str> {
+        self.lockstep.as_ref().and_then(|l| l.report())
+    }
+
     /// Resets the whole machine; it boots the same images again. Virtual time goes on.
     pub fn reset(&mut self) {
+        if let Some(lockstep) = &mut self.lockstep {
+            lockstep.reset();
+        }
+        self.reset_alone();
+    }
+
+    fn reset_alone(&mut self) {
         self.board.lock().reset(self.cpu.icount());
         self.cpu.forget_code();
         if let Err(e) = self.boot() {
@@ -295,11 +346,14 @@ impl Machine {
 
     /// Lets something from outside in, now. The only way in.
     pub fn apply(&mut self, event: InputEvent) {
+        if let Some(lockstep) = &mut self.lockstep {
+            lockstep.apply(&event);
+        }
         let at = self.cpu.icount();
         match &event {
             InputEvent::Skew(ns) => self.board.lock().skip(*ns),
             InputEvent::Device(device, input) => self.board.lock().input(at, *device, input),
-            InputEvent::Reset => self.reset(),
+            InputEvent::Reset => self.reset_alone(),
         }
         if let Some(log) = &mut self.log {
             log.push(Stamped { at, event });
@@ -330,6 +384,17 @@ impl Machine {
 
     /// Runs until the instruction count is `limit`, or something else comes first. A pure function of the state.
     pub fn turn(&mut self, limit: u64) -> Turn {
+        match self.lockstep.take() {
+            None => self.turn_alone(limit),
+            Some(mut lockstep) => {
+                let turn = lockstep.turn(self, limit);
+                self.lockstep = Some(lockstep);
+                turn
+            }
+        }
+    }
+
+    pub(crate) fn turn_alone(&mut self, limit: u64) -> Turn {
         let at = self.cpu.icount();
         {
             let mut board = self.board.lock();
@@ -377,6 +442,9 @@ impl Machine {
     /// While the processor idles, time jumps to `time`: the virtual clock's way to wait. A function of the state, so it
     /// is no input event.
     pub fn jump(&mut self, time: Time) {
+        if let Some(lockstep) = &mut self.lockstep {
+            lockstep.jump(time);
+        }
         let mut board = self.board.lock();
         let now = board.now(self.cpu.icount());
         board.skip(time.0.saturating_sub(now.0));
@@ -401,6 +469,11 @@ impl Machine {
         let flags = state.lazy.bits();
         state.lazy.set_bits(flags);
         state
+    }
+
+    /// The architectural state as bytes.
+    pub(crate) fn normal_state_bytes(&self) -> Vec<u8> {
+        postcard::to_stdvec(&self.normal_state()).unwrap_or_default()
     }
 
     /// Everything that decides what happens next, for [`crate::snapshot`].

@@ -3,9 +3,12 @@
 use iced_x86::code_asm::*;
 use softmetal_bus::Request;
 use softmetal_machine::board::Plugs;
-use softmetal_machine::machine::{Config, Images, Machine, Turn};
+use softmetal_machine::machine::{Config, Engine, Images, Machine, Turn};
 use softmetal_testroms::demo;
 use softmetal_testroms::image::{Image, jump_far};
+
+/// The translator, where there is one.
+const TRANSLATOR: Engine = if cfg!(all(target_arch = "x86_64", target_os = "linux")) { Engine::Translator } else { Engine::Interpreter };
 
 /// SplitMix64.
 struct Random(u64);
@@ -22,9 +25,11 @@ impl Random {
     }
 }
 
-fn machine(image: &[u8]) -> Machine {
+fn machine(image: &[u8], engine: Engine) -> Machine {
     let images = Images { kernel: image.to_vec(), ..Images::default() };
-    Machine::new(Config { memory: 16 << 20, model: Default::default(), plugs: Plugs::default(), images }).unwrap()
+    let mut machine = Machine::new(Config { memory: 16 << 20, model: Default::default(), plugs: Plugs::default(), images }).unwrap();
+    machine.set_engine(engine).unwrap();
+    machine
 }
 
 /// How a guest got on.
@@ -38,8 +43,8 @@ struct Outcome {
 
 /// Runs to `limit` instructions in slices of about `slice`, with at most three resets. A guest may wait for ever while a
 /// masked timer ticks; a thousand ticks are enough.
-fn run(image: &[u8], limit: u64, slice: u64) -> Outcome {
-    let mut machine = machine(image);
+fn run(image: &[u8], limit: u64, slice: u64, engine: Engine) -> Outcome {
+    let mut machine = machine(image, engine);
     let (mut resets, mut waits, mut output) = (0, 0, Vec::new());
     let turn = loop {
         let until = (machine.icount() + slice).min(limit);
@@ -63,10 +68,10 @@ fn run(image: &[u8], limit: u64, slice: u64) -> Outcome {
 }
 
 fn same_however_sliced(what: &str, seed: u64, image: &[u8], limit: u64) -> Outcome {
-    let whole = run(image, limit, limit);
-    for slice in [limit / 7 + 1, 997] {
-        let sliced = run(image, limit, slice);
-        assert_eq!(sliced, whole, "{what}, seed {seed}, slices of {slice}");
+    let whole = run(image, limit, limit, Engine::Interpreter);
+    for (slice, engine) in [(limit / 7 + 1, Engine::Interpreter), (997, Engine::Interpreter), (limit, TRANSLATOR), (1009, TRANSLATOR)] {
+        let sliced = run(image, limit, slice, engine);
+        assert_eq!(sliced, whole, "{what}, seed {seed}, slices of {slice}, {engine:?}");
     }
     whole
 }
@@ -88,7 +93,7 @@ fn boot_sectors_of_random_bytes() {
 fn plausible_code_in_every_mode() {
     let original = demo();
     let (mut changed, mut crashed) = (0, 0);
-    let right = run(&original, 400_000, 400_000);
+    let right = run(&original, 400_000, 400_000, Engine::Interpreter);
     for seed in 0..250 {
         let mut random = Random(seed);
         let mut image = original.clone();
@@ -140,6 +145,6 @@ fn the_limit_of_the_code_segment_holds_within_a_block() {
         jump_far(a, 0x1000, 0xfff8)
     });
     for slice in 1..40 {
-        assert_eq!(run(&image, 1000, slice).turn, Turn::Request(Request::PowerOff), "slices of {slice}");
+        assert_eq!(run(&image, 1000, slice, TRANSLATOR).turn, Turn::Request(Request::PowerOff), "slices of {slice}");
     }
 }

@@ -118,7 +118,7 @@ fn mul<D: Place, W: Width>(cpu: &mut Cpu, op: &Op, rest: &[Op]) -> Exit {
         let (low, high) = (W::of(p as u64), W::of((p >> W::BITS) as u64));
         set_pair(cpu, low, high);
         let over = high.zx() != 0;
-        cpu.state.lazy.result(low, over, over);
+        cpu.state.lazy.set_cf_of(over, over);
         Ok(())
     })
 }
@@ -140,7 +140,7 @@ fn imul_wide<D: Place, W: Width>(cpu: &mut Cpu, op: &Op, rest: &[Op]) -> Exit {
         let (low, high) = (W::of(p as u64), W::of((p >> W::BITS) as u64));
         set_pair(cpu, low, high);
         let over = i128::from(low.sx() as i64) != p;
-        cpu.state.lazy.result(low, over, over);
+        cpu.state.lazy.set_cf_of(over, over);
         Ok(())
     })
 }

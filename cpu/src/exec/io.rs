@@ -137,7 +137,7 @@ fn string<W: Width, const IN: bool>(cpu: &mut Cpu, op: &Op, _: &[Op]) -> Exit {
         let mut left = get(cpu, op, reg::RCX);
         while left != 0 && done < most {
             if let Err(f) = transfer::<W, IN>(cpu, op, start.wrapping_add(done)) {
-                cpu.repeat_extra = done;
+                cpu.repeat_extra += done;
                 return Err(f);
             }
             left -= 1;
@@ -148,7 +148,7 @@ fn string<W: Width, const IN: bool>(cpu: &mut Cpu, op: &Op, _: &[Op]) -> Exit {
                 break;
             }
         }
-        cpu.repeat_extra = done.saturating_sub(1);
+        cpu.repeat_extra += done.saturating_sub(1);
         if left != 0 {
             cpu.state.eflags |= flags::RF;
             cpu.state.rip = cpu.this_rip(op);

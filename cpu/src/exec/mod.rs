@@ -100,6 +100,12 @@ pub fn absent(cpu: &mut Cpu, op: &Op, rest: &[Op]) -> Exit {
     })
 }
 
+/// Whether the handler is one that stands for an instruction that cannot be carried out.
+#[must_use]
+pub fn is_refusal(handler: crate::op::Handler) -> bool {
+    [invalid, unimplemented, absent, vector::unavailable].into_iter().any(|h| std::ptr::fn_addr_eq(handler, h as crate::op::Handler))
+}
+
 /// Whether a block must end after this instruction although control flow goes on: its handler uses [`crate::op::last`].
 #[must_use]
 pub fn ends_block(i: &Instruction) -> bool {

@@ -1,9 +1,12 @@
 //! From linear addresses to host memory: loads and stores with segmentation, the TLB's fast path, and the slow path for
 //! page crossings, misses, devices, ROM and writes over code.
 
+mod fast;
 mod tlb;
 mod walk;
 
+pub(crate) use fast::Fast;
+pub(crate) use tlb::ENTRIES as TLB_ENTRIES;
 pub use tlb::{Access, Mmu, Rights, Translation};
 pub use walk::PHYSICAL_BITS;
 

@@ -8,12 +8,13 @@ use std::sync::Arc;
 
 use softmetal_bus::{GuestMemory, PAGE_SIZE, PageKind};
 
+use super::fast::Fast;
 use crate::debug::NO_PAGE;
 use crate::width::Value;
 
 const OFFSET: u64 = PAGE_SIZE as u64 - 1;
 /// Entries in each part.
-const ENTRIES: usize = 2048;
+pub(crate) const ENTRIES: usize = 2048;
 /// One part for each of [`Rights`], and one that is always empty (alignment checks).
 const PARTS: usize = 4;
 const EMPTY_PART: usize = 3 * ENTRIES;
@@ -136,6 +137,8 @@ pub struct Mmu {
     large_seen: bool,
     /// Linear pages that are never entered: data breakpoints are on them.
     watched: [u64; 4],
+    /// What of `entries` translated code may use by itself.
+    pub(crate) fast: Fast,
     /// Misses so far.
     pub misses: u64,
 }
@@ -159,6 +162,7 @@ impl Mmu {
             by_pcid: Box::new([0; 4096]),
             large_seen: false,
             watched: [NO_PAGE; 4],
+            fast: Fast::new(),
             misses: 0,
         }
     }
@@ -168,6 +172,7 @@ impl Mmu {
     #[inline(always)]
     pub fn select(&mut self, rights: Rights, check_alignment: bool) {
         self.part = if check_alignment { EMPTY_PART } else { rights.part() };
+        self.fast.select(self.part, rights == Rights::User);
     }
 
     /// The slow path checks alignment.
@@ -269,6 +274,16 @@ impl Mmu {
             host,
             offset: offset | if t.large { LARGE } else { 0 } | if stores { STORES } else { 0 },
         };
+        self.fast.drop_one(lin, rights == Rights::User);
+    }
+
+    /// Lets translated code use the entry of `lin` by itself, if there is one.
+    pub fn fill_fast(&mut self, lin: u64) {
+        let e = &self.entries[(Self::index(lin) | self.part) & (ALL - 1)];
+        let tag = self.tag(lin);
+        if e.read == tag {
+            self.fast.fill(lin, self.part == Rights::User.part(), e.host as u64, e.write == tag);
+        }
     }
 
     /// Keeps the linear pages numbered `pages` out of the caches for data.
@@ -291,11 +306,13 @@ impl Mmu {
         match std::mem::take(&mut self.writers[page]) {
             0 => {}
             MANY => {
+                self.fast.protect_all();
                 for e in self.entries.iter_mut().filter(|e| e.offset >> 12 == page as u64) {
                     e.write = 0;
                 }
             }
             lin => {
+                self.fast.protect(lin);
                 for rights in Rights::EACH {
                     let e = &mut self.entries[Self::index(lin) | rights.part()];
                     if e.offset >> 12 == page as u64 {
@@ -326,6 +343,7 @@ impl Mmu {
             e.write = 0;
         }
         self.writers.fill(0);
+        self.fast.protect_all();
     }
 
     /// The physical page of the code at `lin`, if cached.
@@ -359,6 +377,7 @@ impl Mmu {
     #[must_use]
     pub fn switch(&mut self, pcid: u16, keep: bool) -> bool {
         let slot = usize::from(pcid & 0xfff);
+        self.fast.clear();
         if keep && self.by_pcid[slot] != 0 {
             self.generation = u64::from(self.by_pcid[slot]);
             false
@@ -376,6 +395,7 @@ impl Mmu {
 
     /// Begins a generation that no entry has; true if it is a number that was there before.
     fn fresh(&mut self) -> bool {
+        self.fast.clear();
         let again = self.next_generation > GENERATIONS;
         if again {
             self.entries.fill(EMPTY);
@@ -392,6 +412,11 @@ impl Mmu {
 
     /// Drops the translation of one page, of the whole large page if it is (part of) one (SDM 3A, 4.10.4.1).
     pub fn invalidate(&mut self, lin: u64) {
+        self.fast.drop_one(lin, false);
+        self.fast.drop_one(lin, true);
+        if self.large_seen {
+            self.fast.clear();
+        }
         for rights in Rights::EACH {
             let e = &mut self.entries[Self::index(lin) | rights.part()];
             (e.read, e.write) = (0, 0);

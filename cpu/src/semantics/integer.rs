@@ -1,4 +1,7 @@
 //! Integer semantics: pure functions over values and the lazy flags.
+//!
+//! Flags that the manual leaves undefined are as AMD's processors leave them, so that the translator need not correct them
+//! there.
 
 use crate::flags::Lazy;
 use crate::width::Width;
@@ -73,19 +76,23 @@ binary_ops! {
     Xor = |f, a, b| logic(f, a.zx() ^ b.zx());
     /// ANDN: the first source is inverted
     Andn = |f, a, b| logic(f, !a.zx() & b.zx());
-    /// IMUL of two operands: CF and OF tell that the product was cut; SF, ZF, PF (undefined) follow the result, AF is clear
+    /// IMUL of two operands: CF and OF tell that the product was cut; the others are kept
     Imul = |f, a, b| {
         let wide = i128::from(a.sx() as i64) * i128::from(b.sx() as i64);
         let r = W::of(wide as u64);
         let cut = i128::from(r.sx() as i64) != wide;
-        f.result(r, cut, cut);
+        f.set_cf_of(cut, cut);
         r
     };
     /// BEXTR: start and length from the low two bytes of the second source
     Bextr = |f, a, b| {
         let (start, len) = (b.zx() & 0xff, b.zx() >> 8 & 0xff);
         let v = if start < 64 { a.zx() >> start } else { 0 };
-        logic(f, if len < 64 { v & ((1 << len) - 1) } else { v })
+        let r = W::of(if len < 64 { v & ((1 << len) - 1) } else { v });
+        // SF is clear, AF set.
+        f.shifted(r, false, false);
+        f.sign &= 0xff;
+        r
     };
     /// BZHI: clears the bits from the index on; CF tells that the index was too large
     Bzhi = |f, a, b| {
@@ -128,9 +135,9 @@ unary_ops! {
     /// POPCNT: ZF from the source, the others clear
     Popcnt = |f, a| { f.set_bits(if a.zx() == 0 { crate::flags::ZF } else { 0 }); W::of(u64::from(a.zx().count_ones())) };
     /// LZCNT: CF tells that the source was 0, ZF that the result is
-    Lzcnt = |f, a| { let n = a.zx().leading_zeros() - (64 - W::BITS); f.result(W::of(u64::from(n)), a.zx() == 0, false); W::of(u64::from(n)) };
+    Lzcnt = |f, a| { let n = a.zx().leading_zeros() - (64 - W::BITS); f.counted(u64::from(n), a.zx() == 0); W::of(u64::from(n)) };
     /// TZCNT: CF tells that the source was 0, ZF that the result is
-    Tzcnt = |f, a| { let n = a.zx().trailing_zeros().min(W::BITS); f.result(W::of(u64::from(n)), a.zx() == 0, false); W::of(u64::from(n)) };
+    Tzcnt = |f, a| { let n = a.zx().trailing_zeros().min(W::BITS); f.counted(u64::from(n), a.zx() == 0); W::of(u64::from(n)) };
     /// Byte swap (MOVBE, BSWAP): no flags
     Swap = |_f, a| W::of(a.zx().swap_bytes() >> (64 - W::BITS));
 }
@@ -166,7 +173,7 @@ shifts! {
         let v = a.zx();
         let r = W::of(if n < 64 { v << n } else { 0 });
         let cf = n <= W::BITS && bit(v, W::BITS - n);
-        f.result(r, cf, cf != top(r));
+        f.shifted(r, cf, cf != top(r));
         r
     };
     /// SHR; OF as for a count of 1: the top bit of the last step's source
@@ -174,14 +181,14 @@ shifts! {
         let v = a.zx();
         let r = W::of(if n < 64 { v >> n } else { 0 });
         let cf = bit(v, n - 1);
-        f.result(r, cf, n == 1 && top(a));
+        f.shifted(r, cf, n == 1 && top(a));
         r
     };
     /// SAR
     Sar = |f, a, n| {
         let v = a.sx() as i64;
         let r = W::of((v >> n.min(63)) as u64);
-        f.result(r, v >> (n - 1).min(63) & 1 != 0, false);
+        f.shifted(r, v >> (n - 1).min(63) & 1 != 0, false);
         r
     };
     /// ROL: CF and OF only
@@ -232,7 +239,7 @@ pub fn shld<W: Width>(f: &mut Lazy, a: W, fill: W, n: u32) -> W {
     };
     let r = W::of((wide << n >> (width - W::BITS)) as u64);
     let cf = wide >> (width - n) & 1 != 0;
-    f.result(r, cf, top(r) != top(a));
+    f.shifted(r, cf, cf != top(r));
     r
 }
 
@@ -242,7 +249,7 @@ pub fn shrd<W: Width>(f: &mut Lazy, a: W, fill: W, n: u32) -> W {
     let wide = u128::from(a.zx()) | u128::from(fill.zx()) << W::BITS | if W::BITS == 64 { 0 } else { u128::from(a.zx()) << (2 * W::BITS) };
     let r = W::of((wide >> n) as u64);
     let cf = wide >> (n - 1) & 1 != 0;
-    f.result(r, cf, top(r) != top(a));
+    f.shifted(r, cf, top(r) != bit(r.zx(), W::BITS - 2));
     r
 }
 

@@ -17,11 +17,15 @@ pub fn doctor() {
     } else {
         "none: the serial port is on stdin and stdout as they are"
     };
+    let engine = match softmetal_machine::machine::translator() {
+        Ok(()) => "translator and interpreter".into(),
+        Err(why) => format!("interpreter; {why}"),
+    };
     terminal::print(&format!(
         "softmetal   {} on {} {}\n\
          processors  {cores}; a guest uses one\n\
          memory      {memory}\n\
-         engine      interpreter (no hardware virtualization is needed or used)\n\
+         engine      {engine} (no hardware virtualization is needed or used)\n\
          terminal    {terminal}\n\
          packages    {packages}\n\
          cache       {cache}\n",

@@ -87,7 +87,10 @@ pub enum Board {
 /// What runs the guest's code.
 #[derive(Clone, Copy, Debug)]
 pub enum Engine {
+    Auto,
     Interpreter,
+    Translator,
+    Lockstep,
 }
 
 /// The host's clock or the virtual one.
@@ -173,7 +176,8 @@ pub struct MachineArgs {
     /// Where keyboard and mouse are plugged in: ps2, which all firmware knows, or virtio
     #[arg(long, value_name = "PORT", default_value = "ps2", hide_possible_values = true, help_heading = "Machine")]
     pub input: InputArg,
-    /// How the guest's code is run
+    /// How the guest's code is run: interpreter; translator (of hot code to host code); auto, which takes the translator
+    /// where it works; or lockstep, which runs both and compares them
     #[arg(long, value_name = "ENGINE", default_value = "auto", value_parser = engine, help_heading = "Machine")]
     pub engine: Engine,
     /// The first serial port: stdio, null, file:FILE, tcp:ADDR:PORT, unix:FILE
@@ -320,9 +324,11 @@ fn board(text: &str) -> Result<Board, String> {
 
 fn engine(text: &str) -> Result<Engine, String> {
     match text {
-        "auto" | "interpreter" => Ok(Engine::Interpreter),
-        "translator" => Err("the translator does not work yet; use --engine interpreter".into()),
-        _ => Err(format!("there is no engine `{text}`; use auto or interpreter")),
+        "auto" => Ok(Engine::Auto),
+        "interpreter" => Ok(Engine::Interpreter),
+        "translator" => Ok(Engine::Translator),
+        "lockstep" => Ok(Engine::Lockstep),
+        _ => Err(format!("there is no engine `{text}`; use auto, interpreter, translator or lockstep")),
     }
 }
 

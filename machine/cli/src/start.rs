@@ -13,7 +13,7 @@ use softmetal_machine::host::clock::{fresh_seed, unix_now};
 use softmetal_machine::host::disk::{DiskMode, Format};
 use softmetal_machine::host::serial::{Serial, Target};
 use softmetal_machine::host::{disk, files, signals, terminal};
-use softmetal_machine::machine::{Config, Images, Machine};
+use softmetal_machine::machine::{Config, Engine, Images, Machine};
 use softmetal_machine::screen;
 use softmetal_machine::script::Step;
 use softmetal_machine::session::{Clock, Debugger, End, Options, Session};
@@ -95,7 +95,32 @@ pub fn start(args: &MachineArgs, matches: &ArgMatches, purpose: &Purpose) -> Res
         seed: args.seed.unwrap_or_else(|| if is_virtual { 0 } else { fresh_seed() }),
     };
     plugs.vars = firmware::vars(args, &mut images.firmware)?;
-    let machine = Machine::new(Config { memory: args.memory, model: args.cpu.0.clone(), plugs, images })?;
+    // Of a machine that runs beside, the disks are its own.
+    let beside = match args.engine {
+        options::Engine::Lockstep => Some(Plugs {
+            disks: disks(&args.disk)?,
+            cdroms: media("CD-ROM", &args.cdrom, true)?,
+            floppies: floppies(&args.floppy)?,
+            ..plugs.clone()
+        }),
+        _ => None,
+    };
+    let config = |plugs| Config { memory: args.memory, model: args.cpu.0.clone(), plugs, images: images.clone() };
+    let mut machine = Machine::new(config(plugs))?;
+    match args.engine {
+        options::Engine::Interpreter => {}
+        options::Engine::Auto => {
+            if let Err(why) = machine.set_engine(Engine::Translator) {
+                terminal::say(&format!("softmetal: {why}; the interpreter runs, which is slower"));
+            }
+        }
+        options::Engine::Translator | options::Engine::Lockstep => {
+            machine.set_engine(Engine::Translator).map_err(|why| UserError(format!("{why}; use --engine interpreter")))?;
+            if let Some(plugs) = beside {
+                machine.in_lockstep_with(Machine::new(config(plugs))?);
+            }
+        }
+    }
     let debugger = args.gdb.as_deref().map(|at| debugger(at, args.wait)).transpose()?;
     let serial = Serial::open(&args.serial, !purpose.test)?;
     let signals = signals::catch().map_err(|e| UserError(format!("the host lets no signal handlers be set: {e}")))?;

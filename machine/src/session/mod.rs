@@ -277,7 +277,7 @@ impl Session {
         }
         let turn = self.machine.turn(until);
         let mut end = self.output();
-        let last = matches!(turn, Turn::Request(_) | Turn::Dead | Turn::Shutdown | Turn::Idle(None));
+        let last = matches!(turn, Turn::Request(_) | Turn::Dead | Turn::Shutdown | Turn::Diverged | Turn::Idle(None));
         if end.is_none() {
             end = self.look(last);
         }
@@ -294,6 +294,7 @@ impl Session {
                     None
                 }
                 Turn::Shutdown => self.shutdown(),
+                Turn::Diverged => Some(End::Crash(self.machine.divergence().unwrap_or_default().to_owned())),
             };
         }
         if let (None, Some(at)) = (&end, self.guest_limit()) {

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use serde::Serialize;
+use softmetal_cpu::Engine;
 
 use crate::machine::Machine;
 
@@ -44,9 +45,13 @@ impl Stats {
             virtual_s,
             instructions,
             mips: instructions as f64 / 1e6 / wall_s.max(1e-9),
-            engine: "interpreter",
+            engine: match (machine.is_in_lockstep(), p.engine()) {
+                (true, _) => "lockstep",
+                (false, Engine::Interpreter) => "interpreter",
+                (false, Engine::Translator) => "translator",
+            },
             blocks_decoded: p.blocks_decoded(),
-            blocks_translated: 0,
+            blocks_translated: p.blocks_translated(),
             tlb_misses: p.cpu.mmu.misses,
             exits: p.exits,
             state_hash,

@@ -1,0 +1,197 @@
+//! What translated code keeps beside the architectural state, and where it finds everything.
+//!
+//! Translated code reaches all of [`Cpu`] through one register, [`ANCHOR`] bytes into it. The anchor's low six bits are 12,
+//! so that the same register serves as the count of a shift by the page size.
+
+use std::mem::offset_of;
+
+use super::assembler::{At, host};
+use crate::mmu::{Fast, Mmu, TLB_ENTRIES};
+use crate::op::Op;
+use crate::state::{Cpu, State};
+
+/// From the processor's start to where [`host::RBP`] points.
+pub const ANCHOR: i32 = 12;
+/// Entries of the jump cache, for each privilege.
+pub const JUMPS: usize = 1024;
+/// The address bits that choose an entry of the jump cache: the lowest ten.
+const JUMP_BITS: u64 = JUMPS as u64 - 1;
+/// The longest block, in instructions: translated code is entered only with so much budget left.
+pub const SPARE: u64 = crate::block::MAX_OPS as u64;
+
+/// No address that RIP can have, negated.
+const NOWHERE: u64 = 0x0008_0000_0000_0000;
+
+/// The jump cache of one privilege: tags are negated addresses.
+#[repr(C)]
+pub struct Jumps {
+    tags: [u64; JUMPS],
+    codes: [u64; JUMPS],
+    filled: Vec<u16>,
+    /// What an empty entry leads to: the way out.
+    home: u64,
+    /// The address space and mode that it is for.
+    pub stamp: u64,
+}
+
+/// What translated code works with.
+#[repr(C, align(64))]
+pub struct Context {
+    /// How many instructions may be retired beyond [`SPARE`]; below 0, translated code returns.
+    pub budget: i64,
+    /// The linear address of the code page.
+    pub page: u64,
+    /// The arithmetic flags as LAHF and SETO have them: OF in bit 0, the others in bits 8 to 15.
+    pub flags: u64,
+    /// 1: the vector registers are in the state; 0: in the host's.
+    pub vectors_home: u64,
+    /// The linear address of the access that missed.
+    pub lin: u64,
+    /// The exit that was taken, or 0.
+    pub edge: u64,
+    /// Where to go first.
+    pub target: u64,
+    /// [`super::handle`].
+    pub handle: u64,
+    mask_page: u64,
+    mask_jump: u64,
+    mask_aligned_16: u64,
+    mask_aligned_32: u64,
+    mask_exceptions: u64,
+    /// The host's MXCSR.
+    pub host_mxcsr: u32,
+    /// The instruction count at which the budget would be -[`SPARE`].
+    pub limit: u64,
+    /// The operation that did not complete.
+    pub failed: Option<Op>,
+    /// By privilege.
+    pub jumps: [Jumps; 2],
+}
+
+impl Default for Context {
+    /// Empty caches.
+    fn default() -> Self {
+        let jumps = || Jumps { tags: [NOWHERE; JUMPS], codes: [0; JUMPS], filled: Vec::new(), home: 0, stamp: 0 };
+        Self {
+            budget: 0,
+            page: 0,
+            flags: 0,
+            vectors_home: 1,
+            lin: 0,
+            edge: 0,
+            target: 0,
+            handle: 0,
+            mask_page: (TLB_ENTRIES as u64 - 1) << 12,
+            mask_jump: JUMP_BITS,
+            mask_aligned_16: !0xfff | 15,
+            mask_aligned_32: !0xfff | 31,
+            mask_exceptions: 0x1f80,
+            host_mxcsr: 0x1f80,
+            limit: 0,
+            failed: None,
+            jumps: [jumps(), jumps()],
+        }
+    }
+}
+
+impl Jumps {
+    /// Where empty entries lead to: an address may look like theirs.
+    pub fn set_home(&mut self, home: u64) {
+        self.home = home;
+        self.codes.fill(home);
+        self.tags.fill(NOWHERE);
+        self.filled.clear();
+    }
+
+    /// Enters the code for address `rip`.
+    pub fn set(&mut self, rip: u64, code: u64) {
+        let i = (rip & JUMP_BITS) as usize;
+        if self.tags[i] == NOWHERE {
+            self.filled.push(i as u16);
+        }
+        (self.tags[i], self.codes[i]) = (rip.wrapping_neg(), code);
+    }
+
+    /// Empties it.
+    pub fn clear(&mut self) {
+        for i in self.filled.drain(..) {
+            self.tags[usize::from(i)] = NOWHERE;
+            self.codes[usize::from(i)] = self.home;
+        }
+    }
+}
+
+const fn at(offset: usize) -> At {
+    At::base(host::RBP, offset as i32 - ANCHOR)
+}
+
+macro_rules! places {
+    ($($(#[$doc:meta])* $name:ident = $($path:ident).+;)*) => {$(
+        $(#[$doc])*
+        pub const $name: At = at(offset_of!(Cpu, $($path).+));
+    )*};
+}
+places! {
+    BUDGET = jit.budget;
+    PAGE = jit.page;
+    FLAGS = jit.flags;
+    VECTORS_HOME = jit.vectors_home;
+    LIN = jit.lin;
+    EDGE = jit.edge;
+    TARGET = jit.target;
+    HANDLE = jit.handle;
+    MASK_PAGE = jit.mask_page;
+    MASK_JUMP = jit.mask_jump;
+    MASK_ALIGNED_16 = jit.mask_aligned_16;
+    MASK_ALIGNED_32 = jit.mask_aligned_32;
+    MASK_EXCEPTIONS = jit.mask_exceptions;
+    HOST_MXCSR = jit.host_mxcsr;
+    MXCSR = state.mxcsr;
+    RIP = state.rip;
+}
+
+/// General register `n` of the guest.
+pub const fn reg(n: u8) -> At {
+    at(offset_of!(Cpu, state) + offset_of!(State, regs) + 8 * n as usize)
+}
+
+/// YMM register `n` of the guest.
+pub const fn ymm(n: u8) -> At {
+    at(offset_of!(Cpu, state) + offset_of!(State, ymm) + 32 * n as usize)
+}
+
+/// The base of segment `n`.
+pub const fn base(n: u8) -> At {
+    at(offset_of!(Cpu, state) + offset_of!(State, bases) + 8 * n as usize)
+}
+
+const fn entry(offset: usize, index: u8) -> At {
+    At::indexed(host::RBP, index, 3, offset as i32 - ANCHOR)
+}
+
+const FAST: usize = offset_of!(Cpu, mmu) + offset_of!(Mmu, fast);
+
+/// The tag in TLB place `index`.
+pub const fn tlb_tag(user: bool, write: bool, index: u8) -> At {
+    let array = if write { offset_of!(Fast, write) } else { offset_of!(Fast, read) };
+    entry(FAST + array + user as usize * 8 * TLB_ENTRIES, index)
+}
+
+/// What TLB place `index` adds.
+pub const fn tlb_host(user: bool, index: u8) -> At {
+    entry(FAST + offset_of!(Fast, host) + user as usize * 8 * TLB_ENTRIES, index)
+}
+
+const fn jumps(user: bool) -> usize {
+    offset_of!(Cpu, jit) + offset_of!(Context, jumps) + user as usize * size_of::<Jumps>()
+}
+
+/// The tag in place `index` of the jump cache.
+pub const fn jump_tag(user: bool, index: u8) -> At {
+    entry(jumps(user) + offset_of!(Jumps, tags), index)
+}
+
+/// The code in place `index` of the jump cache.
+pub const fn jump_code(user: bool, index: u8) -> At {
+    entry(jumps(user) + offset_of!(Jumps, codes), index)
+}

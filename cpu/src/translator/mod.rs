@@ -1,0 +1,306 @@
+//! The translator: hot blocks of 64-bit code are re-emitted as host code.
+//!
+//! The guest speaks the host's language, so an instruction is emitted as it is, with registers renamed and its memory
+//! operand behind an inline look at the TLB; whatever else there is goes through the interpreter's handler, as does an
+//! access that misses. So no instruction means anything of its own here.
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | [`policy`] | which instructions are re-emitted |
+//! | [`emit`] | from a block's instructions to host code |
+//! | [`registers`] | where the guest's registers are meanwhile |
+//! | [`context`] | what translated code works with, and where it finds it |
+//! | [`thunks`] | the way in and out |
+//! | [`assembler`] | bytes of host instructions |
+//! | [`arena`] | code memory (unsafe) |
+//!
+//! * Guest flags are the host's all the time: address checks, the budget and jumps use LEA, PEXT, SHRX and JRCXZ alone.
+//! * A translation belongs to one [`crate::block::Block`] and knows its place in the page only; the page's linear address
+//!   is in [`Context::page`]. So code that is mapped at several addresses is translated once.
+//! * Blocks of one page are chained by patched jumps, which nothing has to undo: a page's blocks are retired together, and
+//!   the entry of a retired one leads out. All other ways go through a jump cache that is emptied with the address space.
+//! * The budget is counted down where a block is left. Translated code is entered with at least the longest block's worth,
+//!   and leaves when less is left: the interpreter runs the rest, to the exact instruction.
+
+mod arena;
+#[allow(missing_docs)]
+mod assembler;
+mod context;
+#[allow(missing_docs)]
+mod emit;
+#[allow(missing_docs)]
+mod policy;
+mod registers;
+mod thunks;
+mod undefined;
+
+use iced_x86::{Decoder, DecoderOptions};
+use softmetal_bus::{GuestMemory, PAGE_SIZE};
+
+use self::arena::Arena;
+pub use self::context::{Context, SPARE};
+use self::emit::{Edge, Emitter, Input, Site};
+use self::policy::Host;
+use self::thunks::{Thunks, result};
+use crate::block::{Block, BlockCache};
+use crate::exec;
+use crate::op::{BLOCK_RIP, Exit, Op};
+use crate::state::Cpu;
+
+/// Times that a block is interpreted before it is translated.
+const HOT: u32 = 12;
+/// Room that one block's code may need.
+const MOST: usize = 64 << 10;
+/// Instructions that translated code may run before the run loop looks around.
+const SLICE: u64 = 1 << 20;
+
+/// A translated block.
+struct Translation {
+    near: u64,
+    far: u64,
+    gone: u64,
+    /// What its code points to.
+    _sites: Box<[Site]>,
+    _ops: Box<[Op]>,
+}
+
+/// Why translated code came back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Back {
+    /// RIP is the next block; the number is that of the edge taken, if a jump can be patched.
+    Next(u32),
+    /// As [`Exit::Leave`].
+    Leave,
+    /// As [`Exit::Fault`].
+    Fault,
+    /// The block at RIP must be interpreted.
+    Interpret,
+}
+
+/// Whether this host can run translated code.
+///
+/// # Errors
+/// A sentence about what it lacks.
+pub fn available() -> Result<(), String> {
+    Host::detect().map(|_| ()).ok_or("the translator needs a processor with AVX2 and BMI2".into())
+}
+
+/// All translated code.
+pub struct Translator {
+    arena: Arena,
+    thunks: Thunks,
+    emitter: Emitter,
+    /// By number, from 1.
+    translations: Vec<Translation>,
+    edges: Vec<Edge>,
+    translated: u64,
+}
+
+impl Translator {
+    /// One with no code yet.
+    ///
+    /// # Errors
+    /// A sentence about what the host lacks.
+    pub fn new(cpu: &mut Cpu) -> Result<Self, String> {
+        let host = Host::detect().ok_or("the translator needs a processor with AVX2 and BMI2")?;
+        let mut arena = Arena::new().map_err(|e| format!("the host gives no executable memory: {e}"))?;
+        let thunks = thunks::make(&mut arena);
+        cpu.jit.handle = handle as *const () as u64;
+        for j in &mut cpu.jit.jumps {
+            j.set_home(thunks.leave);
+        }
+        Ok(Self { arena, thunks, emitter: Emitter::new(host), translations: Vec::new(), edges: Vec::new(), translated: 0 })
+    }
+
+    /// The translation of block `index`, which is about to run: counts, and makes it when the block is hot.
+    pub fn of(&mut self, cache: &mut BlockCache, index: u32, cpu: &mut Cpu) -> Option<u32> {
+        if std::mem::take(&mut cache.emptied) {
+            self.clear(cpu);
+        }
+        for number in cache.retired.drain(..) {
+            self.retire(number);
+        }
+        let block = cache.get(index);
+        if block.translation.get() != 0 {
+            return Some(block.translation.get());
+        }
+        let offset = block.offset?;
+        if !block.mode.long() || block.checked.is_some() || block.serial == 0 {
+            return None;
+        }
+        block.heat.set(block.heat.get() + 1);
+        if block.heat.get() <= HOT {
+            return None;
+        }
+        if !self.arena.has_room(MOST) {
+            cache.forget_translations();
+            self.clear(cpu);
+        }
+        let block = cache.get(index);
+        let number = self.translate(block, offset, &cpu.memory)?;
+        block.translation.set(number);
+        Some(number)
+    }
+
+    /// Drops all code. The numbers that blocks know are void.
+    fn clear(&mut self, cpu: &mut Cpu) {
+        self.arena.truncate(self.thunks.len);
+        self.translations.clear();
+        self.edges.clear();
+        cpu.jit.jumps.iter_mut().for_each(context::Jumps::clear);
+    }
+
+    /// Translates `block`, whose first byte is at `offset` of guest memory; its number.
+    fn translate(&mut self, block: &Block, offset: u64, memory: &GuestMemory) -> Option<u32> {
+        let start = (block.physical & (PAGE_SIZE as u64 - 1)) as u16;
+        let len = block.ops.last()?.end() as usize;
+        let mut bytes = vec![0; len];
+        memory.read(offset, &mut bytes).ok()?;
+        let mut decoder = Decoder::with_ip(64, &bytes, start.into(), DecoderOptions::NONE);
+        let instructions: Vec<_> = block.ops.iter().map(|_| decoder.decode()).collect();
+        let available: Vec<bool> = block
+            .ops
+            .iter()
+            .zip(&instructions)
+            .map(|(op, i)| !i.is_invalid() && i.len() == usize::from(op.len) && !exec::is_refusal(op.handler))
+            .collect();
+        let ops = block.ops.clone();
+        let site = |op: &Op, missed| Site { op: &raw const *op, run: 1, start, missed };
+        let mut sites: Box<[Site]> = ops.iter().flat_map(|op| [site(op, false), site(op, true)]).collect();
+        let origin = self.arena.next();
+        let input = Input {
+            instructions: &instructions,
+            sites: &mut sites,
+            page: block.physical & !(PAGE_SIZE as u64 - 1),
+            mode: block.mode,
+            thunks: self.thunks,
+            origin,
+            first_edge: self.edges.len(),
+            available: &available,
+        };
+        let emitted = self.emitter.emit(input);
+        if emitted.code.len() > MOST {
+            return None;
+        }
+        let far = self.arena.append(&emitted.code);
+        debug_assert_eq!(far, origin);
+        self.edges.extend(emitted.edges);
+        let (near, gone) = (far + emitted.near as u64, far + emitted.gone as u64);
+        self.translations.push(Translation { near, far, gone, _sites: sites, _ops: ops });
+        self.translated += 1;
+        Some(self.translations.len() as u32)
+    }
+
+    /// The block of translation `number` is retired: whoever enters it comes back at once.
+    fn retire(&mut self, number: u32) {
+        if let Some(t) = self.translations.get((number as usize).wrapping_sub(1)) {
+            let by = t.gone.wrapping_sub(t.near + 5) as u32;
+            let [a, b, c, d] = by.to_le_bytes();
+            self.arena.patch(t.near, &[0xe9, a, b, c, d]);
+        }
+    }
+
+    /// Patches edge `edge` (from 1) to lead to translation `number` of `block`, if it does: an interrupt may have come between.
+    fn link(&mut self, edge: u32, number: u32, block: &Block) {
+        let (Some(e), Some(t)) =
+            (self.edges.get((edge as usize).wrapping_sub(1)), self.translations.get((number as usize).wrapping_sub(1)))
+        else {
+            return;
+        };
+        if e.target == block.physical && e.mode == block.mode {
+            let by = t.near.wrapping_sub(e.field + 4) as u32;
+            self.arena.patch(e.field, &by.to_le_bytes());
+        }
+    }
+
+    /// Runs translation `number` and what follows, for at most `left` instructions, of which there must be more than
+    /// [`SPARE`]. `edge` has led here, if it is not 0. Afterwards all state is in [`Cpu`]; the instruction count is that
+    /// before the block in which an operation ended the run.
+    pub fn run(&mut self, cpu: &mut Cpu, number: u32, block: &Block, left: u64, edge: u32) -> Back {
+        let stamp = u64::from(cpu.stamp) << 32 | u64::from(cpu.mmu.generation()) << 16 | u64::from(cpu.state.mode.0);
+        if edge != 0 {
+            self.link(edge, number, block);
+        }
+        let t = &self.translations[number as usize - 1];
+        let rip = cpu.state.rip;
+        let left = left.min(SLICE);
+        let s = &mut cpu.state;
+        let flags = s.lazy.bits();
+        let jit = &mut cpu.jit;
+        jit.budget = left as i64 - SPARE as i64;
+        jit.limit = s.icount + left;
+        jit.page = rip - (block.physical & (PAGE_SIZE as u64 - 1));
+        jit.flags = to_host(flags);
+        jit.vectors_home = 1;
+        jit.edge = 0;
+        let jumps = &mut jit.jumps[usize::from(block.mode.user())];
+        if jumps.stamp != stamp {
+            jumps.clear();
+            jumps.stamp = stamp;
+        }
+        jumps.set(rip, t.far);
+        // SAFETY: the code was made for this processor's layout, by `emit` and `thunks`, and lives as long as the arena;
+        // it reaches guest memory through the TLB alone.
+        let back = unsafe { arena::call(self.thunks.enter, cpu, t.near) };
+        let s = &mut cpu.state;
+        s.lazy.set_bits(from_host(cpu.jit.flags));
+        // At the start of the block that was left.
+        s.icount = cpu.jit.limit.wrapping_sub(cpu.jit.budget.wrapping_add(SPARE as i64) as u64);
+        match back {
+            result::NEXT => Back::Next(cpu.jit.edge as u32),
+            result::INTERPRET => Back::Interpret,
+            result::LEAVE => Back::Leave,
+            _ => Back::Fault,
+        }
+    }
+
+    /// Blocks translated so far.
+    #[must_use]
+    pub fn translated(&self) -> u64 {
+        self.translated
+    }
+}
+
+fn to_host(flags: u64) -> u64 {
+    (flags & 0xff) << 8 | flags >> 11 & 1
+}
+
+fn from_host(flags: u64) -> u64 {
+    flags >> 8 & 0xd5 | (flags & 1) << 11
+}
+
+/// Carries out operations for translated code.
+extern "sysv64" fn handle(cpu: *mut Cpu, site: *const Site) -> u64 {
+    // SAFETY: translated code passes the processor that it was entered with, which nobody else uses meanwhile, and a site
+    // of a translation, which lives, as do its operations, until all code is dropped.
+    let (cpu, site, ops) = unsafe { (&mut *cpu, &*site, std::slice::from_raw_parts((*site).op, (*site).run.into())) };
+    let start = cpu.jit.page.wrapping_add(site.start.into());
+    cpu.state.regs[usize::from(BLOCK_RIP)] = start;
+    let left = cpu.jit.budget.wrapping_add(SPARE as i64) as u64;
+    cpu.block_icount = cpu.jit.limit.wrapping_sub(left);
+    // What the rest of the longest block needs stays; a shorter one may give an iteration back to the interpreter.
+    cpu.repeat_budget = left.saturating_sub(SPARE);
+    cpu.state.lazy.set_bits(from_host(cpu.jit.flags));
+    let exit = crate::op::next(cpu, ops);
+    cpu.jit.flags = to_host(cpu.state.lazy.bits());
+    match exit {
+        Exit::End => {
+            cpu.jit.budget -= std::mem::take(&mut cpu.repeat_extra) as i64;
+            if site.missed {
+                cpu.mmu.fill_fast(cpu.jit.lin);
+            }
+            result::GO_ON
+        }
+        Exit::Branch => {
+            cpu.jit.budget -= i64::from(cpu.exit_ordinal) + 1 + std::mem::take(&mut cpu.repeat_extra) as i64;
+            cpu.jit.edge = 0;
+            result::NEXT
+        }
+        Exit::Leave => result::LEAVE,
+        Exit::Fault => {
+            let failed = ops.iter().find(|op| op.ordinal == cpu.exit_ordinal);
+            cpu.jit.failed = failed.copied();
+            result::FAULT
+        }
+    }
+}

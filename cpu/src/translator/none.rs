@@ -1,0 +1,54 @@
+//! In place of the translator, on hosts that it has no back end for.
+
+use crate::block::{Block, BlockCache};
+use crate::op::Op;
+use crate::state::Cpu;
+
+/// Nothing is left to the interpreter, as nothing is translated.
+pub const SPARE: u64 = 0;
+
+/// What the run loop looks at.
+#[derive(Default)]
+pub struct Context {
+    /// Always none.
+    pub failed: Option<Op>,
+}
+
+/// Why translated code came back.
+#[allow(missing_docs)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Back {
+    Next(u32),
+    Leave,
+    Fault,
+    Interpret,
+}
+
+/// There is none.
+pub enum Translator {}
+
+/// Whether this host can run translated code.
+///
+/// # Errors
+/// A sentence about what it lacks.
+pub fn available() -> Result<(), String> {
+    Err("the translator works on x86-64 Linux hosts only".into())
+}
+
+#[allow(missing_docs, clippy::missing_errors_doc)]
+impl Translator {
+    pub fn new(_: &mut Cpu) -> Result<Self, String> {
+        available()?;
+        unreachable!("it is not available")
+    }
+    #[must_use]
+    pub fn translated(&self) -> u64 {
+        match *self {}
+    }
+    pub fn of(&mut self, _: &mut BlockCache, _: u32, _: &mut Cpu) -> Option<u32> {
+        match *self {}
+    }
+    pub fn run(&mut self, _: &mut Cpu, _: u32, _: &Block, _: u64, _: u32) -> Back {
+        match *self {}
+    }
+}

@@ -1,0 +1,207 @@
+//! Which instructions are re-emitted, and which are left to their handlers.
+//!
+//! An instruction is re-emitted if the host has it, if all that it touches are its operands, and if its result is fixed by
+//! the architecture. What neither holds for nor is named here goes through the interpreter's handler.
+
+use iced_x86::{CpuidFeature, EncodingKind, FlowControl, Instruction, InstructionInfo, Mnemonic as M, OpKind, Register};
+
+use super::registers::number;
+
+/// How an instruction is translated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// Nothing to do.
+    Nothing,
+    /// As it is, with registers renamed and memory through the TLB.
+    Native,
+    /// LEA.
+    Address,
+    /// DIV and IDIV: as they are, where they cannot fault.
+    Divide,
+    /// The near transfers and the stack, in 64-bit mode.
+    Jcc,
+    Jmp,
+    JmpIndirect,
+    Call,
+    CallIndirect,
+    Ret,
+    Push,
+    Pop,
+    Leave,
+    /// Through the handler.
+    Handler,
+    /// Through the handler; then the block ends, since what it changes concerns translated code.
+    HandlerLast,
+}
+
+/// What the host can do.
+#[derive(Clone, Copy, Debug)]
+pub struct Host {
+    /// Leaves undefined flags as the handlers do.
+    amd: bool,
+    aes: bool,
+    pclmul: bool,
+    sha: bool,
+    fma: bool,
+    f16c: bool,
+}
+
+impl Host {
+    /// Looks; none if the host lacks what all translated code needs.
+    pub fn detect() -> Option<Self> {
+        use std::arch::is_x86_feature_detected as has;
+        let needed = has!("avx") && has!("avx2") && has!("bmi1") && has!("bmi2") && has!("lzcnt") && has!("popcnt") && has!("movbe");
+        (needed && has!("sse4.2")).then(|| Self {
+            amd: super::arena::host_is_amd(),
+            aes: has!("aes"),
+            pclmul: has!("pclmulqdq"),
+            sha: has!("sha"),
+            fma: has!("fma"),
+            f16c: has!("f16c"),
+        })
+    }
+
+    fn has(&self, f: CpuidFeature) -> bool {
+        use CpuidFeature as F;
+        match f {
+            F::SSE | F::SSE2 | F::SSE3 => true,
+            F::SSSE3 | F::SSE4_1 | F::SSE4_2 | F::POPCNT | F::LZCNT | F::BMI1 | F::BMI2 | F::MOVBE | F::AVX | F::AVX2 => true,
+            F::AES => self.aes,
+            F::PCLMULQDQ => self.pclmul,
+            F::SHA => self.sha,
+            F::FMA => self.fma,
+            F::F16C => self.f16c,
+            _ => false,
+        }
+    }
+}
+
+/// The way of `i`, which the interpreter has a handler for and which is available in its mode.
+pub fn way(i: &Instruction, info: &InstructionInfo, host: &Host) -> Way {
+    match i.flow_control() {
+        FlowControl::Next => {}
+        FlowControl::ConditionalBranch if i.is_jcc_short_or_near() && i.op0_kind() == OpKind::NearBranch64 => return Way::Jcc,
+        FlowControl::UnconditionalBranch if i.op0_kind() == OpKind::NearBranch64 => return Way::Jmp,
+        FlowControl::Call if i.op0_kind() == OpKind::NearBranch64 => return Way::Call,
+        FlowControl::IndirectBranch if i.is_jmp_near_indirect() && operand_64(i) => return Way::JmpIndirect,
+        FlowControl::IndirectCall if i.is_call_near_indirect() && operand_64(i) => return Way::CallIndirect,
+        FlowControl::Return if matches!(i.code(), iced_x86::Code::Retnq | iced_x86::Code::Retnq_imm16) => return Way::Ret,
+        _ => return Way::Handler,
+    }
+    match i.mnemonic() {
+        M::Nop | M::Endbr64 | M::Endbr32 | M::Lfence | M::Mfence | M::Sfence | M::Pause => return Way::Nothing,
+        M::Prefetchnta | M::Prefetcht0 | M::Prefetcht1 | M::Prefetcht2 | M::Prefetchw => return Way::Nothing,
+        M::Lea => return if i.op0_register().size() >= 4 { Way::Address } else { Way::Handler },
+        M::Div | M::Idiv if i.op0_kind() == OpKind::Register && i.op0_register().size() >= 4 => return Way::Divide,
+        M::Push if i.stack_pointer_increment() == -8 && !i.op0_register().is_segment_register() => return Way::Push,
+        M::Pop if i.stack_pointer_increment() == 8 && i.op0_register().is_gpr64() => return Way::Pop,
+        M::Leave if i.code() == iced_x86::Code::Leaveq => return Way::Leave,
+        M::Ldmxcsr | M::Vldmxcsr | M::Fxrstor | M::Fxrstor64 | M::Xrstor | M::Xrstor64 => return Way::HandlerLast,
+        _ => {}
+    }
+    if native(i, info, host) { Way::Native } else { Way::Handler }
+}
+
+fn operand_64(i: &Instruction) -> bool {
+    if i.op0_kind() == OpKind::Register { i.op0_register().is_gpr64() } else { i.memory_size().size() == 8 }
+}
+
+fn native(i: &Instruction, info: &InstructionInfo, host: &Host) -> bool {
+    let plain = matches!(i.encoding(), EncodingKind::Legacy | EncodingKind::VEX)
+        && (integer(i) || i.cpuid_features().iter().all(|&f| host.has(f)))
+        && !i.is_privileged()
+        && !i.is_stack_instruction()
+        && !i.is_string_instruction()
+        && !i.is_vsib();
+    plain && !reserved(i) && flags_agree(i, host) && (0..i.op_count()).all(|n| operand(i, n)) && implicit(i, info)
+}
+
+/// The integer instructions from before CPUID told of features.
+fn integer(i: &Instruction) -> bool {
+    match i.mnemonic() {
+        M::Mov | M::Movzx | M::Movsx | M::Movsxd | M::Xchg | M::Xadd | M::Cmpxchg | M::Bswap => true,
+        M::Add | M::Adc | M::Sub | M::Sbb | M::And | M::Or | M::Xor | M::Cmp | M::Test => true,
+        M::Inc | M::Dec | M::Neg | M::Not | M::Mul | M::Imul => true,
+        M::Shl | M::Sal | M::Shr | M::Sar | M::Rol | M::Ror | M::Rcl | M::Rcr | M::Shld | M::Shrd => true,
+        M::Bt | M::Bts | M::Btr | M::Btc | M::Bsf | M::Bsr => true,
+        M::Cbw | M::Cwde | M::Cdqe | M::Cwd | M::Cdq | M::Cqo | M::Lahf | M::Sahf | M::Clc | M::Stc | M::Cmc => true,
+        _ => i.condition_code() != iced_x86::ConditionCode::None,
+    }
+}
+
+/// Results that are not fixed, operands that are not listed, or more than registers and flags.
+fn reserved(i: &Instruction) -> bool {
+    use iced_x86::Code as C;
+    match i.mnemonic() {
+        M::Rcpps | M::Rcpss | M::Rsqrtps | M::Rsqrtss | M::Vrcpps | M::Vrcpss | M::Vrsqrtps | M::Vrsqrtss => true,
+        M::Maskmovdqu | M::Maskmovq | M::Vmaskmovdqu | M::Stmxcsr | M::Vstmxcsr | M::Vmaskmovps | M::Vmaskmovpd => true,
+        M::Vpmaskmovd | M::Vpmaskmovq | M::Cpuid | M::Xgetbv | M::Cld | M::Std | M::Xlatb | M::Div | M::Idiv | M::Clflush => true,
+        M::Clflushopt | M::Clwb | M::Rdpmc | M::Rdtsc | M::Cmpxchg8b | M::Cmpxchg16b | M::Rdpid | M::Int3 | M::Wait | M::Salc => true,
+        M::Bt | M::Bts | M::Btr | M::Btc => i.op0_kind() == OpKind::Memory && i.op1_kind() == OpKind::Register,
+        M::Bswap => i.op0_register().size() == 2,
+        // Counts above 16 are undefined.
+        M::Shld | M::Shrd => i.op1_register().size() == 2,
+        // They touch the MMX registers, even with a memory operand.
+        M::Cvtpi2ps | M::Cvtpi2pd => true,
+        M::Mov => matches!(
+            i.code(),
+            C::Mov_AL_moffs8
+                | C::Mov_AX_moffs16
+                | C::Mov_EAX_moffs32
+                | C::Mov_RAX_moffs64
+                | C::Mov_moffs8_AL
+                | C::Mov_moffs16_AX
+                | C::Mov_moffs32_EAX
+                | C::Mov_moffs64_RAX
+        ),
+        _ => false,
+    }
+}
+
+/// The flags that the manual leaves undefined are on this host what the handler makes of them.
+fn flags_agree(i: &Instruction, host: &Host) -> bool {
+    i.rflags_undefined() == 0 || host.amd && super::undefined::agrees(i)
+}
+
+/// The operand is one that can be renamed.
+fn operand(i: &Instruction, n: u32) -> bool {
+    match i.op_kind(n) {
+        OpKind::Register => {
+            let r = i.op_register(n);
+            r.is_gpr() || r.is_xmm() || r.is_ymm()
+        }
+        OpKind::Memory => i.memory_size().size() > 0,
+        OpKind::Immediate8 | OpKind::Immediate8_2nd | OpKind::Immediate16 | OpKind::Immediate32 | OpKind::Immediate64 => true,
+        OpKind::Immediate8to16 | OpKind::Immediate8to32 | OpKind::Immediate8to64 | OpKind::Immediate32to64 => true,
+        _ => false,
+    }
+}
+
+/// Registers used beside the operands are at home in host registers of the same name.
+fn implicit(i: &Instruction, info: &InstructionInfo) -> bool {
+    let same_name = |r: Register| matches!(number(r), 0 | 2 | 3 | 6 | 7 | 8 | 9 | 12);
+    let listed = |r: Register| {
+        (0..i.op_count()).any(|n| i.op_kind(n) == OpKind::Register && i.op_register(n).full_register() == r.full_register())
+            || i.memory_base().full_register() == r.full_register()
+            || i.memory_index().full_register() == r.full_register()
+    };
+    let memory_operands = (0..i.op_count()).filter(|&n| i.op_kind(n) == OpKind::Memory).count();
+    info.used_memory().len() <= memory_operands
+        && info.used_registers().iter().map(iced_x86::UsedRegister::register).all(|r| !r.is_gpr() || listed(r) || same_name(r))
+        && !info.used_registers().iter().any(|r| r.register().is_mm() || r.register().is_st())
+}
+
+/// The alignment that the memory operand must have, or 0.
+pub fn alignment(i: &Instruction) -> usize {
+    let size = i.memory_size().size();
+    let legacy = i.encoding() == EncodingKind::Legacy;
+    let vector = (0..i.op_count()).any(|n| i.op_register(n).is_xmm() || i.op_register(n).is_ymm());
+    match i.mnemonic() {
+        _ if !vector || size < 16 => 0,
+        M::Movups | M::Movupd | M::Movdqu | M::Lddqu => 0,
+        M::Pcmpestri | M::Pcmpestrm | M::Pcmpistri | M::Pcmpistrm => 0,
+        M::Vmovaps | M::Vmovapd | M::Vmovdqa | M::Vmovntps | M::Vmovntpd | M::Vmovntdq | M::Vmovntdqa => size,
+        _ if legacy => size,
+        _ => 0,
+    }
+}

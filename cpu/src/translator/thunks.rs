@@ -1,0 +1,165 @@
+//! The code between Rust and translated code: the way in, the ways out, and the call of [`super::handle`].
+
+use super::arena::Arena;
+use super::assembler::{Assembler, At, host};
+use super::context::{self, ANCHOR};
+use super::registers::STATIC;
+
+/// The results of translated code.
+pub mod result {
+    /// Go on (of [`super::super::handle`] only).
+    pub const GO_ON: u64 = 0;
+    /// RIP is the next block.
+    pub const NEXT: u64 = 1;
+    /// A handler ended its block; the run loop must look around.
+    pub const LEAVE: u64 = 2;
+    /// An operation did not complete.
+    pub const FAULT: u64 = 3;
+    /// The block at RIP must be interpreted: MXCSR unmasks exceptions.
+    pub const INTERPRET: u64 = 4;
+}
+
+/// Host addresses.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Thunks {
+    /// Called from Rust: goes to `target`.
+    pub enter: u64,
+    /// Jumped to with the next RIP in R15.
+    pub leave: u64,
+    /// Called with a site in R11: [`super::handle`]; returns, or leaves.
+    pub handle: u64,
+    /// Called with RIP in R15: brings the vector registers into the host's; or leaves.
+    pub vectors: u64,
+    /// Bytes of all of them.
+    pub len: usize,
+}
+
+const CALLEE_SAVED: [u8; 6] = [host::RBX, host::RBP, host::R12, host::R13, host::R14, host::R15];
+
+/// Saves the flags; destroys RAX.
+pub fn flags_to_memory(a: &mut Assembler) {
+    // LAHF; SETO AL; MOVZX EAX, AX
+    a.bytes(&[0x9f, 0x0f, 0x90, 0xc0, 0x0f, 0xb7, 0xc0]);
+    a.store(context::FLAGS, host::RAX);
+}
+
+fn save_flags(a: &mut Assembler) {
+    a.store(context::reg(host::RAX), host::RAX);
+    flags_to_memory(a);
+}
+
+/// Restores the flags; destroys RAX.
+pub fn flags_from_memory(a: &mut Assembler) {
+    a.load32(host::RAX, context::FLAGS);
+    // ADD AL, 0x7f; SAHF
+    a.bytes(&[0x04, 0x7f, 0x9e]);
+}
+
+fn restore_flags(a: &mut Assembler) {
+    flags_from_memory(a);
+    a.load(host::RAX, context::reg(host::RAX));
+}
+
+fn save_registers(a: &mut Assembler) {
+    for &(guest, host) in &STATIC[1..] {
+        a.store(context::reg(guest), host);
+    }
+}
+
+fn load_registers(a: &mut Assembler) {
+    for &(guest, host) in &STATIC[1..] {
+        a.load(host, context::reg(guest));
+    }
+}
+
+/// Brings the vector registers home, if they are not; sets the flags.
+fn save_vectors(a: &mut Assembler) {
+    a.cmp_byte_sets_flags(context::VECTORS_HOME, 0);
+    let home = a.jcc(5);
+    for n in 0..16 {
+        a.store_ymm(context::ymm(n), n);
+    }
+    a.stmxcsr(context::MXCSR);
+    a.ldmxcsr(context::HOST_MXCSR);
+    // VZEROUPPER
+    a.bytes(&[0xc5, 0xf8, 0x77]);
+    a.store_imm64(context::VECTORS_HOME, 1);
+    let here = a.here();
+    a.bind(home, here);
+}
+
+fn epilogue(a: &mut Assembler) {
+    a.lea(host::RSP, At::base(host::RSP, 8));
+    for &r in CALLEE_SAVED.iter().rev() {
+        a.pop(r);
+    }
+    a.ret();
+}
+
+/// Makes them, at the start of the arena.
+pub fn make(arena: &mut Arena) -> Thunks {
+    let origin = arena.next();
+    let mut a = Assembler::new(origin);
+    let mut t = Thunks { enter: origin, ..Thunks::default() };
+    for r in CALLEE_SAVED {
+        a.push(r);
+    }
+    a.lea(host::RSP, At::base(host::RSP, -8));
+    a.lea(host::RBP, At::base(host::RDI, ANCHOR));
+    a.store(context::TARGET, host::RSI);
+    load_registers(&mut a);
+    restore_flags(&mut a);
+    a.jmp_indirect(context::TARGET);
+
+    t.leave = origin + a.here() as u64;
+    a.store(context::RIP, host::R15);
+    save_flags(&mut a);
+    save_registers(&mut a);
+    save_vectors(&mut a);
+    a.mov_imm64(host::RAX, result::NEXT);
+    epilogue(&mut a);
+
+    t.handle = origin + a.here() as u64;
+    save_flags(&mut a);
+    save_registers(&mut a);
+    a.store(context::LIN, host::R15);
+    save_vectors(&mut a);
+    a.lea(host::RDI, At::base(host::RBP, -ANCHOR));
+    a.mov(host::RSI, host::R11);
+    a.lea(host::RSP, At::base(host::RSP, -8));
+    a.call_indirect(context::HANDLE);
+    a.lea(host::RSP, At::base(host::RSP, 8));
+    // TEST EAX, EAX
+    a.bytes(&[0x85, 0xc0]);
+    let out = a.jcc(5);
+    load_registers(&mut a);
+    restore_flags(&mut a);
+    a.ret();
+    let here = a.here();
+    a.bind(out, here);
+    a.lea(host::RSP, At::base(host::RSP, 8));
+    epilogue(&mut a);
+
+    t.vectors = origin + a.here() as u64;
+    a.load32(host::RCX, context::MXCSR);
+    a.pext(host::RCX, host::RCX, context::MASK_EXCEPTIONS);
+    a.lea(host::RCX, At::base(host::RCX, -0x3f));
+    let masked = a.jrcxz();
+    a.lea(host::RSP, At::base(host::RSP, 8));
+    a.store(context::RIP, host::R15);
+    save_flags(&mut a);
+    save_registers(&mut a);
+    a.mov_imm64(host::RAX, result::INTERPRET);
+    epilogue(&mut a);
+    a.land(masked);
+    for n in 0..16 {
+        a.load_ymm(n, context::ymm(n));
+    }
+    a.ldmxcsr(context::MXCSR);
+    a.store_imm64(context::VECTORS_HOME, 0);
+    a.ret();
+
+    t.len = a.code.len().next_multiple_of(16);
+    arena.append(&a.code);
+    t
+}

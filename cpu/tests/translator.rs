@@ -1,0 +1,289 @@
+//! The translator against the interpreter: programs of random instructions, run by both, must leave the same state.
+//!
+//! `SOFTMETAL_FUZZ=n` makes n times as many programs (and `SOFTMETAL_SEED=s` one alone).
+#![cfg(all(target_arch = "x86_64", target_os = "linux"))]
+
+use iced_x86::{
+    Decoder, DecoderOptions, Encoder, FlowControl, Formatter, Instruction, InstructionInfoFactory, IntelFormatter, Mnemonic as M, OpAccess,
+    OpKind, Register,
+};
+use softmetal_cpu::semantics::simd::V256;
+use softmetal_cpu::state::reg;
+use softmetal_cpu::testing::{CODE, Harness, RAM};
+use softmetal_cpu::{Engine, Exception, Stop};
+
+/// SplitMix64.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+    fn below(&mut self, n: usize) -> usize {
+        (self.next() % n as u64) as usize
+    }
+    fn value(&mut self) -> u64 {
+        let v = self.next();
+        match self.below(6) {
+            0 => v & 0xff,
+            1 => v as i32 as u64,
+            2 => v >> self.below(64),
+            3 => [0, 1, !0, 1 << 63, 1 << 31, 0x7fff_ffff, 0x8000, 0x80][self.below(8)],
+            _ => v,
+        }
+    }
+    /// Looks like a float or a few small integers.
+    fn float(&mut self) -> u64 {
+        match self.below(5) {
+            0 => (self.next() as i16 as f64 / 16.0).to_bits(),
+            1 => u64::from((self.next() as i16 as f32).to_bits()) << 32 | u64::from((self.next() as i8 as f32 / 3.0).to_bits()),
+            2 => f64::NAN.to_bits() | self.next() >> 20,
+            3 => [0, 1 << 63, f64::INFINITY.to_bits(), 1, 0x0010_0000_0000_0000][self.below(5)],
+            _ => self.next(),
+        }
+    }
+}
+
+/// Pages of data at whose middle the base registers point; the last ends where RAM does.
+const DATA: [u64; 2] = [0x20_0000, RAM - 0x1000];
+const BASES: [Register; 2] = [Register::RSI, Register::R14];
+
+/// A random instruction of which both engines should make the same.
+fn instruction(random: &mut Random, info: &mut InstructionInfoFactory) -> Vec<u8> {
+    loop {
+        let mut bytes: Vec<u8> = Vec::new();
+        if random.below(6) == 0 {
+            bytes.push([0x66, 0xf2, 0xf3, 0x67, 0x64, 0x66][random.below(6)]);
+        }
+        if random.below(2) == 0 {
+            bytes.push(0x40 | random.below(16) as u8);
+        }
+        match random.below(10) {
+            0..=4 => {}
+            5 => bytes.extend([0x0f, 0x38]),
+            6 => bytes.extend([0x0f, 0x3a]),
+            7 => {
+                bytes.clear();
+                bytes.extend([0xc4, (random.next() as u8 & 0xe0) | 1 + random.below(3) as u8, random.next() as u8 & 0xfb]);
+            }
+            _ => bytes.push(0x0f),
+        }
+        bytes.extend((0..14).map(|_| random.next() as u8));
+        let mut i = Decoder::with_ip(64, &bytes, 0, DecoderOptions::NONE).decode();
+        let stack = matches!(i.mnemonic(), M::Push | M::Pop) && i.op0_kind() == OpKind::Register && i.op0_register().is_gpr64();
+        let odd = i.is_invalid() || i.flow_control() != FlowControl::Next || i.is_privileged() || i.is_stack_instruction() && !stack;
+        if odd
+            || matches!(i.mnemonic(), M::Rdtsc | M::Rdtscp | M::In | M::Out | M::Sti | M::Cli | M::Popfq | M::Hlt | M::Rdrand | M::Rdseed)
+        {
+            continue;
+        }
+        if matches!(
+            i.mnemonic(),
+            M::Xlatb | M::Insb | M::Insd | M::Outsb | M::Outsd | M::Maskmovq | M::Maskmovdqu | M::Wrfsbase | M::Wrgsbase
+        ) || i.is_string_instruction()
+            || i.is_vsib()
+            || (0..i.op_count()).any(|n| i.op_register(n).is_segment_register())
+        {
+            continue;
+        }
+        if (0..i.op_count()).any(|n| i.op_kind(n) == OpKind::Memory) {
+            if matches!(i.mnemonic(), M::Fxrstor | M::Fxrstor64 | M::Xrstor | M::Xrstor64 | M::Ldmxcsr | M::Fldenv | M::Frstor | M::Fldcw)
+                && random.below(16) != 0
+            {
+                continue;
+            }
+            if i.is_ip_rel_memory_operand() {
+                let to = 0x8000 + random.below(0x2000) as u64;
+                i.set_memory_displacement64(to);
+            } else {
+                i.set_memory_base(BASES[random.below(2)]);
+                i.set_memory_index(if random.below(3) == 0 { Register::R15 } else { Register::None });
+                i.set_memory_index_scale(1 << random.below(4));
+                let aligned = i.memory_size().size() >= 16 && random.below(8) != 0;
+                let disp = (random.below(0x1100) as i64 - 0x880) & if aligned { !15 } else { !0 };
+                i.set_memory_displ_size(if (-128..128).contains(&disp) { 1 } else { 8 });
+                i.set_memory_displacement64(disp as u64);
+            }
+        }
+        let keeps = |r: Register| ![Register::RSI, Register::R14, Register::R15, Register::RSP].contains(&r.full_register());
+        let used = info.info(&i);
+        let spoils =
+            used.used_registers().iter().any(|u| u.access() != OpAccess::Read && u.access() != OpAccess::CondRead && !keeps(u.register()));
+        if spoils && !stack {
+            continue;
+        }
+        let mut encoder = Encoder::new(64);
+        if encoder.encode(&i, 0).is_ok() {
+            return encoder.take_buffer();
+        }
+    }
+}
+
+/// A loop of random instructions, some of them behind conditional jumps and in functions.
+fn program(seed: u64) -> Vec<u8> {
+    let mut random = Random(seed);
+    let mut info = InstructionInfoFactory::new();
+    let mut code = Vec::new();
+    let n = 2 + random.below(40);
+    for _ in 0..n {
+        match random.below(12) {
+            0 => {
+                // Jcc over one instruction.
+                let i = instruction(&mut random, &mut info);
+                code.extend([0x70 | random.below(16) as u8, i.len() as u8]);
+                code.extend(i);
+            }
+            1 => {
+                // CALL a function that lies here; JMP over it.
+                let i = instruction(&mut random, &mut info);
+                code.extend([0xeb, i.len() as u8 + 1]);
+                let at = code.len();
+                code.extend(i);
+                code.push(0xc3);
+                let back = at as i32 - (code.len() as i32 + 5);
+                code.push(0xe8);
+                code.extend(back.to_le_bytes());
+            }
+            _ => code.extend(instruction(&mut random, &mut info)),
+        }
+    }
+    let back = -(code.len() as i32 + 5);
+    code.push(0xe9);
+    code.extend(back.to_le_bytes());
+    code
+}
+
+#[derive(Debug, PartialEq)]
+struct Outcome {
+    stop: Stop,
+    regs: [u64; 16],
+    rip: u64,
+    flags: u64,
+    icount: u64,
+    mxcsr: u32,
+    ymm: Vec<V256>,
+    fpu: Vec<u8>,
+    exception: Option<(u64, Exception)>,
+    memory: u64,
+}
+
+fn run(engine: Engine, seed: u64, code: &[u8], n: u64, slice: u64) -> (Outcome, u64) {
+    let mut h = Harness::long().code(code);
+    h.p.set_engine(engine).unwrap();
+    let mut random = Random(seed ^ 0x5555);
+    for r in 0..16 {
+        let v = random.value();
+        if r != reg::RSP {
+            h.set_reg(r, v);
+        }
+    }
+    h.set_reg(reg::RSI, DATA[0] + 0x800);
+    h.set_reg(14, DATA[1] + 0x800);
+    h.set_reg(15, random.below(64) as u64);
+    for y in &mut h.p.cpu.state.ymm.0 {
+        for part in y.0.chunks_mut(8) {
+            part.copy_from_slice(&random.float().to_le_bytes());
+        }
+    }
+    for page in DATA {
+        for at in (page..page + 0x1000).step_by(8) {
+            let v = if random.below(2) == 0 { random.float() } else { random.value() };
+            h.set_u64(at, v);
+        }
+    }
+    let mut left = n;
+    let stop = loop {
+        let now = left.min(slice);
+        left -= now;
+        let stop = h.run(now);
+        if stop != Stop::Budget || left == 0 {
+            break stop;
+        }
+    };
+    let mut memory = 0u64;
+    for at in DATA.into_iter().flat_map(|p| (p..p + 0x1000).step_by(8)).chain((0..0x2_2000).step_by(8)) {
+        memory = (memory ^ h.u64(at)).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(23);
+    }
+    let s = &h.p.cpu.state;
+    let outcome = Outcome {
+        stop,
+        regs: s.regs[..16].try_into().unwrap(),
+        rip: s.rip,
+        flags: h.flags(),
+        icount: s.icount,
+        mxcsr: s.mxcsr,
+        ymm: s.ymm.0.to_vec(),
+        fpu: postcard::to_stdvec(&s.fpu).unwrap(),
+        exception: h.exception(),
+        memory,
+    };
+    (outcome, h.p.blocks_translated())
+}
+
+fn listing(code: &[u8]) -> String {
+    let mut formatter = IntelFormatter::new();
+    let mut text = String::new();
+    let mut i = Instruction::default();
+    let mut decoder = Decoder::with_ip(64, code, CODE, DecoderOptions::NONE);
+    while decoder.can_decode() {
+        decoder.decode_out(&mut i);
+        let mut line = String::new();
+        formatter.format(&i, &mut line);
+        text += &format!("{:#x} {line}\n", i.ip());
+    }
+    text
+}
+
+/// Finds the first instruction after which the engines differ.
+fn explain(seed: u64, code: &[u8], most: u64) -> String {
+    let differ = |n| run(Engine::Interpreter, seed, code, n, u64::MAX).0 != run(Engine::Translator, seed, code, n, u64::MAX).0;
+    let (mut same, mut different) = (0, most);
+    while different - same > 1 {
+        let middle = same + (different - same) / 2;
+        if differ(middle) { different = middle } else { same = middle }
+    }
+    let before = run(Engine::Interpreter, seed, code, same, u64::MAX).0;
+    let right = run(Engine::Interpreter, seed, code, different, u64::MAX).0;
+    let wrong = run(Engine::Translator, seed, code, different, u64::MAX).0;
+    let lines = |o: &Outcome| format!("{o:#x?}").lines().map(str::to_owned).collect::<Vec<_>>();
+    let differences: Vec<_> = lines(&right)
+        .iter()
+        .zip(lines(&wrong).iter().chain(std::iter::repeat(&String::new())))
+        .enumerate()
+        .filter(|(_, (a, b))| a != b)
+        .map(|(n, (a, b))| format!("line {n}: {} / {}", a.trim(), b.trim()))
+        .take(12)
+        .collect();
+    let at = format!("{:#x} ", before.rip);
+    let text = listing(code);
+    let culprit = text.lines().find(|l| l.starts_with(&at)).unwrap_or(&at);
+    let shown = if std::env::var_os("SOFTMETAL_SEED").is_some() { format!("{text}{before:x?}") } else { String::new() };
+    format!("seed {seed}, instruction {different}: {culprit}; flags before {:#x}: {differences:#?}\n{shown}", before.flags)
+}
+
+#[test]
+fn random_programs_leave_the_same_state() {
+    let times = std::env::var("SOFTMETAL_FUZZ").ok().and_then(|v| v.parse().ok()).unwrap_or(1);
+    let alone = std::env::var("SOFTMETAL_SEED").ok().and_then(|v| v.parse().ok());
+    let seeds = alone.map_or(0..500 * times, |s| s..s + 1);
+    let (mut translated, mut long, mut failures) = (0, 0, Vec::new());
+    for seed in seeds {
+        let code = program(seed);
+        let (right, _) = run(Engine::Interpreter, seed, &code, 3000, u64::MAX);
+        let slice = if seed % 4 == 0 { 150 } else { u64::MAX };
+        let (got, blocks) = run(Engine::Translator, seed, &code, 3000, slice);
+        translated += blocks;
+        long += u64::from(right.icount == 3000);
+        if got != right {
+            failures.push(explain(seed, &code, 3000));
+            if failures.len() >= 25 {
+                break;
+            }
+        }
+    }
+    assert!(failures.is_empty(), "{}", failures.join("\n\n"));
+    assert!(translated > 100 && long > 100 || alone.is_some(), "{translated} blocks, {long} programs that did not fault");
+}
