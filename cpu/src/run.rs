@@ -649,7 +649,7 @@ impl Cpu {
     /// What asks for attention now: all but an interrupt request that IF holds off. Instructions that change IF end their
     /// block, so that a request which waits is met right after them.
     #[inline(always)]
-    fn wanted(&self) -> u32 {
+    pub(crate) fn wanted(&self) -> u32 {
         let held_off = if self.state.eflags & flags::IF == 0 { attention::INTR } else { 0 };
         self.attention.bits() & !held_off
     }
@@ -657,14 +657,6 @@ impl Cpu {
     #[inline(always)]
     fn retire(&mut self, n: u64) {
         self.state.icount += n + std::mem::take(&mut self.repeat_extra);
-    }
-
-    /// What is asked of the processor and can be granted now: no interrupt while interrupts are masked.
-    #[inline(always)]
-    pub(crate) fn wanted(&self) -> u32 {
-        let bits = self.attention.bits();
-        let masked = bits == attention::INTR && self.state.eflags & flags::IF == 0 && !self.state.halted;
-        if masked { 0 } else { bits }
     }
 
     /// What tells apart, within a mode and a stamp, where code is: the linear address, to which 2^32 may have been added.

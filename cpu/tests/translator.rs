@@ -67,7 +67,7 @@ fn instruction(random: &mut Random, info: &mut InstructionInfoFactory) -> Vec<u8
             6 => bytes.extend([0x0f, 0x3a]),
             7 => {
                 bytes.clear();
-                bytes.extend([0xc4, (random.next() as u8 & 0xe0) | 1 + random.below(3) as u8, random.next() as u8 & 0xfb]);
+                bytes.extend([0xc4, (random.next() as u8 & 0xe0) | (1 + random.below(3) as u8), random.next() as u8 & 0xfb]);
             }
             _ => bytes.push(0x0f),
         }

@@ -91,19 +91,12 @@ pub fn unimplemented(cpu: &mut Cpu, op: &Op, rest: &[Op]) -> Exit {
     })
 }
 
-/// A valid instruction that this model does not have: #UD.
-pub fn absent(cpu: &mut Cpu, op: &Op, rest: &[Op]) -> Exit {
-    step(cpu, op, rest, |cpu, op| {
-        let rip = cpu.this_rip(op);
-        cpu.log_unusual(Level::Debug, "instruction not offered by this processor model: #UD", rip);
-        Err(cpu.ud())
-    })
-}
-
 /// Whether the handler is one that stands for an instruction that cannot be carried out.
 #[must_use]
 pub fn is_refusal(handler: crate::op::Handler) -> bool {
-    [invalid, unimplemented, absent, vector::unavailable].into_iter().any(|h| std::ptr::fn_addr_eq(handler, h as crate::op::Handler))
+    [invalid, unimplemented, vector::without_sse, vector::without_avx]
+        .into_iter()
+        .any(|h| std::ptr::fn_addr_eq(handler, h as crate::op::Handler))
 }
 
 /// Whether a block must end after this instruction although control flow goes on: its handler uses [`crate::op::last`].

@@ -119,7 +119,7 @@ pub(crate) fn unavailable_in(mode: Mode, i: &Instruction) -> Option<Handler> {
 
 /// Takes the place of an SSE instruction while it is not available: #UD where the system has not enabled SSE, #NM where
 /// the registers may be another task's (SDM 3A, table 14-1).
-fn without_sse(cpu: &mut Cpu, op: &Op, rest: &[Op]) -> Exit {
+pub(crate) fn without_sse(cpu: &mut Cpu, op: &Op, rest: &[Op]) -> Exit {
     step(cpu, op, rest, |cpu, _| {
         let s = &cpu.state;
         let off = s.cr0 & bits::CR0_EM != 0 || s.cr4 & bits::CR4_OSFXSR == 0;
@@ -129,7 +129,7 @@ fn without_sse(cpu: &mut Cpu, op: &Op, rest: &[Op]) -> Exit {
 
 /// Takes the place of a VEX-encoded vector instruction: #UD where the system has not enabled AVX, else #NM; CR0.EM and
 /// CR4.OSFXSR do not matter (SDM 2, 2.4).
-fn without_avx(cpu: &mut Cpu, op: &Op, rest: &[Op]) -> Exit {
+pub(crate) fn without_avx(cpu: &mut Cpu, op: &Op, rest: &[Op]) -> Exit {
     step(cpu, op, rest, |cpu, _| {
         let enabled = cpu.avx_enabled();
         Err(cpu.raise(if enabled { vector::NM } else { vector::UD }))
