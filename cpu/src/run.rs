@@ -646,11 +646,12 @@ impl Processor {
 }
 
 impl Cpu {
-    /// What asks for attention now: all but an interrupt request that IF holds off. Instructions that change IF end their
-    /// block, so that a request which waits is met right after them.
+    /// What asks for attention now: all but an interrupt request that IF holds off from a processor that runs (one that
+    /// sleeps in MWAIT may be woken by it). Instructions that change IF end their block, so that a request which waits is
+    /// met right after them.
     #[inline(always)]
     pub(crate) fn wanted(&self) -> u32 {
-        let held_off = if self.state.eflags & flags::IF == 0 { attention::INTR } else { 0 };
+        let held_off = if self.state.eflags & flags::IF == 0 && !self.state.halted { attention::INTR } else { 0 };
         self.attention.bits() & !held_off
     }
 
