@@ -108,12 +108,7 @@ pub fn start(args: &MachineArgs, matches: &ArgMatches, purpose: &Purpose) -> Res
     let config = |plugs| Config { memory: args.memory, model: args.cpu.0.clone(), plugs, images: images.clone() };
     let mut machine = Machine::new(config(plugs))?;
     match args.engine {
-        options::Engine::Interpreter => {}
-        options::Engine::Auto => {
-            if let Err(why) = machine.set_engine(Engine::Translator) {
-                terminal::say(&format!("softmetal: {why}; the interpreter runs, which is slower"));
-            }
-        }
+        options::Engine::Auto | options::Engine::Interpreter => {}
         options::Engine::Translator | options::Engine::Lockstep => {
             machine.set_engine(Engine::Translator).map_err(|why| UserError(format!("{why}; use --engine interpreter")))?;
             if let Some(plugs) = beside {
