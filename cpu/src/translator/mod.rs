@@ -34,7 +34,7 @@ mod registers;
 mod thunks;
 mod undefined;
 
-use iced_x86::{Decoder, DecoderOptions};
+use iced_x86::{Decoder, DecoderOptions, Instruction};
 use softmetal_bus::{GuestMemory, PAGE_SIZE};
 
 use self::arena::Arena;
@@ -44,8 +44,10 @@ use self::policy::Host;
 use self::thunks::{Thunks, result};
 use crate::block::{Block, BlockCache};
 use crate::exec;
+use crate::lower::Lower;
 use crate::op::{BLOCK_RIP, Exit, Op};
 use crate::state::Cpu;
+use crate::table;
 
 /// Times that a block is interpreted before it is translated.
 const HOT: u32 = 12;
@@ -158,11 +160,17 @@ impl Translator {
         memory.read(offset, &mut bytes).ok()?;
         let mut decoder = Decoder::with_ip(64, &bytes, start.into(), DecoderOptions::NONE);
         let instructions: Vec<_> = block.ops.iter().map(|_| decoder.decode()).collect();
+        // On a model without the one, the bytes of TZCNT are those of BSF: what counts is the handler.
+        let own =
+            |i: &Instruction| table::find(i.mnemonic()).and_then(|row| (row.lower)(&Lower::new(i, block.mode, 0, exec::unimplemented)));
         let available: Vec<bool> = block
             .ops
             .iter()
             .zip(&instructions)
-            .map(|(op, i)| !i.is_invalid() && i.len() == usize::from(op.len) && !exec::is_refusal(op.handler))
+            .map(|(op, i)| {
+                let same = !i.is_invalid() && own(i).is_some_and(|own| std::ptr::fn_addr_eq(own.handler, op.handler));
+                same && i.len() == usize::from(op.len) && !exec::is_refusal(op.handler)
+            })
             .collect();
         let ops = block.ops.clone();
         let site = |op: &Op, missed| Site { op: &raw const *op, run: 1, start, missed };
