@@ -231,7 +231,7 @@ impl Bios<'_> {
             let n = (count - done).min(CHUNK / target.block);
             let chunk = &mut bytes[..(n * target.block) as usize];
             let at = target.offset + (block + done) * target.block;
-            let address = linear + done * target.block;
+            let address = linear.wrapping_add(done * target.block);
             let moved = match how {
                 Transfer::Read => target.disk.read_at(at, chunk).map(|()| self.store(address, chunk)),
                 Transfer::Write => {
@@ -333,7 +333,7 @@ impl Bios<'_> {
         self.regs.a.set_x(0);
         self.regs.b.set_x(if drive < FIRST_DISK { kind_code.into() } else { self.regs.b.x() });
         self.regs.c.set_x(last << 8 | (last >> 2 & 0xC0) | sectors as u16);
-        self.regs.d.set_x((heads as u16 - 1) << 8 | u16::from(count));
+        self.regs.d.set_x((heads as u16).wrapping_sub(1) << 8 | u16::from(count));
         if drive < FIRST_DISK {
             self.regs.es = Seg::real(SEGMENT);
             self.regs.di.set_x(at::FLOPPY_PARAMETERS);
@@ -388,7 +388,7 @@ impl Bios<'_> {
             Err(e) => (0, Err(e)),
         };
         if result.1.is_err() {
-            self.set(at + 2, &(result.0 as u16).to_le_bytes());
+            self.set(at.wrapping_add(2), &(result.0 as u16).to_le_bytes());
         }
         result.1
     }

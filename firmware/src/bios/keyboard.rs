@@ -31,6 +31,8 @@ const BREAK: u8 = 0x80;
 /// What marks a key that the first keyboards did not have.
 const EXTENDED: u8 = 0xE0;
 const NONE: u16 = 0;
+/// More than the buffer holds.
+const MOST_KEYS: u32 = 128;
 
 /// What a key gives: plain, with Shift, with Ctrl, with Alt; scan code in the high byte, character in the low one.
 type Key = [u16; 4];
@@ -250,7 +252,10 @@ impl Bios<'_> {
 
     fn after(&mut self, at: u16) -> u16 {
         let (start, end) = (self.bda16(data::KEY_START), self.bda16(data::KEY_END));
-        if at.wrapping_add(2) >= end { start } else { at + 2 }
+        match at.checked_add(2) {
+            Some(next) if next < end => next,
+            _ => start,
+        }
     }
 
     /// Puts a key into the buffer. False, and it is lost, if there is no room.
@@ -267,7 +272,8 @@ impl Bios<'_> {
 
     /// The next key, as the enhanced services give it or as the old ones do; keys unknown to the old ones are dropped.
     fn next_key(&mut self, enhanced: bool) -> Option<u16> {
-        loop {
+        // The guest may have put head and tail where they never meet.
+        for _ in 0..MOST_KEYS {
             let head = self.bda16(data::KEY_HEAD);
             if head == self.bda16(data::KEY_TAIL) {
                 return None;
@@ -285,6 +291,7 @@ impl Bios<'_> {
                 _ => return Some(key),
             }
         }
+        None
     }
 
     fn drop_key(&mut self) {

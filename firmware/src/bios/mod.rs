@@ -36,6 +36,8 @@ mod registers;
 pub mod rom;
 mod serial;
 mod system;
+#[cfg(test)]
+mod tests;
 mod text;
 mod vbe;
 mod video;

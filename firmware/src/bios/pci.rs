@@ -168,7 +168,7 @@ impl Bios<'_> {
     fn give_routes(&mut self) -> u8 {
         let routes = routes(self.host.layout()).concat();
         let buffer = self.regs.es.at(self.regs.di.x());
-        let (room, offset, segment) = (self.get16(buffer), self.get16(buffer + 2), self.get16(buffer + 4));
+        let (room, offset, segment) = (self.get16(buffer), self.get16(buffer.wrapping_add(2)), self.get16(buffer.wrapping_add(4)));
         self.set(buffer, &(routes.len() as u16).to_le_bytes());
         if usize::from(room) < routes.len() {
             return code::BUFFER_TOO_SMALL;

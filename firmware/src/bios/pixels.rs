@@ -27,7 +27,9 @@ enum Kind {
 impl Surface {
     /// A linear mode's.
     pub fn linear(width: u32, height: u32, bits: u16, stride: u64) -> Self {
-        Self { width, height, layout: Kind::Linear(u64::from(bits).div_ceil(8)), stride, start: 0 }
+        // No more than the adapter has, even where its registers do not answer.
+        let (width, height) = (width.min(2560), height.min(1600));
+        Self { width, height, layout: Kind::Linear(u64::from(bits).div_ceil(8).clamp(1, 4)), stride, start: 0 }
     }
 }
 
@@ -185,6 +187,8 @@ impl Bios<'_> {
         let shift = u32::from(lines) * height;
         let color = self.ink(&s, attribute);
         let whole = left == 0 && right == s.width;
+        // A row that is clear already, to be copied.
+        let mut blank: Option<Row> = None;
         for n in 0..bottom.saturating_sub(top) {
             let to = if up { top + n } else { bottom - 1 - n };
             let from = if up { Some(to + shift).filter(|y| *y < bottom) } else { to.checked_sub(shift).filter(|y| *y >= top) };
@@ -200,7 +204,14 @@ impl Bios<'_> {
                         self.set_pixel(&s, x, to, color, false);
                     }
                 }
-                None => (left..right).for_each(|x| self.set_pixel(&s, x, to, color, false)),
+                None if whole && blank.is_some() => {
+                    let (at, _) = place(&s, 0, to);
+                    self.host.write_video(at, blank.as_deref().unwrap_or_default());
+                }
+                None => {
+                    (left..right).for_each(|x| self.set_pixel(&s, x, to, color, false));
+                    blank = whole.then(|| self.row(&s, to));
+                }
             }
         }
     }

@@ -7,6 +7,8 @@ use super::{Bios, Seg, data};
 const CELL: u64 = 8;
 /// Cells that the VGA's 32 KiB of text hold.
 const CELLS: u64 = 0x4000;
+/// More characters of a string than any screen holds.
+const MOST_CHARACTERS: u16 = 0x2000;
 const BELL: u8 = 7;
 const BACKSPACE: u8 = 8;
 const LINE_FEED: u8 = 10;
@@ -27,7 +29,7 @@ impl Bios<'_> {
     }
     /// The last row.
     pub(super) fn last_row(&mut self) -> u8 {
-        self.bda8(data::ROWS)
+        self.bda8(data::ROWS).min(0xFE)
     }
     fn page(&mut self) -> u8 {
         self.bda8(data::PAGE) & 7
@@ -129,6 +131,10 @@ impl Bios<'_> {
         let page = self.page();
         let first = self.cell(page, 0, top);
         let row = u64::from(columns);
+        if row * u64::from(height) > CELLS {
+            log::debug!(target: "bios", "a screen of {columns} by {height} characters is not scrolled");
+            return;
+        }
         let mut cells = self.read_cells(first, row * u64::from(height));
         // What else is in a cell's bytes stays where it is.
         let at = |row: u8, column: u8| (usize::from(row) * usize::from(columns) + usize::from(column)) * CELL as usize;
@@ -220,7 +226,7 @@ impl Bios<'_> {
         let before = self.cursor(page);
         self.set_cursor(page, column, row);
         let step = if mode & 2 != 0 { 2 } else { 1 };
-        for n in 0..self.regs.c.x() {
+        for n in 0..self.regs.c.x().min(MOST_CHARACTERS) {
             let at = self.regs.es.at(self.regs.bp.x().wrapping_add(n.wrapping_mul(step)));
             let character = self.get8(at);
             let attribute = if step == 2 { self.get8(at.wrapping_add(1)) } else { attribute };
@@ -246,7 +252,7 @@ impl Bios<'_> {
 
     /// A far pointer in memory.
     pub(super) fn far(&mut self, linear: u32) -> u32 {
-        let [offset, segment] = [0, 2].map(|at| self.get16(linear + at));
+        let [offset, segment] = [0, 2].map(|at| self.get16(linear.wrapping_add(at)));
         Seg::real(segment).at(offset)
     }
 }

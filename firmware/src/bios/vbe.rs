@@ -256,7 +256,7 @@ impl Bios<'_> {
             return false;
         }
         let (bits, width) = (self.dispi(dispi::BPP), self.dispi(dispi::XRES));
-        let bytes = bits.div_ceil(8).max(1);
+        let bytes = bits.div_ceil(8).clamp(1, 4);
         let most = ((self.host.video_len() / u64::from(self.dispi(dispi::YRES).max(1)) / u64::from(bytes)).min(0x7FF8)) as u16;
         let wanted = match self.regs.b.l() {
             0 => Some(self.regs.c.x()),
@@ -265,11 +265,11 @@ impl Bios<'_> {
             _ => return false,
         };
         if let Some(pixels) = wanted {
-            let pixels = pixels.max(width).next_multiple_of(8);
+            let pixels = pixels.max(width);
             if pixels > most {
                 return false;
             }
-            self.set_dispi(dispi::VIRTUAL_WIDTH, pixels);
+            self.set_dispi(dispi::VIRTUAL_WIDTH, pixels.next_multiple_of(8));
         }
         let pixels = if self.regs.b.l() == 3 { most } else { self.dispi(dispi::VIRTUAL_WIDTH) };
         let line = stride(pixels, bits);

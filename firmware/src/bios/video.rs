@@ -362,7 +362,7 @@ impl Bios<'_> {
         let last = rows * u16::from(height) - 1;
         self.crtc(0x12, last as u8);
         let columns = self.columns();
-        self.set_bda16(data::PAGE_BYTES, (rows * columns * 2 + 255) & !255);
+        self.set_bda16(data::PAGE_BYTES, rows.saturating_mul(columns * 2).saturating_add(255) & !255);
         let (start, end) = if height > 8 { (height - 3, height - 2) } else { (height.saturating_sub(2), height - 1) };
         self.crtc(0x0A, start);
         self.crtc(0x0B, end);

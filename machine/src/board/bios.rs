@@ -35,7 +35,7 @@ impl Board {
             let inside = addr % PAGE_SIZE as u64;
             match self.page(addr - inside) {
                 PageKind::Memory { offset, .. } if self.around.memory.read(offset + inside, buf).is_ok() => {}
-                _ => (addr..).zip(buf).for_each(|(addr, byte)| *byte = self.read(at, addr, 1) as u8),
+                _ => (0..).zip(buf).for_each(|(n, byte)| *byte = self.read(at, addr + n, 1) as u8),
             }
         }
     }
@@ -47,7 +47,7 @@ impl Board {
             let inside = addr % PAGE_SIZE as u64;
             match self.page(addr - inside) {
                 PageKind::Memory { offset, writable: true } if self.around.memory.write(offset + inside, bytes).is_ok() => {}
-                _ => (addr..).zip(bytes).for_each(|(addr, byte)| self.write(at, addr, 1, (*byte).into())),
+                _ => (0..).zip(bytes).for_each(|(n, byte)| self.write(at, addr + n, 1, (*byte).into())),
             }
         }
     }
