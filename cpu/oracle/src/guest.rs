@@ -87,6 +87,8 @@ impl Guest {
             h.set_mem(HANDLERS + 16 * vector, &[0xf4]);
         }
         h.set_u64(TSS + 4, KERNEL + KERNEL_STACK);
+        // No I/O permission bitmap.
+        h.set_mem(TSS + 102, &0x68u16.to_le_bytes());
         // User space holds the region and nothing else.
         h.set_u64(TABLES, (TABLES + 0x1000) | 7);
         h.set_u64(TABLES + 8 * 256, (testing::TABLES + 0x1000) | 3);
