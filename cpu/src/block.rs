@@ -387,7 +387,9 @@ pub fn decode(bytes: &[u8], mode: Mode, forms: &Forms, extent: Extent, out: &mut
                     break;
                 }
             }
-            let mut op = Lower::new(&Instruction::default(), mode, ordinal, exec::invalid).op;
+            // With 15 bytes at hand, what the decoder misses would be the 16th.
+            let handler = if decoder.last_error() == DecoderError::NoMoreBytes { exec::too_long } else { exec::invalid };
+            let mut op = Lower::new(&Instruction::default(), mode, ordinal, handler).op;
             (op.offset, op.len) = (covered as u16, (bytes.len() - covered).min(MAX_LEN) as u8);
             ops.push(op);
             covered += usize::from(op.len);

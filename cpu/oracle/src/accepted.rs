@@ -1,8 +1,9 @@
 //! What may differ between processors, and why; each with its source.
 
-use iced_x86::{Instruction, Mnemonic as M, OpKind, RflagsBits};
+use iced_x86::{Code, Instruction, MemorySize, Mnemonic as M, OpKind, Register, RflagsBits};
 
-use crate::case::Case;
+use crate::case::{Case, Outcome, PAGE, REGION};
+use crate::generate::address;
 
 /// Instructions that are not compared at all, and why.
 #[must_use]
@@ -11,21 +12,50 @@ pub fn excluded(i: &Instruction) -> Option<&'static str> {
         M::Rdtsc | M::Rdtscp => "counts time",
         M::Rdrand | M::Rdseed => "random",
         M::Cpuid | M::Xgetbv | M::Rdpid => "tells which processor it is",
-        M::Sgdt | M::Sidt | M::Sldt | M::Str | M::Smsw => "Linux emulates them where UMIP makes them fault (its arch/x86/kernel/umip.c)",
+        M::Sgdt | M::Sidt | M::Sldt | M::Str | M::Smsw => "Linux emulates them where UMIP makes them fault",
         M::Syscall | M::Sysenter => "calls the host's system",
-        M::Int if i.immediate8() == 0x80 => "calls the host's system",
+        M::Int if matches!(i.immediate8(), 0x80 | 3 | 4) => "calls the host's system, or is INT3 or INTO in disguise",
+        M::Int1 => "a hypervisor may deliver it as a fault",
         M::Xsave | M::Xsave64 | M::Xsaveopt | M::Xsaveopt64 | M::Xsavec | M::Xsavec64 | M::Xrstor | M::Xrstor64 => {
             "the components are those of the host's XCR0"
         }
         M::Rdpmc => "CR4.PCE is the host's",
         M::Xbegin | M::Xend | M::Xabort | M::Xtest => "transactions end when they like",
-        M::Lsl | M::Lar | M::Verr | M::Verw if false => "",
-        _ => return None,
+        M::Rdpkru | M::Wrpkru => "CR4.PKE is the host's",
+        M::Tpause | M::Umwait | M::Umonitor => "they wait, or tell how long the host lets them",
+        M::Sysret | M::Sysretq | M::Sysexit | M::Sysexitq => "outside of 64-bit mode, or at level 3, #UD or #GP (SDM 2, SYSRET; APM 3, SYSRET)",
+        // APM 3, CALL far, JMP far, LSS: no 64-bit offsets.
+        _ if matches!(i.memory_size(), MemorySize::SegPtr64) => "AMD's processors have no far pointers with 64-bit offsets",
+        _ => match i.code() {
+            Code::Reservednop_rm16_r16_0F0D | Code::Reservednop_rm32_r32_0F0D | Code::Reservednop_rm64_r64_0F0D => {
+                "#UD with AMD (APM 3, PREFETCH)"
+            }
+            Code::Call_m1664 | Code::Jmp_m1664 | Code::Lss_r64_m1664 | Code::Lfs_r64_m1664 | Code::Lgs_r64_m1664 => {
+                "AMD's processors have no far pointers with 64-bit offsets"
+            }
+            _ => return None,
+        },
     })
 }
 
+/// A 66 prefix before a near branch in 64-bit mode: Intel's processors ignore it, AMD's cut RIP to 16 bits
+/// (SDM 2, CALL: "operand size is forced to 64 bits"; APM 3, 1.2.3).
+#[must_use]
+pub fn narrow_branch(i: &Instruction, bits: u32, bytes: &[u8]) -> bool {
+    let near = i.is_jmp_short_or_near()
+        || i.is_jcc_short_or_near()
+        || i.is_call_near()
+        || i.is_jmp_near_indirect()
+        || i.is_call_near_indirect()
+        || i.is_loop()
+        || i.is_loopcc()
+        || i.is_jcx_short()
+        || i.mnemonic() == M::Ret;
+    bits == 64 && near && bytes.contains(&0x66)
+}
+
 /// What is not compared in a case.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Ignored {
     /// Flags.
     pub flags: u64,
@@ -40,27 +70,15 @@ pub struct Ignored {
     /// Vector registers, as bits.
     pub vectors: u16,
     /// Memory: from this offset in the region, so many bytes.
-    pub memory: Option<(u64, u64)>,
+    pub memory: Vec<(u64, u64)>,
     /// Bases of FS and GS.
     pub bases: bool,
     /// The kind of exception.
     pub event: bool,
-}
-
-impl Default for Ignored {
-    fn default() -> Self {
-        Self {
-            flags: 0,
-            gpr: [0; 16],
-            status: 0,
-            st: false,
-            pointers: false,
-            vectors: 0,
-            memory: None,
-            bases: false,
-            event: false,
-        }
-    }
+    /// Its error code and address.
+    pub address: bool,
+    /// The instruction pointer.
+    pub rip: bool,
 }
 
 /// RFLAGS bits of iced's.
@@ -77,30 +95,112 @@ fn flags(iced: u32) -> u64 {
     pairs.iter().filter(|(f, _)| iced & f != 0).map(|(_, bit)| 1u64 << bit).sum()
 }
 
-/// What manufacturers leave open of an instruction that completes.
+/// The processor that Linux runs on lets the x87 pointers be 0 while no exception is pending (APM 3, FXSAVE).
+fn pointers_hidden(host: &Outcome) -> bool {
+    host.end.x87[2] & 0x80 == 0 && host.end.x87[8..24].iter().all(|b| *b == 0)
+}
+
+/// What manufacturers leave open in a case.
 #[must_use]
-pub fn ignored(i: &Instruction, case: &Case) -> Ignored {
-    let _ = case;
-    let mut ignored = Ignored { flags: flags(i.rflags_undefined()), ..Ignored::default() };
+pub fn ignored(i: &Instruction, case: &Case, host: &Outcome, guest: &Outcome) -> Ignored {
+    let mut ignored = Ignored { pointers: pointers_hidden(host), ..Ignored::default() };
+    let m = i.mnemonic();
+    let operand = (0..i.op_count()).find(|n| i.op_kind(*n) == OpKind::Memory).and_then(|n| address(case, i, n));
+    let size = i.memory_size().size() as u64;
+    let image = matches!(
+        i.memory_size(),
+        MemorySize::FpuEnv14
+            | MemorySize::FpuEnv28
+            | MemorySize::FpuState94
+            | MemorySize::FpuState108
+            | MemorySize::Fxsave_512Byte
+            | MemorySize::Fxsave64_512Byte
+    );
+    let faulted = host.vector != 3 && guest.vector != 3;
+    if faulted {
+        // In which order the parts of an image are reached is not defined, nor which part faults first.
+        if image {
+            (ignored.event, ignored.memory) = (true, operand.map(|at| vec![(at, size)]).unwrap_or_default());
+        }
+        // AMD's processors write the frame of a far call before they check its target (APM 2, 8.2.14, says nothing of it).
+        if m == M::Call && (i.is_call_far() || i.is_call_far_indirect()) {
+            let top = (case.start.gpr[4] & if case.bits == 16 { 0xffff } else { u64::MAX }).wrapping_sub(case.code_base());
+            ignored.memory = vec![(top.wrapping_sub(32), 32)];
+        }
+        // An opcode that is none, at the end of a page: whether the next byte is fetched first.
+        let end = case.code_offset() % PAGE + u64::from(case.len) >= PAGE;
+        if (i.is_invalid() || matches!(m, M::Ud0 | M::Ud1)) && end && [host.vector, guest.vector].iter().all(|v| matches!(v, 6 | 14)) {
+            ignored.event = true;
+        }
+    }
+    if host.vector != 3 && host.end.rip == case.start.rip && host.vector != 14 {
+        return ignored;
+    }
     let undefined = i.rflags_undefined();
+    ignored.flags |= flags(undefined);
     for (bit, status) in [(RflagsBits::C0, 8), (RflagsBits::C1, 9), (RflagsBits::C2, 10), (RflagsBits::C3, 14)] {
         if undefined & bit != 0 {
             ignored.status |= 1 << status;
         }
     }
-    match i.mnemonic() {
-        // SDM 1, 8.3.10: within 1 ulp; APM 1, 6.4.5.
+    match m {
+        // SDM 1, 8.3.10: within 1 ulp; APM 1, 6.4.5. Precision exceptions follow the result.
         M::Fsin | M::Fcos | M::Fsincos | M::Fptan | M::Fpatan | M::F2xm1 | M::Fyl2x | M::Fyl2xp1 => {
             ignored.st = true;
             ignored.status |= 0x222;
+            if case.start.x87[0] & 0x30 != 0x30 || m == M::Fyl2xp1 {
+                ignored.status |= 0x80bf;
+                ignored.pointers = true;
+            }
         }
+        // SDM 2, FCOMI: C1 is cleared; AMD's leave it (APM 5, FCOMI).
+        M::Fcomi | M::Fcomip | M::Fucomi | M::Fucomip => ignored.status |= 0x200,
         // SDM 2, RCPPS, RSQRTPS: a relative error of 1.5 * 2^-12.
         M::Rcpps | M::Rcpss | M::Rsqrtps | M::Rsqrtss | M::Vrcpps | M::Vrcpss | M::Vrsqrtps | M::Vrsqrtss => {
             if i.op0_kind() == OpKind::Register {
                 ignored.vectors |= 1 << i.op0_register().number();
             }
         }
+        // SDM 2, BSF, BSR: with a source of 0 the destination is undefined; AMD's leave it. BSWAP of 16 bits is undefined.
+        M::Bsf | M::Bsr if host.end.flags & 0x40 != 0 => {
+            if i.op0_register().size() != 8 {
+                ignored.gpr[i.op0_register().number()] = !0 << 32;
+            }
+        }
+        M::Bswap if i.op0_register().size() == 2 => ignored.gpr[i.op0_register().number()] = 0xffff,
+        // A count beyond 16 bits leaves result and flags undefined (SDM 2, SHLD).
+        M::Shld | M::Shrd if i.op_register(1).size() == 2 => wide_count(i, case, &mut ignored, operand),
+        // SDM 2, PUSH: a selector may be written as 16 bits, the rest of the slot is kept.
+        M::Push if i.op0_register().is_segment_register() => {
+            let top = (host.end.gpr[4] & if case.bits == 16 { 0xffff } else { u64::MAX }).wrapping_sub(case.code_base());
+            ignored.memory = vec![(top + 2, 6)];
+        }
+        // MXCSR_MASK has bit 17 with AMD (APM 1, 4.2.2); the pointers are those of the register.
+        M::Fxsave | M::Fxsave64 => ignored.memory = operand.map(|at| vec![(at + 6, 18), (at + 28, 4)]).unwrap_or_default(),
+        M::Fnstenv | M::Fnsave if ignored.pointers => {
+            let fields = match i.memory_size() {
+                MemorySize::FpuEnv14 | MemorySize::FpuState94 => (6, 8),
+                _ => (12, 16),
+            };
+            ignored.memory = operand.map(|at| vec![(at + fields.0, fields.1)]).unwrap_or_default();
+        }
         _ => {}
     }
+    // A null selector makes the base 0 with Intel and keeps it with AMD (APM 2, 4.5.3).
+    if i.op0_register() == Register::FS || i.op0_register() == Register::GS || matches!(m, M::Lfs | M::Lgs) {
+        ignored.bases = host.end.selectors[4] < 4 || host.end.selectors[5] < 4;
+    }
+    let _ = REGION;
     ignored
+}
+
+fn wide_count(i: &Instruction, case: &Case, ignored: &mut Ignored, operand: Option<u64>) {
+    let count = if i.op2_kind() == OpKind::Register { case.start.gpr[1] as u8 } else { i.immediate8() } & 31;
+    if count > 16 {
+        ignored.flags |= 0x8d5;
+        match operand {
+            Some(at) => ignored.memory = vec![(at, 2)],
+            None => ignored.gpr[i.op0_register().number()] = 0xffff,
+        }
+    }
 }

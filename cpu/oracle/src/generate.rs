@@ -83,9 +83,12 @@ impl<'a> Maker<'a> {
         self.prefixes(&mut instruction);
         self.place_code(&mut instruction)?;
         let bytes = self.encode(&instruction)?;
-        let bytes = self.mutate(bytes);
+        let mut bytes = self.mutate(bytes);
         let instruction = self.decode(&bytes);
-        if accepted::excluded(&instruction).is_some() {
+        if !instruction.is_invalid() {
+            bytes.truncate(instruction.len());
+        }
+        if accepted::excluded(&instruction).is_some() || accepted::narrow_branch(&instruction, self.bits, &bytes) {
             return None;
         }
         self.case.len = bytes.len() as u32;
@@ -141,7 +144,7 @@ impl<'a> Maker<'a> {
         if self.r.percent(20) {
             start.mxcsr &= !((self.r.next() as u32 & 0x3f) << 7);
         }
-        values::fill(self.r, &mut start.memory);
+        values::background(self.r, &mut start.memory);
     }
 
     fn x87(&mut self) {
@@ -685,25 +688,7 @@ impl<'a> Maker<'a> {
     /// The offset in the region of the memory operand.
     fn effective(&self, i: &Instruction) -> Option<u64> {
         let n = (0..i.op_count()).find(|n| i.op_kind(*n) == OpKind::Memory)?;
-        let start = &self.case.start;
-        let linear = i.virtual_address(n, 0, |register, _, _| {
-            Some(match register {
-                R::FS => start.fs_base,
-                R::GS => start.gs_base,
-                _ if register.is_segment_register() => REGION - self.base(),
-                _ if register.is_gpr() => {
-                    let v = start.gpr[register.number()];
-                    match register.size() {
-                        1 => v & 0xff,
-                        2 => v & 0xffff,
-                        4 => v & 0xffff_ffff,
-                        _ => v,
-                    }
-                }
-                _ => return None,
-            })
-        })?;
-        Some(linear.wrapping_sub(REGION))
+        address(&self.case, i, n)
     }
 
     fn equal_accumulator(&mut self, i: &Instruction) {
@@ -840,7 +825,7 @@ impl<'a> Maker<'a> {
             }
             _ => match element(size) {
                 Some(kind @ (Kind::Single | Kind::Double | Kind::Half)) => values::fill_kind(self.r, kind, &mut bytes),
-                Some(kind) if self.r.percent(50) => values::fill_kind(self.r, kind, &mut bytes),
+                Some(kind) => values::fill_kind(self.r, kind, &mut bytes),
                 _ if i.mnemonic() == M::Ldmxcsr => {
                     let v = self.case.start.mxcsr ^ self.r.next() as u32 & 0x1ffff & self.r.next() as u32;
                     bytes.copy_from_slice(&v.to_le_bytes());
@@ -889,6 +874,25 @@ impl<'a> Maker<'a> {
             self.case.start.put(at.wrapping_add(n as u64 * size), &word.to_le_bytes()[..size as usize]);
         }
     }
+}
+
+/// The offset in the region of memory operand `n`.
+#[must_use]
+pub fn address(case: &Case, i: &Instruction, n: u32) -> Option<u64> {
+    let start = &case.start;
+    let linear = i.virtual_address(n, 0, |register, _, _| {
+        Some(match register {
+            R::FS => start.fs_base,
+            R::GS => start.gs_base,
+            _ if register.is_segment_register() => REGION - case.code_base(),
+            _ if register.is_gpr() => {
+                let v = start.gpr[register.full_register().number()];
+                v & u64::MAX >> (64 - 8 * register.size())
+            }
+            _ => return None,
+        })
+    })?;
+    Some(linear.wrapping_sub(REGION))
 }
 
 /// Decodes the first instruction of `bytes`.

@@ -160,8 +160,9 @@ impl Guest {
             s.segments[n] = Self::segment(start.selectors[n], base);
             s.bases[n] = s.segments[n].base;
         }
-        for (to, from) in s.xmm.iter_mut().zip(&start.xmm).chain(s.ymm_high.iter_mut().zip(&start.ymm)) {
-            to.0 = *from;
+        for (to, (low, high)) in s.ymm.0.iter_mut().zip(start.xmm.iter().zip(&start.ymm)) {
+            to.0[..16].copy_from_slice(low);
+            to.0[16..].copy_from_slice(high);
         }
         s.mxcsr = start.mxcsr;
         s.fpu.fxrstor_image(&start.x87, true);
@@ -198,8 +199,9 @@ impl Guest {
         end.selectors[seg::CS] = self.harness.u64(frame + 8) as u16;
         end.selectors[seg::SS] = self.harness.u64(frame + 32) as u16;
         (end.fs_base, end.gs_base) = (s.bases[seg::FS], s.bases[seg::GS]);
-        for (from, to) in s.xmm.iter().zip(&mut end.xmm).chain(s.ymm_high.iter().zip(&mut end.ymm)) {
-            *to = from.0;
+        for (from, (low, high)) in s.ymm.0.iter().zip(end.xmm.iter_mut().zip(&mut end.ymm)) {
+            low.copy_from_slice(&from.0[..16]);
+            high.copy_from_slice(&from.0[16..]);
         }
         end.mxcsr = s.mxcsr;
         end.x87 = s.fpu.fxsave_image(true);

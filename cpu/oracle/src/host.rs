@@ -19,7 +19,7 @@ use crate::case::{
 pub const BATCH: usize = 64;
 
 /// How long a batch may take before its process counts as stuck, in ms.
-const PATIENCE: i32 = 5000;
+const PATIENCE: i32 = 2000;
 
 const INT3: u8 = 0xcc;
 /// AC, NT, TF and ID: what the handler must not run with.
@@ -330,21 +330,22 @@ impl Host {
     ///
     /// # Panics
     /// On more cases than [`BATCH`], or fewer outcomes than cases.
-    pub fn run(&mut self, cases: &[Case], outcomes: &mut [Outcome]) -> io::Result<()> {
-        assert!(cases.len() <= BATCH && cases.len() <= outcomes.len());
+    pub fn run<'a>(&mut self, cases: impl ExactSizeIterator<Item = &'a Case>, outcomes: &mut [Outcome]) -> io::Result<()> {
+        let total = cases.len();
+        assert!(total <= BATCH && total <= outcomes.len());
         // SAFETY: while no request is under way, the child does not touch it.
         let shared = unsafe { &mut *self.shared };
         for (slot, case) in shared.slots.iter_mut().zip(cases) {
             slot.case.clone_from(case);
         }
         let mut from = 0;
-        while from < cases.len() {
+        while from < total {
             let child = match self.child.take() {
                 Some(child) => child,
                 None => self.start()?,
             };
             shared.current.store(from as u32, Ordering::SeqCst);
-            let count = cases.len() as u32;
+            let count = total as u32;
             let mut answer = 0u32;
             // SAFETY: our descriptors, and four bytes each.
             let (ready, read) = unsafe {
@@ -353,7 +354,7 @@ impl Host {
                 let ready = libc::poll(&raw mut poll, 1, PATIENCE);
                 (ready, if ready > 0 { libc::read(child.answers, (&raw mut answer).cast(), 4) } else { 0 })
             };
-            let done = (shared.current.load(Ordering::SeqCst) as usize).min(cases.len());
+            let done = (shared.current.load(Ordering::SeqCst) as usize).min(total);
             for i in from..done {
                 outcomes[i].clone_from(&shared.slots[i].outcome);
             }
@@ -364,7 +365,7 @@ impl Host {
             }
             drop(child);
             self.lost += 1;
-            if from < cases.len() {
+            if from < total {
                 outcomes[from].vector = if ready == 0 { event::ENDLESS } else { event::DIED };
                 from += 1;
             }
@@ -375,7 +376,7 @@ impl Host {
 
 impl Engine for Host {
     fn run(&mut self, case: &Case, outcome: &mut Outcome) {
-        if Self::run(self, std::slice::from_ref(case), std::slice::from_mut(outcome)).is_err() {
+        if Self::run(self, std::slice::from_ref(case).iter(), std::slice::from_mut(outcome)).is_err() {
             outcome.vector = event::DIED;
         }
     }

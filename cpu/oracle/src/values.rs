@@ -1,5 +1,7 @@
 //! Operands that favour edges, from a generator that repeats.
 
+use std::sync::LazyLock;
+
 /// A small generator (xorshift64*).
 #[derive(Clone, Debug)]
 pub struct Random(u64);
@@ -169,6 +171,19 @@ fn widen(bytes: &[u8]) -> [u8; 16] {
 /// Any kind.
 pub fn kind(r: &mut Random) -> Kind {
     r.pick(&[Kind::Integer(1), Kind::Integer(2), Kind::Integer(4), Kind::Integer(8), Kind::Single, Kind::Double])
+}
+
+/// Bytes that are made once and copied: a background for the memory of cases.
+static POOL: LazyLock<Vec<u8>> = LazyLock::new(|| {
+    let mut pool = vec![0; 1 << 18];
+    fill(&mut Random::new(0x9001, 0), &mut pool);
+    pool
+});
+
+/// Fills `bytes`, at most 64 KiB, from a pool of values of changing kinds.
+pub fn background(r: &mut Random, bytes: &mut [u8]) {
+    let at = 8 * r.below(((1 << 18) - (1 << 16)) / 8) as usize;
+    bytes.copy_from_slice(&POOL[at..at + bytes.len()]);
 }
 
 /// Fills `bytes` with values of changing kinds.

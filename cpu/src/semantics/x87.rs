@@ -466,6 +466,15 @@ impl Fpu {
         self.pop_if(pop);
     }
 
+    /// FSTP ST(i) as the alias D9 D8+i does it: no stack fault, an empty ST(0) leaves ST(i) empty.
+    pub fn store_register_unchecked(&mut self, i: usize) {
+        let (from, to) = (self.physical(0), self.physical(i));
+        self.registers[to] = self.registers[from];
+        self.valid = self.valid & !(1 << to) | (self.valid >> from & 1) << to;
+        self.status &= !C1;
+        self.pop();
+    }
+
     /// What a store of ST(0) that `convert` computes puts into memory; `None`: an unmasked exception keeps it away.
     ///
     /// The caller writes it, then pops. Where the write faults, it puts [`Fpu::flags`] back first.
@@ -475,9 +484,12 @@ impl Fpu {
         }
         let mut env = self.env();
         let result = convert(self.st(0), &mut env);
-        let written = self.commit(&env);
         let in_range = !env.unmasked().intersects(Exceptions::OVERFLOW | Exceptions::UNDERFLOW);
-        (written && in_range).then_some(result)
+        if !in_range {
+            // Nothing is rounded, so nothing is inexact (SDM 1, 8.5.4 and 8.5.5).
+            env.raised -= Exceptions::PRECISION;
+        }
+        (self.commit(&env) && in_range).then_some(result)
     }
 
     /// FST m32fp, FSTP m32fp
@@ -579,7 +591,7 @@ impl Fpu {
     pub const fn free(&mut self, i: usize, pop: bool) {
         self.valid &= !(1 << self.physical(i));
         if pop {
-            self.top = (self.top + 1) & 7;
+            self.pop();
         }
     }
 
