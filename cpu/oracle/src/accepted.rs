@@ -2,7 +2,7 @@
 
 use iced_x86::{Code, Instruction, MemorySize, Mnemonic as M, OpKind, Register, RflagsBits};
 
-use crate::case::{Case, Outcome, PAGE, REGION};
+use crate::case::{Case, Outcome, PAGE};
 use crate::generate::address;
 
 /// Instructions that are not compared at all, and why.
@@ -30,6 +30,7 @@ pub fn excluded(i: &Instruction) -> Option<&'static str> {
             Code::Reservednop_rm16_r16_0F0D | Code::Reservednop_rm32_r32_0F0D | Code::Reservednop_rm64_r64_0F0D => {
                 "#UD with AMD (APM 3, PREFETCH)"
             }
+            Code::Movsxd_r16_rm16 => "reads 16 bits with Intel (SDM 2, MOVSXD), 32 with AMD",
             Code::Call_m1664 | Code::Jmp_m1664 | Code::Lss_r64_m1664 | Code::Lfs_r64_m1664 | Code::Lgs_r64_m1664 => {
                 "AMD's processors have no far pointers with 64-bit offsets"
             }
@@ -79,6 +80,12 @@ pub struct Ignored {
     pub address: bool,
     /// The instruction pointer.
     pub rip: bool,
+    /// The whole x87 state.
+    pub x87: bool,
+    /// Bits of MXCSR.
+    pub mxcsr: u32,
+    /// All.
+    pub everything: bool,
 }
 
 /// RFLAGS bits of iced's.
@@ -124,8 +131,26 @@ pub fn ignored(i: &Instruction, case: &Case, host: &Outcome, guest: &Outcome) ->
         }
         // AMD's processors write the frame of a far call before they check its target (APM 2, 8.2.14, says nothing of it).
         if m == M::Call && (i.is_call_far() || i.is_call_far_indirect()) {
-            let top = (case.start.gpr[4] & if case.bits == 16 { 0xffff } else { u64::MAX }).wrapping_sub(case.code_base());
-            ignored.memory = vec![(top.wrapping_sub(32), 32)];
+            ignored.memory = vec![(stack_top(case).wrapping_sub(32), 32)];
+        }
+        // Which of the two operands of CMPS is read first; which byte of a masked store faults; whether an interrupted
+        // POPA or a return shows how far it has come.
+        match m {
+            M::Cmpsb | M::Cmpsw | M::Cmpsd | M::Cmpsq => ignored.event = true,
+            M::Maskmovdqu | M::Maskmovq => ignored.address = host.vector == 14,
+            M::Iret | M::Iretd | M::Iretq | M::Retf => {
+                ignored.address = host.vector == 14;
+                // The frame may be read as a whole.
+                ignored.event = stack_top(case) % PAGE > PAGE - 40;
+            }
+            M::Popa | M::Popad => ignored.gpr = [!0; 16],
+            // SDM 2, DPPD: the exceptions of the multiplications come first; AMD's report all.
+            M::Dppd | M::Dpps => ignored.mxcsr = 0x3f,
+            _ => {}
+        }
+        // An instruction with MMX registers that faults may have left the x87 state already.
+        if (0..i.op_count()).any(|n| i.op_kind(n) == OpKind::Register && i.op_register(n).is_mm()) {
+            ignored.x87 = true;
         }
         // An opcode that is none, at the end of a page: whether the next byte is fetched first.
         let end = case.code_offset() % PAGE + u64::from(case.len) >= PAGE;
@@ -133,6 +158,8 @@ pub fn ignored(i: &Instruction, case: &Case, host: &Outcome, guest: &Outcome) ->
             ignored.event = true;
         }
     }
+    // MXCSR.MM, misaligned vectors, is AMD's (APM 2, 11.3).
+    ignored.everything = host.end.mxcsr & 1 << 17 != 0;
     if host.vector != 3 && host.end.rip == case.start.rip && host.vector != 14 {
         return ignored;
     }
@@ -148,10 +175,9 @@ pub fn ignored(i: &Instruction, case: &Case, host: &Outcome, guest: &Outcome) ->
         M::Fsin | M::Fcos | M::Fsincos | M::Fptan | M::Fpatan | M::F2xm1 | M::Fyl2x | M::Fyl2xp1 => {
             ignored.st = true;
             ignored.status |= 0x222;
-            if case.start.x87[0] & 0x30 != 0x30 || m == M::Fyl2xp1 {
-                ignored.status |= 0x80bf;
-                ignored.pointers = true;
-            }
+            // An operand out of range may be invalid, and an unmasked exception keeps the result away.
+            ignored.x87 = case.start.x87[0] & 0x3f != 0x3f;
+            ignored.status |= if m == M::Fyl2xp1 { 0x3f } else { 0 };
         }
         // SDM 2, FCOMI: C1 is cleared; AMD's leave it (APM 5, FCOMI).
         M::Fcomi | M::Fcomip | M::Fucomi | M::Fucomip => ignored.status |= 0x200,
@@ -170,6 +196,12 @@ pub fn ignored(i: &Instruction, case: &Case, host: &Outcome, guest: &Outcome) ->
         M::Bswap if i.op0_register().size() == 2 => ignored.gpr[i.op0_register().number()] = 0xffff,
         // A count beyond 16 bits leaves result and flags undefined (SDM 2, SHLD).
         M::Shld | M::Shrd if i.op_register(1).size() == 2 => wide_count(i, case, &mut ignored, operand),
+        // SDM 2, CVTPI2PS: becomes MMX state; AMD's do not with an operand in memory (APM 5, CVTPI2PS).
+        M::Cvtpi2ps if operand.is_some() => ignored.x87 = true,
+        // A register that CMPXCHG does not replace: its upper half is cleared with Intel, kept with AMD.
+        M::Cmpxchg if i.op0_kind() == OpKind::Register && i.op0_register().size() == 4 && host.end.flags & 0x40 == 0 => {
+            ignored.gpr[i.op0_register().number()] = !0 << 32;
+        }
         // SDM 2, PUSH: a selector may be written as 16 bits, the rest of the slot is kept.
         M::Push if i.op0_register().is_segment_register() => {
             let top = (host.end.gpr[4] & if case.bits == 16 { 0xffff } else { u64::MAX }).wrapping_sub(case.code_base());
@@ -190,8 +222,12 @@ pub fn ignored(i: &Instruction, case: &Case, host: &Outcome, guest: &Outcome) ->
     if i.op0_register() == Register::FS || i.op0_register() == Register::GS || matches!(m, M::Lfs | M::Lgs) {
         ignored.bases = host.end.selectors[4] < 4 || host.end.selectors[5] < 4;
     }
-    let _ = REGION;
     ignored
+}
+
+/// Where the stack ends, as an offset in the region.
+fn stack_top(case: &Case) -> u64 {
+    (case.start.gpr[4] & if case.bits == 16 { 0xffff } else { u64::MAX }).wrapping_sub(case.code_base())
 }
 
 fn wide_count(i: &Instruction, case: &Case, ignored: &mut Ignored, operand: Option<u64>) {

@@ -22,6 +22,9 @@ pub fn differences(case: &Case, host: &Outcome, guest: &Outcome, ignored: &Ignor
             }
         };
     }
+    if ignored.everything {
+        return out;
+    }
     if host.vector == event::ENDLESS || guest.vector == event::ENDLESS {
         differ!("vector", host.vector, guest.vector);
         return out;
@@ -36,9 +39,7 @@ pub fn differences(case: &Case, host: &Outcome, guest: &Outcome, ignored: &Ignor
         differ!("cr2", host.address, guest.address);
     }
     let (h, g) = (&host.end, &guest.end);
-    // A segment of code may have been changed for another mode.
-    let long = h.selectors[1] == crate::case::selector::CODE_64;
-    let width = if case.bits == 64 || long { u64::MAX } else { 0xffff_ffff };
+    let width = if case.bits == 64 { u64::MAX } else { 0xffff_ffff };
     let count = if case.bits == 64 { 16 } else { 8 };
     for n in 0..count {
         let mask = width & !ignored.gpr[n];
@@ -58,12 +59,14 @@ pub fn differences(case: &Case, host: &Outcome, guest: &Outcome, ignored: &Ignor
         differ!("fs_base", h.fs_base, g.fs_base);
         differ!("gs_base", h.gs_base, g.gs_base);
     }
-    differ!("mxcsr", h.mxcsr, g.mxcsr);
+    differ!("mxcsr", h.mxcsr | ignored.mxcsr, g.mxcsr | ignored.mxcsr);
     let word = |x: &[u8; crate::case::X87_IMAGE], at: usize| u16::from_le_bytes([x[at], x[at + 1]]);
     differ!("fcw", word(&h.x87, 0), word(&g.x87, 0));
-    differ!("fsw", word(&h.x87, 2) | ignored.status, word(&g.x87, 2) | ignored.status);
-    differ!("ftw", h.x87[4], g.x87[4]);
-    if !ignored.pointers {
+    if !ignored.x87 {
+        differ!("fsw", word(&h.x87, 2) | ignored.status, word(&g.x87, 2) | ignored.status);
+        differ!("ftw", h.x87[4], g.x87[4]);
+    }
+    if !ignored.pointers && !ignored.x87 {
         differ!("fop", word(&h.x87, 6), word(&g.x87, 6));
         let pointer = |x: &[u8; crate::case::X87_IMAGE], at: usize| (word(x, at), word(x, at + 2), word(x, at + 4), word(x, at + 6));
         differ!("fip", pointer(&h.x87, 8), pointer(&g.x87, 8));
@@ -76,7 +79,7 @@ pub fn differences(case: &Case, host: &Outcome, guest: &Outcome, ignored: &Ignor
             m.copy_from_slice(&x[at..at + 8]);
             (word(x, at + 8), u64::from_le_bytes(m))
         };
-        if !ignored.st || n > 1 && n != 7 {
+        if !ignored.x87 && (!ignored.st || n > 1 && n != 7) {
             differ!(format_args!("st{n}"), number(&h.x87), number(&g.x87));
         }
     }

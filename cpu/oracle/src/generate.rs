@@ -350,7 +350,9 @@ impl<'a> Maker<'a> {
     }
 
     fn selector(&mut self) -> u16 {
-        if self.r.percent(50) { self.r.pick(&SELECTORS) } else { self.case.start.selectors[1] }
+        let selector = if self.r.percent(50) { self.r.pick(&SELECTORS) } else { self.case.start.selectors[1] };
+        // With a 16-bit stack in 64-bit mode Linux does not deliver signals.
+        if self.bits == 16 && selector == selector::CODE_64 { selector::CODE_32 } else { selector }
     }
 
     /// Bits of an address, now and then not those of the mode.

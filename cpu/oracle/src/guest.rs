@@ -64,7 +64,10 @@ impl Guest {
     /// A processor with all that is implemented, which the interpreter runs.
     #[must_use]
     pub fn new() -> Self {
-        Self::with(Model::default(), |_| {})
+        let mut model = Model::default();
+        // As most hosts: addresses of 48 bits.
+        model.set("la57", false);
+        Self::with(model, |_| {})
     }
 
     /// A processor of `model`; `engine` says how it runs.

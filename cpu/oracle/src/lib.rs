@@ -10,6 +10,7 @@
 //! | [`compare`] | what differs between two outcomes |
 //! | [`accepted`] | what may differ, and why |
 //! | [`session`] | many cases: batches, counts, the report of a failure |
+//! | [`isa`] | the table of docs/isa.md |
 //!
 //! Only `host` is unsafe, and it exists on x86-64 Linux alone.
 #![deny(unsafe_code)]
@@ -22,6 +23,7 @@ pub mod guest;
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 #[allow(unsafe_code)]
 pub mod host;
+pub mod isa;
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 pub mod session;
 pub mod values;

@@ -31,6 +31,12 @@ mod command {
         /// The iced code of the case
         #[arg(long)]
         code: Option<String>,
+        /// Write the page about the instruction set to this file, and run nothing
+        #[arg(long)]
+        isa: Option<std::path::PathBuf>,
+        /// Write which codes have been compared to this file
+        #[arg(long)]
+        record: Option<std::path::PathBuf>,
         /// How many failures to print
         #[arg(long, default_value_t = 50)]
         reports: usize,
@@ -39,7 +45,13 @@ mod command {
     pub fn run() -> Result<bool, String> {
         let a = Arguments::parse();
         let model = Model::default();
-        let mut plan = Plan { codes: session::codes(&model, &a.only), seed: a.seed, first: 0, count: a.count, reports: a.reports };
+        let write = |path: &std::path::Path, text: String| std::fs::write(path, text).map_err(|e| format!("{}: {e}", path.display()));
+        if let Some(path) = &a.isa {
+            write(path, softmetal_oracle::isa::page(&model))?;
+            return Ok(true);
+        }
+        let codes = session::codes(&model, &a.only);
+        let mut plan = Plan { model, codes, seed: a.seed, first: 0, count: a.count, reports: a.reports };
         if let (Some(index), Some(code)) = (a.index, &a.code) {
             let code = Code::values().find(|c| format!("{c:?}") == *code).ok_or(format!("there is no code {code}: use a name as iced prints it"))?;
             (plan.codes, plan.first, plan.count) = (vec![code], index, 1);
@@ -68,6 +80,9 @@ mod command {
             report.lost,
             report.mismatches
         );
+        if let Some(path) = &a.record {
+            write(path, session::record(&report))?;
+        }
         Ok(report.mismatches == 0)
     }
 }

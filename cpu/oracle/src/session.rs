@@ -94,6 +94,8 @@ pub fn codes(model: &Model, filter: &str) -> Vec<Code> {
 /// What to run.
 #[derive(Clone, Debug)]
 pub struct Plan {
+    /// The guest's model.
+    pub model: Model,
     /// The codes, in turn.
     pub codes: Vec<Code>,
     /// Chooses everything else.
@@ -150,6 +152,7 @@ pub fn run(plan: &Plan, host: &mut Host, engine: &mut dyn Engine) -> io::Result<
         while index < end && made.len() < BATCH {
             let code = plan.codes[(index % plan.codes.len() as u64) as usize];
             match generate::make(code, plan.seed, index) {
+                Some(m) if !m.instruction.cpuid_features().iter().all(|f| plan.model.supports(*f) && host_has(*f)) => report.unmade += 1,
                 Some(m) => {
                     engine.run(&m.case, &mut mine[made.len()]);
                     // What does not end here is not shown to the host.
@@ -274,5 +277,30 @@ fn inputs(case: &Case) -> String {
     if s.memory.iter().any(|b| *b != 0) {
         out.push_str("and memory");
     }
+    out
+}
+
+/// What [`crate::isa`] wants to know of a run: the host's name, then the codes that were compared.
+#[must_use]
+pub fn record(report: &Report) -> String {
+    let cpuid = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let field = |name: &str| {
+        let line = cpuid.lines().find(|l| l.starts_with(name) && l[name.len()..].trim_start().starts_with(':'));
+        line.and_then(|l| l.split(':').nth(1)).unwrap_or("unknown").trim().to_owned()
+    };
+    let mut out = format!("{}, family {}, model {}\n", field("model name"), field("cpu family"), field("model"));
+    let mut width = 0;
+    for code in report.by_code.keys() {
+        let name = format!("{:?}", Code::try_from(usize::from(*code)).unwrap_or_default());
+        if width + name.len() > 118 {
+            out.push('\n');
+            width = 0;
+        } else if width > 0 {
+            out.push(' ');
+        }
+        width += name.len() + 1;
+        out.push_str(&name);
+    }
+    out.push('\n');
     out
 }

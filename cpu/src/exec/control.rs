@@ -4,6 +4,7 @@ use iced_x86::Mnemonic as M;
 
 use super::data::stack_operand;
 use crate::by_width;
+use crate::fault::Fault;
 use crate::lower::Lower;
 use crate::op::{BLOCK_RIP, Dst, Exit, Mem, Op, Source, branch, next};
 use crate::state::{Cpu, reg};
@@ -54,6 +55,12 @@ fn branch_bits(l: &Lower) -> usize {
     }
 }
 
+/// The target of an indirect branch: #GP(0) before anything changes if it is not canonical (SDM 2, JMP).
+#[inline(always)]
+fn checked<W: Width>(cpu: &mut Cpu, to: W) -> Result<u64, Fault> {
+    if W::BYTES == 8 && !cpu.canonical(to.zx()) { Err(cpu.gp(0)) } else { Ok(to.zx()) }
+}
+
 fn lower_jmp(l: &Lower) -> Option<Op> {
     use iced_x86::OpKind as K;
     match l.i.op0_kind() {
@@ -72,7 +79,10 @@ fn jmp<W: Width>(cpu: &mut Cpu, op: &Op, rest: &[Op]) -> Exit {
 
 fn jmp_indirect<S: Source, W: Width>(cpu: &mut Cpu, op: &Op, rest: &[Op]) -> Exit {
     let _ = rest;
-    branch(cpu, op, |cpu, op| Ok(S::get::<W>(cpu, op)?.zx()))
+    branch(cpu, op, |cpu, op| {
+        let to = S::get::<W>(cpu, op)?;
+        checked(cpu, to)
+    })
 }
 
 fn lower_call(l: &Lower) -> Option<Op> {
@@ -99,9 +109,10 @@ fn call_indirect<S: Source, W: Width>(cpu: &mut Cpu, op: &Op, rest: &[Op]) -> Ex
     let _ = rest;
     branch(cpu, op, |cpu, op| {
         let to = S::get::<W>(cpu, op)?;
+        let to = checked(cpu, to)?;
         let back = cpu.next_rip(op);
         cpu.push(op, W::of(back))?;
-        Ok(to.zx())
+        Ok(to)
     })
 }
 
@@ -113,12 +124,14 @@ fn stack_operand_of_ret(l: &Lower) -> usize {
 fn ret<W: Width>(cpu: &mut Cpu, op: &Op, rest: &[Op]) -> Exit {
     let _ = rest;
     branch(cpu, op, |cpu, op| {
+        let old = cpu.state.regs[usize::from(reg::RSP)];
         let to: W = cpu.pop(op)?;
+        let to = checked(cpu, to).inspect_err(|_| cpu.state.regs[usize::from(reg::RSP)] = old)?;
         if op.imm != 0 {
             let sp = cpu.stack_at(op, op.imm as i64);
             cpu.set_stack(op, sp);
         }
-        Ok(to.zx())
+        Ok(to)
     })
 }
 

@@ -360,11 +360,11 @@ fn arpl<D: Place>(cpu: &mut Cpu, op: &Op, rest: &[Op]) -> Exit {
     step(cpu, op, rest, |cpu, op| {
         cpu.need_protected()?;
         let rpl = Src::get::<u16>(cpu, op)? & 3;
-        let mut raised = false;
-        D::update::<u16>(cpu, op, |_, old| {
-            raised = old & 3 < rpl;
-            if raised { old & !3 | rpl } else { old }
-        })?;
+        // The destination is written only where it changes.
+        let raised = D::get::<u16>(cpu, op)? & 3 < rpl;
+        if raised {
+            D::update::<u16>(cpu, op, |_, old| old & !3 | rpl)?;
+        }
         cpu.state.lazy.set_zf(raised);
         Ok(())
     })

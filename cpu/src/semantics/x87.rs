@@ -430,7 +430,8 @@ impl Fpu {
             env.raised |= Exceptions::INVALID;
             value.mantissa |= 1 << 62;
         }
-        if self.commit(&env) {
+        // A denormal is loaded even if its exception is not masked.
+        if self.commit(&env) || !env.unmasked().contains(Exceptions::INVALID) {
             self.push(value);
         }
     }
@@ -466,11 +467,11 @@ impl Fpu {
         self.pop_if(pop);
     }
 
-    /// FSTP ST(i) as the alias D9 D8+i does it: no stack fault, an empty ST(0) leaves ST(i) empty.
+    /// FSTP ST(i) as the alias D9 D8+i does it: an empty ST(0) is no fault, and is popped.
     pub fn store_register_unchecked(&mut self, i: usize) {
-        let (from, to) = (self.physical(0), self.physical(i));
-        self.registers[to] = self.registers[from];
-        self.valid = self.valid & !(1 << to) | (self.valid >> from & 1) << to;
+        if !self.is_empty(0) {
+            self.set_st(i, self.st(0));
+        }
         self.status &= !C1;
         self.pop();
     }

@@ -101,21 +101,16 @@ fn round_tiny<F: Format>(sign: bool, exponent: i32, significand: u64, tail: u64,
     let (unbounded, carry, rest, up) = split(significand, tail, precision, sign, env.rounding);
     let tiny = exponent < F::EMIN - 1 || !carry;
     let masked = env.masked.contains(Exceptions::UNDERFLOW);
-    if tiny && F::X87 && !masked {
+    if tiny && !masked {
         env.raise(Exceptions::UNDERFLOW);
         if rest != 0 {
             env.raise(Exceptions::PRECISION);
             env.rounded_up = up;
         }
         let (kept, wrapped) = if carry { (1 << 63, exponent + 1 + WRAP) } else { (unbounded, exponent + WRAP) };
-        if wrapped >= F::EMIN {
+        if F::X87 && wrapped >= F::EMIN {
             return F::assemble(sign, (wrapped + F::BIAS) as u32, kept);
         }
-        return F::zero(sign);
-    }
-    if tiny && !masked {
-        // Nothing is delivered; whether PE is set goes by the result without bounds.
-        env.raise(if rest != 0 { Exceptions::UNDERFLOW | Exceptions::PRECISION } else { Exceptions::UNDERFLOW });
         return F::zero(sign);
     }
     if tiny && env.ftz {
