@@ -52,7 +52,9 @@ pub fn narrow_branch(i: &Instruction, bits: u32, bytes: &[u8]) -> bool {
         || i.is_loopcc()
         || i.is_jcx_short()
         || i.mnemonic() == M::Ret;
-    bits == 64 && near && bytes.contains(&0x66)
+    // With a displacement of 16 bits it may fit into 15 bytes, which it does not with one of 32.
+    let long = i.is_invalid() && bytes.iter().any(|b| matches!(b, 0xe8 | 0xe9 | 0x80..=0x8f));
+    bits == 64 && (near || long) && bytes.contains(&0x66)
 }
 
 /// What is not compared in a case.
@@ -123,6 +125,21 @@ pub fn ignored(i: &Instruction, case: &Case, host: &Outcome, guest: &Outcome) ->
             | MemorySize::Fxsave_512Byte
             | MemorySize::Fxsave64_512Byte
     );
+    // Whether a masked store that stores nothing faults (SDM 2, MASKMOVQ), and whether bytes of an image that are not used
+    // are reached (SDM 1, 10.5.1).
+    let crosses = operand.is_some_and(|at| at % PAGE + size > PAGE);
+    let unstored = matches!(m, M::Maskmovq | M::Maskmovdqu) && matches!(host.vector, 14 | 17);
+    if (unstored || crosses && matches!(m, M::Fxsave | M::Fxsave64 | M::Fxrstor | M::Fxrstor64)) && host.vector != guest.vector {
+        ignored.everything = true;
+    }
+    // SDM 2, CVTPI2PS: a pending x87 exception comes first; with AMD and an operand in memory there is no MMX state to enter.
+    if m == M::Cvtpi2ps && operand.is_some() && guest.vector == 16 {
+        ignored.everything = true;
+    }
+    // A vector that is not aligned and beyond the limit of SS: #GP or #SS.
+    if size == 16 && case.bits != 64 && matches!((host.vector, guest.vector), (12, 13) | (13, 12)) {
+        ignored.event = true;
+    }
     let faulted = host.vector != 3 && guest.vector != 3;
     if faulted {
         // In which order the parts of an image are reached is not defined, nor which part faults first.
@@ -140,8 +157,10 @@ pub fn ignored(i: &Instruction, case: &Case, host: &Outcome, guest: &Outcome) ->
             M::Maskmovdqu | M::Maskmovq => ignored.address = host.vector == 14,
             M::Iret | M::Iretd | M::Iretq | M::Retf => {
                 ignored.address = host.vector == 14;
-                // The frame may be read as a whole.
-                ignored.event = stack_top(case) % PAGE > PAGE - 40;
+                ignored.address |= host.vector == 13;
+                // The frame may be read as a whole, and in which order its parts are checked differs; with an immediate,
+                // what lies beyond it as well.
+                ignored.event = stack_top(case) % PAGE > PAGE - 40 || m == M::Retf && i.op_count() > 0;
             }
             M::Popa | M::Popad => ignored.gpr = [!0; 16],
             // SDM 2, DPPD: the exceptions of the multiplications come first; AMD's report all.
@@ -159,7 +178,7 @@ pub fn ignored(i: &Instruction, case: &Case, host: &Outcome, guest: &Outcome) ->
         }
     }
     // MXCSR.MM, misaligned vectors, is AMD's (APM 2, 11.3).
-    ignored.everything = host.end.mxcsr & 1 << 17 != 0;
+    ignored.everything |= host.end.mxcsr & 1 << 17 != 0;
     if host.vector != 3 && host.end.rip == case.start.rip && host.vector != 14 {
         return ignored;
     }

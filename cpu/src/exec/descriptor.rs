@@ -367,6 +367,16 @@ impl Stack {
         f
     }
 
+    /// #AC where the two bytes below the top are not the start of an aligned operand of `bytes` bytes.
+    ///
+    /// # Errors
+    /// #SS, #AC.
+    pub fn check_room(&self, cpu: &mut Cpu, bytes: usize) -> Result<(), Fault> {
+        let top = Self { sp: self.sp.wrapping_sub(2), ..*self };
+        let at = top.linear(cpu, 2)?;
+        self.check_alignment(cpu, at, bytes)
+    }
+
     fn check_alignment(&self, cpu: &mut Cpu, at: u64, bytes: usize) -> Result<(), Fault> {
         if self.user { cpu.check_alignment(at, bytes) } else { Ok(()) }
     }

@@ -188,6 +188,7 @@ fn push_segment<W: Width>(cpu: &mut Cpu, op: &Op, rest: &[Op]) -> Exit {
         let mut stack = Stack::current(cpu);
         // The whole operand's room is taken, but only the selector is written.
         stack.sp = stack.sp.wrapping_sub(W::BYTES as u64 - 2);
+        stack.check_room(cpu, W::BYTES)?;
         stack.push(cpu, 2, u64::from(selector))?;
         stack.commit(cpu);
         Ok(())

@@ -101,6 +101,7 @@ impl Cpu {
     fn load_bytes(&mut self, op: &Op, bytes: &mut [u8]) -> Result<(), Fault> {
         let ea = self.effective(op);
         let linear = self.linear(op.seg, ea, bytes.len(), false, op.addr)?;
+        self.check_alignment(linear, image_alignment(bytes.len()))?;
         for (i, pair) in bytes.chunks_exact_mut(2).enumerate() {
             let word: u16 = self.read(linear.wrapping_add(2 * i as u64)).map_err(|f| self.stack_class(op.seg, f))?;
             pair.copy_from_slice(&word.to_le_bytes());
@@ -111,12 +112,18 @@ impl Cpu {
     fn store_bytes(&mut self, op: &Op, bytes: &[u8]) -> Result<(), Fault> {
         let ea = self.effective(op);
         let linear = self.linear(op.seg, ea, bytes.len(), true, op.addr)?;
+        self.check_alignment(linear, image_alignment(bytes.len()))?;
         self.probe_write(linear, bytes.len()).map_err(|f| self.stack_class(op.seg, f))?;
         for (i, pair) in bytes.chunks_exact(2).enumerate() {
             self.write(linear.wrapping_add(2 * i as u64), u16::from_le_bytes([pair[0], pair[1]]))?;
         }
         Ok(())
     }
+}
+
+/// The alignment of an environment or state image: 4 bytes if it is of the 32-bit kind (SDM 3A, table 7-7).
+const fn image_alignment(bytes: usize) -> usize {
+    if bytes % 80 == 28 { 4 } else { 2 }
 }
 
 /// An instruction that computes.

@@ -193,6 +193,11 @@ impl Cpu {
         self.mmu.select(rights, check_alignment);
     }
 
+    /// #GP(0) where an access begins at a canonical address and ends at one that is not.
+    fn check_canonical_end(&mut self, lin: u64, bytes: usize) -> Result<(), Fault> {
+        if self.canonical(lin.wrapping_add(bytes as u64 - 1)) { Ok(()) } else { Err(self.gp(0)) }
+    }
+
     /// #AC(0) for an access of `bytes` bytes at `lin` that is not naturally aligned, where that is checked (SDM 3A, 6.15).
     #[inline]
     pub(crate) fn check_alignment(&mut self, lin: u64, bytes: usize) -> Result<(), Fault> {
@@ -290,6 +295,7 @@ impl Cpu {
     #[cold]
     #[inline(never)]
     fn read_slow(&mut self, lin: u64, buf: &mut [u8], rights: Rights) -> Result<(), Fault> {
+        self.check_canonical_end(lin, buf.len())?;
         let mut done = 0;
         while done < buf.len() {
             let at = lin.wrapping_add(done as u64);
@@ -321,6 +327,7 @@ impl Cpu {
     #[cold]
     #[inline(never)]
     fn write_slow(&mut self, lin: u64, buf: &[u8], rights: Rights) -> Result<(), Fault> {
+        self.check_canonical_end(lin, buf.len())?;
         let n = (PAGE_SIZE - (lin & OFFSET) as usize).min(buf.len());
         let access = Access { write: true, rights, fetch: false };
         let first = self.translate_data(lin, access)?;

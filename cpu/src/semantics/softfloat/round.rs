@@ -78,6 +78,11 @@ fn overflow<F: Format>(sign: bool, exponent: i32, kept: u64, rest: u64, up: bool
         if F::X87 && wrapped <= F::BIAS {
             return F::assemble(sign, (wrapped + F::BIAS) as u32, kept);
         }
+        // Beyond what wrapping can hold (FSCALE): an infinity, which is not exact.
+        if F::X87 {
+            env.raise(Exceptions::PRECISION);
+            env.rounded_up = true;
+        }
         return F::infinity(sign);
     }
     env.raise(Exceptions::PRECISION);
@@ -110,6 +115,10 @@ fn round_tiny<F: Format>(sign: bool, exponent: i32, significand: u64, tail: u64,
         let (kept, wrapped) = if carry { (1 << 63, exponent + 1 + WRAP) } else { (unbounded, exponent + WRAP) };
         if F::X87 && wrapped >= F::EMIN {
             return F::assemble(sign, (wrapped + F::BIAS) as u32, kept);
+        }
+        if F::X87 {
+            env.raise(Exceptions::PRECISION);
+            env.rounded_up = false;
         }
         return F::zero(sign);
     }
