@@ -436,10 +436,12 @@ fn reserved_nop(bytes: &[u8], mode: Mode, instruction: &Instruction, ordinal: u1
 /// Whether bytes that do not decode are an instruction of more than 15 bytes: prefixes make it so long.
 #[cold]
 fn too_long(bytes: &[u8], mode: Mode) -> bool {
-    let prefix = |b: u8| {
-        matches!(b, 0x26 | 0x2e | 0x36 | 0x3e | 0x64..=0x67 | 0xf0 | 0xf2 | 0xf3) || mode.long() && (0x40..=0x4f).contains(&b)
-    };
-    for taken in 1..MAX_LEN.min(bytes.len()) {
+    let prefix =
+        |b: u8| matches!(b, 0x26 | 0x2e | 0x36 | 0x3e | 0x64..=0x67 | 0xf0 | 0xf2 | 0xf3) || mode.long() && (0x40..=0x4f).contains(&b);
+    if bytes.len() < MAX_LEN {
+        return false;
+    }
+    for taken in 1..MAX_LEN {
         if !prefix(bytes[taken - 1]) {
             return false;
         }
@@ -452,7 +454,7 @@ fn too_long(bytes: &[u8], mode: Mode) -> bool {
             return true;
         }
     }
-    bytes.len() >= MAX_LEN
+    true
 }
 
 /// Whether an instruction may write memory: all that do have it as their first operand, or use the stack.

@@ -97,7 +97,7 @@ fn integers(out: &mut String) {
         ("xor", |a| a.xor(ax, bx)),
         ("test", |a| a.test(al, bl)),
         ("imul r32", |a| a.imul_2(eax, ebx)),
-        ("imul r64", |a| a.imul_1(rbx)),
+        ("imul r64", |a| a.imul(rbx)),
         ("mul r16", |a| a.mul(bx)),
         ("mul r8", |a| a.mul(bl)),
         ("shl r32, cl", |a| a.shl(eax, cl)),

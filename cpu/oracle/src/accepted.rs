@@ -23,7 +23,9 @@ pub fn excluded(i: &Instruction) -> Option<&'static str> {
         M::Xbegin | M::Xend | M::Xabort | M::Xtest => "transactions end when they like",
         M::Rdpkru | M::Wrpkru => "CR4.PKE is the host's",
         M::Tpause | M::Umwait | M::Umonitor => "they wait, or tell how long the host lets them",
-        M::Sysret | M::Sysretq | M::Sysexit | M::Sysexitq => "outside of 64-bit mode, or at level 3, #UD or #GP (SDM 2, SYSRET; APM 3, SYSRET)",
+        M::Sysret | M::Sysretq | M::Sysexit | M::Sysexitq => {
+            "outside of 64-bit mode, or at level 3, #UD or #GP (SDM 2, SYSRET; APM 3, SYSRET)"
+        }
         // APM 3, CALL far, JMP far, LSS: no 64-bit offsets.
         _ if matches!(i.memory_size(), MemorySize::SegPtr64) => "AMD's processors have no far pointers with 64-bit offsets",
         _ => match i.code() {
@@ -128,7 +130,7 @@ pub fn ignored(i: &Instruction, case: &Case, host: &Outcome, guest: &Outcome) ->
     // Whether a masked store that stores nothing faults (SDM 2, MASKMOVQ), and whether bytes of an image that are not used
     // are reached (SDM 1, 10.5.1).
     let crosses = operand.is_some_and(|at| at % PAGE + size > PAGE);
-    let unstored = matches!(m, M::Maskmovq | M::Maskmovdqu) && matches!(host.vector, 14 | 17);
+    let unstored = matches!(m, M::Maskmovq | M::Maskmovdqu);
     if (unstored || crosses && matches!(m, M::Fxsave | M::Fxsave64 | M::Fxrstor | M::Fxrstor64)) && host.vector != guest.vector {
         ignored.everything = true;
     }
@@ -140,6 +142,10 @@ pub fn ignored(i: &Instruction, case: &Case, host: &Outcome, guest: &Outcome) ->
     if size == 16 && case.bits != 64 && matches!((host.vector, guest.vector), (12, 13) | (13, 12)) {
         ignored.event = true;
     }
+    // REX.B makes XCHG of PAUSE, or not.
+    if m == M::Pause && case.bits == 64 && case.bytes().iter().any(|b| matches!(b, 0x41 | 0x43 | 0x45 | 0x47 | 0x49 | 0x4b | 0x4d | 0x4f)) {
+        ignored.everything = true;
+    }
     let faulted = host.vector != 3 && guest.vector != 3;
     if faulted {
         // In which order the parts of an image are reached is not defined, nor which part faults first.
@@ -150,6 +156,11 @@ pub fn ignored(i: &Instruction, case: &Case, host: &Outcome, guest: &Outcome) ->
         if m == M::Call && (i.is_call_far() || i.is_call_far_indirect()) {
             ignored.memory = vec![(stack_top(case).wrapping_sub(32), 32)];
         }
+        // An offset that is not canonical while its sum with the base of FS or GS is; an operand of ten bytes, reached in two
+        // parts; UD0 and UD1, which have a ModRM byte or not where the length is counted.
+        let undefined = i.is_invalid() && case.bytes().windows(2).any(|w| matches!(w, [0x0f, 0xb9 | 0xff]));
+        let halves = size == 10 && matches!((host.vector, guest.vector), (14, 12 | 13));
+        ignored.event |= undefined || halves || host.vector == 13 && guest.vector == 14 && guest.address >> 47 == 0x1_ffff;
         // Which of the two operands of CMPS is read first; which byte of a masked store faults; whether an interrupted
         // POPA or a return shows how far it has come.
         match m {
@@ -160,8 +171,12 @@ pub fn ignored(i: &Instruction, case: &Case, host: &Outcome, guest: &Outcome) ->
                 ignored.address |= host.vector == 13;
                 // The frame may be read as a whole, and in which order its parts are checked differs; with an immediate,
                 // what lies beyond it as well.
-                ignored.event = stack_top(case) % PAGE > PAGE - 40 || m == M::Retf && i.op_count() > 0;
+                ignored.event = matches!((host.vector, guest.vector), (13, 12) | (12, 13))
+                    || stack_top(case) % PAGE > PAGE - 40
+                    || m == M::Retf && i.op_count() > 0;
             }
+            // Whether the stack or the target is checked first.
+            M::Call => ignored.event |= guest.vector == 13 && matches!(host.vector, 12 | 14),
             M::Popa | M::Popad => ignored.gpr = [!0; 16],
             // SDM 2, DPPD: the exceptions of the multiplications come first; AMD's report all.
             M::Dppd | M::Dpps => ignored.mxcsr = 0x3f,
@@ -193,7 +208,7 @@ pub fn ignored(i: &Instruction, case: &Case, host: &Outcome, guest: &Outcome) ->
         // SDM 1, 8.3.10: within 1 ulp; APM 1, 6.4.5. Precision exceptions follow the result.
         M::Fsin | M::Fcos | M::Fsincos | M::Fptan | M::Fpatan | M::F2xm1 | M::Fyl2x | M::Fyl2xp1 => {
             ignored.st = true;
-            ignored.status |= 0x222;
+            ignored.status |= 0x232;
             // An operand out of range may be invalid, and an unmasked exception keeps the result away.
             ignored.x87 = case.start.x87[0] & 0x3f != 0x3f;
             ignored.status |= if m == M::Fyl2xp1 { 0x3f } else { 0 };
@@ -224,16 +239,18 @@ pub fn ignored(i: &Instruction, case: &Case, host: &Outcome, guest: &Outcome) ->
         // SDM 2, PUSH: a selector may be written as 16 bits, the rest of the slot is kept.
         M::Push if i.op0_register().is_segment_register() => {
             let top = (host.end.gpr[4] & if case.bits == 16 { 0xffff } else { u64::MAX }).wrapping_sub(case.code_base());
-            ignored.memory = vec![(top + 2, 6)];
+            ignored.memory = vec![(top.wrapping_add(2), 6)];
         }
         // MXCSR_MASK has bit 17 with AMD (APM 1, 4.2.2); the pointers are those of the register.
-        M::Fxsave | M::Fxsave64 => ignored.memory = operand.map(|at| vec![(at + 6, 18), (at + 28, 4)]).unwrap_or_default(),
+        M::Fxsave | M::Fxsave64 => {
+            ignored.memory = operand.map(|at| vec![(at.wrapping_add(6), 18), (at.wrapping_add(28), 4)]).unwrap_or_default()
+        }
         M::Fnstenv | M::Fnsave if ignored.pointers => {
             let fields = match i.memory_size() {
                 MemorySize::FpuEnv14 | MemorySize::FpuState94 => (6, 8),
                 _ => (12, 16),
             };
-            ignored.memory = operand.map(|at| vec![(at + fields.0, fields.1)]).unwrap_or_default();
+            ignored.memory = operand.map(|at| vec![(at.wrapping_add(fields.0), fields.1)]).unwrap_or_default();
         }
         _ => {}
     }

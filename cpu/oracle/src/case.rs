@@ -147,7 +147,10 @@ impl Machine {
     /// The place in [`Machine::memory`] of `offset` in the region, if it is writable.
     #[must_use]
     pub fn place(offset: u64) -> Option<usize> {
-        WRITABLE_PAGES.iter().find(|(at, _, len)| (*at..at + *len as u64).contains(&offset)).map(|(at, place, _)| place + (offset - at) as usize)
+        WRITABLE_PAGES
+            .iter()
+            .find(|(at, _, len)| (*at..at + *len as u64).contains(&offset))
+            .map(|(at, place, _)| place + (offset - at) as usize)
     }
 
     /// Puts bytes at `offset` of the region, as far as that is writable.

@@ -255,11 +255,10 @@ impl<'a> Maker<'a> {
         let by_bits = |kinds: [OpKind; 3], bits: u32| kinds[bits.trailing_zeros() as usize - 4];
         for n in 0..self.info.op_count() {
             let kind = self.info.op_kind(n);
-            let maybe = matches!(
-                kind,
-                K::r8_or_mem | K::r16_or_mem | K::r32_or_mem | K::r64_or_mem | K::mm_or_mem | K::xmm_or_mem | K::ymm_or_mem
-            );
-            let always = matches!(kind, K::mem | K::mem_vsib32x | K::mem_vsib32y | K::mem_vsib64x | K::mem_vsib64y | K::sibmem | K::mem_mib);
+            let maybe =
+                matches!(kind, K::r8_or_mem | K::r16_or_mem | K::r32_or_mem | K::r64_or_mem | K::mm_or_mem | K::xmm_or_mem | K::ymm_or_mem);
+            let always =
+                matches!(kind, K::mem | K::mem_vsib32x | K::mem_vsib32y | K::mem_vsib64x | K::mem_vsib64y | K::sibmem | K::mem_mib);
             if always || maybe && memory {
                 i.set_op_kind(n, OpKind::Memory);
                 self.memory(&mut i, kind);
@@ -275,7 +274,7 @@ impl<'a> Maker<'a> {
             let op_kind = match kind {
                 K::mem_offs => {
                     let size = self.operand_size();
-                    let offset = self.target(size) + self.base();
+                    let offset = self.target(size).wrapping_add(self.base());
                     let mask = u64::MAX >> (64 - address);
                     i.set_memory_displ_size(address / 8);
                     i.set_memory_displacement64(offset & mask);
@@ -401,11 +400,7 @@ impl<'a> Maker<'a> {
         if matches!(kind, K::mem_vsib32x | K::mem_vsib32y | K::mem_vsib64x | K::mem_vsib64y) && address == 16 {
             address = 32;
         }
-        let segment = if self.r.percent(15) {
-            self.r.pick(&[R::ES, R::CS, R::SS, R::DS, R::FS, R::GS])
-        } else {
-            R::None
-        };
+        let segment = if self.r.percent(15) { self.r.pick(&[R::ES, R::CS, R::SS, R::DS, R::FS, R::GS]) } else { R::None };
         i.set_segment_prefix(segment);
         // What the target is as an offset.
         let base = match (self.bits, segment) {
@@ -926,4 +921,3 @@ fn element(size: MemorySize) -> Option<Kind> {
 pub fn touches_memory(i: &Instruction) -> bool {
     InstructionInfoFactory::new().info(i).used_memory().iter().any(|m| m.access() != OpAccess::NoMemAccess)
 }
-

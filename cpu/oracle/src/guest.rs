@@ -98,7 +98,8 @@ impl Guest {
         h.set_u64(TABLES + 0x1000, (TABLES + 0x2000) | 7);
         h.set_u64(TABLES + 0x2000 + 8 * (REGION >> 21), (TABLES + 0x3000) | 7);
         let no_execute = 1 << 63;
-        let pages = WRITABLE_PAGES.into_iter().flat_map(|(at, _, len)| (0..len as u64 / PAGE).map(move |n| (at + n * PAGE, no_execute | 7)));
+        let pages =
+            WRITABLE_PAGES.into_iter().flat_map(|(at, _, len)| (0..len as u64 / PAGE).map(move |n| (at + n * PAGE, no_execute | 7)));
         for (at, rights) in pages.chain([(CODE, 5), (CONSTANTS, no_execute | 5)]) {
             h.set_u64(TABLES + 0x3000 + 8 * (at / PAGE), PHYSICAL + at | rights | 0x60);
         }

@@ -12,7 +12,8 @@ use std::ptr;
 use std::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
 
 use crate::case::{
-    CODE, CONSTANTS, Case, Engine, LOCAL, MAX_CODE, Outcome, PAGE, REGION, REGION_SIZE, WRITABLE_PAGES, X87_IMAGE, constants, event, selector,
+    CODE, CONSTANTS, Case, Engine, LOCAL, MAX_CODE, Outcome, PAGE, REGION, REGION_SIZE, WRITABLE_PAGES, X87_IMAGE, constants, event,
+    selector,
 };
 
 /// Cases that are handed over at once.

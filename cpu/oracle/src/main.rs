@@ -53,7 +53,9 @@ mod command {
         let codes = session::codes(&model, &a.only);
         let mut plan = Plan { model, codes, seed: a.seed, first: 0, count: a.count, reports: a.reports };
         if let (Some(index), Some(code)) = (a.index, &a.code) {
-            let code = Code::values().find(|c| format!("{c:?}") == *code).ok_or(format!("there is no code {code}: use a name as iced prints it"))?;
+            let code = Code::values()
+                .find(|c| format!("{c:?}") == *code)
+                .ok_or(format!("there is no code {code}: use a name as iced prints it"))?;
             (plan.codes, plan.first, plan.count) = (vec![code], index, 1);
         }
         if plan.codes.is_empty() {

@@ -28,7 +28,7 @@ impl Random {
     }
     /// Below `n`, which is not 0.
     pub fn below(&mut self, n: u64) -> u64 {
-        (self.next() >> 32) * n >> 32
+        ((u128::from(self.next()) * u128::from(n)) >> 64) as u64
     }
     /// True in `percent` of a hundred calls.
     pub fn percent(&mut self, percent: u64) -> bool {

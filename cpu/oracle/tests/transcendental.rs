@@ -142,7 +142,8 @@ fn within_one_ulp() {
             1 => number(r, -6, 63),
             _ => {
                 // Near a multiple of pi / 2.
-                let k = 1 + r.below(1 << (1 + r.below(40)));
+                let size = 1 + r.below(40);
+                let k = 1 + r.below(1 << size);
                 let near = k as f64 * std::f64::consts::FRAC_PI_2;
                 let mut fpu = Fpu::new();
                 fpu.load(softmetal_cpu::semantics::x87::Operand::double(near.to_bits()));

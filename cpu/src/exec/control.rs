@@ -153,11 +153,7 @@ fn jcc<const CC: u8>(l: &Lower) -> Option<Op> {
 
 /// Jcc: not taken, the block goes on.
 fn jump_if<const CC: u8, W: Width>(cpu: &mut Cpu, op: &Op, rest: &[Op]) -> Exit {
-    if cpu.state.lazy.condition::<CC>() {
-        branch(cpu, op, target::<W>)
-    } else {
-        next(cpu, rest)
-    }
+    if cpu.state.lazy.condition::<CC>() { branch(cpu, op, target::<W>) } else { next(cpu, rest) }
 }
 
 /// LOOPcc and JrCXZ: `kind` 0 is JrCXZ, 1 LOOP, 2 LOOPE, 3 LOOPNE; kept in `dst`, the target's size in `src`.

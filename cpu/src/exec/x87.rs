@@ -92,9 +92,10 @@ impl Cpu {
 
     /// As a store to `op`'s memory operand that stores nothing.
     #[cold]
-    fn probe<V: Value>(&mut self, op: &Op) -> Result<(), Fault> {
+    fn probe_operand<V: Value>(&mut self, op: &Op) -> Result<(), Fault> {
         let ea = self.effective(op);
         let linear = self.linear(op.seg, ea, V::BYTES, true, op.addr)?;
+        self.check_alignment(linear, V::BYTES)?;
         self.probe_write(linear, V::BYTES).map_err(|f| self.stack_class(op.seg, f))
     }
 
@@ -394,7 +395,7 @@ fn store<V: Value>(cpu: &mut Cpu, op: &Op, rest: &[Op], pop: bool, convert: impl
         let stored = match value {
             Some(value) => cpu.store(op, value),
             // The place must be writable even if an exception keeps the value away.
-            None => cpu.probe::<V>(op),
+            None => cpu.probe_operand::<V>(op),
         };
         if stored.is_err() {
             cpu.state.fpu.restore_flags(before);

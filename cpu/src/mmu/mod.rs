@@ -201,7 +201,8 @@ impl Cpu {
     /// #AC(0) for an access of `bytes` bytes at `lin` that is not naturally aligned, where that is checked (SDM 3A, 6.15).
     #[inline]
     pub(crate) fn check_alignment(&mut self, lin: u64, bytes: usize) -> Result<(), Fault> {
-        let misaligned = lin & (bytes.next_power_of_two().min(16) as u64 - 1) != 0;
+        let natural = if bytes == 10 { 8 } else { bytes.next_power_of_two().min(16) };
+        let misaligned = lin & (natural as u64 - 1) != 0;
         // An address that is not canonical faults as such.
         if self.mmu.checks_alignment() && misaligned && self.canonical(lin) {
             return Err(self.raise_with(vector::AC, 0));
