@@ -110,7 +110,7 @@ impl Guest {
         s.cr0 |= bits::CR0_AM | bits::CR0_WP;
         s.cr4 |= bits::CR4_FSGSBASE | bits::CR4_UMIP | bits::CR4_OSXSAVE | bits::CR4_PGE;
         s.xcr0 = 3;
-        if h.p.cpu.model.leaf(1, 0, 0)[2] >> 28 & 1 != 0 {
+        if h.p.cpu.model.supports(iced_x86::CpuidFeature::AVX) {
             s.xcr0 |= 4;
         }
         s.cpl = 3;
