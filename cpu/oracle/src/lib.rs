@@ -14,6 +14,7 @@
 //!
 //! Only `host` is unsafe, and it exists on x86-64 Linux alone.
 #![deny(unsafe_code)]
+#![allow(clippy::needless_range_loop, clippy::collapsible_match, clippy::collapsible_if, clippy::precedence, clippy::type_complexity)]
 
 pub mod accepted;
 pub mod case;
