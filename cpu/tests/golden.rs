@@ -44,7 +44,7 @@ fn digest(hash: u64, bytes: &[u8]) -> u64 {
 const START: u64 = 0xcbf2_9ce4_8422_2325;
 
 fn x87(out: &mut String) {
-    let table: [(&str, fn(&mut Fpu)); 8] = [
+    let table: [Instruction; 8] = [
         ("fsin", |f| f.sine(false)),
         ("fcos", |f| f.sine(true)),
         ("fsincos", Fpu::sine_and_cosine),
@@ -87,6 +87,7 @@ fn estimates(out: &mut String) {
     }
 }
 
+type Instruction = (&'static str, fn(&mut Fpu));
 type Assembly = fn(&mut CodeAssembler) -> Result<(), IcedError>;
 
 /// Instructions with undefined flags or results: RAX, RBX, RCX and the flags afterwards.
