@@ -387,7 +387,8 @@ pub fn decode(bytes: &[u8], mode: Mode, forms: &Forms, extent: Extent, out: &mut
                     break;
                 }
             }
-            let mut op = Lower::new(&Instruction::default(), mode, ordinal, exec::invalid).op;
+            let handler = if too_long(&bytes[covered..], mode) { exec::too_long } else { exec::invalid };
+            let mut op = Lower::new(&Instruction::default(), mode, ordinal, handler).op;
             (op.offset, op.len) = (covered as u16, (bytes.len() - covered).min(MAX_LEN) as u8);
             ops.push(op);
             covered += usize::from(op.len);
@@ -399,7 +400,9 @@ pub fn decode(bytes: &[u8], mode: Mode, forms: &Forms, extent: Extent, out: &mut
                 .and_then(|row| (row.lower)(&l))
                 .map(|op| Op { handler: vector::unavailable_in(mode, &instruction).unwrap_or(op.handler), ..op }),
             // Quietly, if it is implemented and only this model has not got it.
-            None => table::find(instruction.mnemonic()).and_then(|_| l.with(exec::invalid)),
+            None if table::find(instruction.mnemonic()).is_some() => l.with(exec::invalid),
+            // An extension of the opcodes that are reserved as NOPs is one where it is not implemented (SDM 2, NOP).
+            None => reserved_nop(&bytes[covered..], mode, &instruction, ordinal),
         };
         ops.push(lowered.unwrap_or(l.op));
         covered = instruction.ip() as usize + instruction.len();
@@ -420,6 +423,38 @@ pub fn decode(bytes: &[u8], mode: Mode, forms: &Forms, extent: Extent, out: &mut
         }
     }
     Ok(covered)
+}
+
+/// An opcode that is reserved as a NOP, lowered as one.
+#[cold]
+fn reserved_nop(bytes: &[u8], mode: Mode, instruction: &Instruction, ordinal: u16) -> Option<Op> {
+    let nop = Decoder::with_ip(mode.bits(), bytes, instruction.ip(), DecoderOptions::FORCE_RESERVED_NOP).decode();
+    let row = table::find(nop.mnemonic())?;
+    (row.lower)(&Lower::new(&nop, mode, ordinal, exec::unimplemented))
+}
+
+/// Whether bytes that do not decode are an instruction of more than 15 bytes: prefixes make it so long.
+#[cold]
+fn too_long(bytes: &[u8], mode: Mode) -> bool {
+    let prefix =
+        |b: u8| matches!(b, 0x26 | 0x2e | 0x36 | 0x3e | 0x64..=0x67 | 0xf0 | 0xf2 | 0xf3) || mode.long() && (0x40..=0x4f).contains(&b);
+    if bytes.len() < MAX_LEN {
+        return false;
+    }
+    for taken in 1..MAX_LEN {
+        if !prefix(bytes[taken - 1]) {
+            return false;
+        }
+        let mut decoder = Decoder::with_ip(mode.bits(), &bytes[taken..], 0, DecoderOptions::NONE);
+        let rest = decoder.decode();
+        if !rest.is_invalid() {
+            return taken + rest.len() > MAX_LEN;
+        }
+        if decoder.last_error() == DecoderError::NoMoreBytes {
+            return true;
+        }
+    }
+    true
 }
 
 /// Whether an instruction may write memory: all that do have it as their first operand, or use the stack.

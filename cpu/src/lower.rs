@@ -184,7 +184,7 @@ fn memory(i: &Instruction, mode: Mode, op: &mut Op) {
     let size = if base.size() != 0 || index.is_vector_register() { base.size() } else { index.size() };
     op.addr |= match if size != 0 { size } else { i.memory_displ_size() as usize } {
         2 => addr::SIZE_16,
-        4 if base != Register::EIP && !(mode.long() && size == 0) => addr::SIZE_32,
+        4 if base != Register::EIP => addr::SIZE_32,
         _ => 0,
     };
     // In 64-bit mode, prefixes other than FS and GS do nothing: the base alone tells whether it is the stack.

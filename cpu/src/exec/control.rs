@@ -4,9 +4,10 @@ use iced_x86::Mnemonic as M;
 
 use super::data::stack_operand;
 use crate::by_width;
+use crate::fault::Fault;
 use crate::lower::Lower;
 use crate::op::{BLOCK_RIP, Dst, Exit, Mem, Op, Source, branch, next};
-use crate::state::{Cpu, reg};
+use crate::state::{Cpu, reg, seg};
 use crate::table::{Row, row};
 use crate::width::Width;
 
@@ -41,8 +42,10 @@ pub const ROWS: &[Row] = &[
 
 /// The target of a direct branch, cut to the operand size `W`.
 #[inline(always)]
-fn target<W: Width>(cpu: &Cpu, op: &Op) -> u64 {
-    W::of(cpu.state.regs[usize::from(BLOCK_RIP)].wrapping_add(op.imm)).zx()
+fn target<W: Width>(cpu: &mut Cpu, op: &Op) -> Result<u64, Fault> {
+    let to = W::of(cpu.state.regs[usize::from(BLOCK_RIP)].wrapping_add(op.imm));
+    // A direct branch of 64 bits does not leave the canonical half it is in by more than the fetch will notice.
+    if W::BYTES == 8 { Ok(to.zx()) } else { checked(cpu, to) }
 }
 
 /// The operand size of a direct branch.
@@ -52,6 +55,17 @@ fn branch_bits(l: &Lower) -> usize {
         iced_x86::OpKind::NearBranch32 => 32,
         _ => 64,
     }
+}
+
+/// The target of a branch: #GP(0) before anything changes if it is not canonical or beyond the limit of CS (SDM 2, JMP).
+#[inline(always)]
+fn checked<W: Width>(cpu: &mut Cpu, to: W) -> Result<u64, Fault> {
+    let beyond = match W::BYTES {
+        8 => !cpu.canonical(to.zx()),
+        4 => cpu.state.mode.limited() && to.zx() > u64::from(cpu.state.segments[seg::CS].limit),
+        _ => false,
+    };
+    if beyond { Err(cpu.gp(0)) } else { Ok(to.zx()) }
 }
 
 fn lower_jmp(l: &Lower) -> Option<Op> {
@@ -67,12 +81,15 @@ fn lower_jmp(l: &Lower) -> Option<Op> {
 
 fn jmp<W: Width>(cpu: &mut Cpu, op: &Op, rest: &[Op]) -> Exit {
     let _ = rest;
-    branch(cpu, op, |cpu, op| Ok(target::<W>(cpu, op)))
+    branch(cpu, op, target::<W>)
 }
 
 fn jmp_indirect<S: Source, W: Width>(cpu: &mut Cpu, op: &Op, rest: &[Op]) -> Exit {
     let _ = rest;
-    branch(cpu, op, |cpu, op| Ok(S::get::<W>(cpu, op)?.zx()))
+    branch(cpu, op, |cpu, op| {
+        let to = S::get::<W>(cpu, op)?;
+        checked(cpu, to)
+    })
 }
 
 fn lower_call(l: &Lower) -> Option<Op> {
@@ -89,9 +106,10 @@ fn lower_call(l: &Lower) -> Option<Op> {
 fn call<W: Width>(cpu: &mut Cpu, op: &Op, rest: &[Op]) -> Exit {
     let _ = rest;
     branch(cpu, op, |cpu, op| {
+        let to = target::<W>(cpu, op)?;
         let back = cpu.next_rip(op);
         cpu.push(op, W::of(back))?;
-        Ok(target::<W>(cpu, op))
+        Ok(to)
     })
 }
 
@@ -99,9 +117,10 @@ fn call_indirect<S: Source, W: Width>(cpu: &mut Cpu, op: &Op, rest: &[Op]) -> Ex
     let _ = rest;
     branch(cpu, op, |cpu, op| {
         let to = S::get::<W>(cpu, op)?;
+        let to = checked(cpu, to)?;
         let back = cpu.next_rip(op);
         cpu.push(op, W::of(back))?;
-        Ok(to.zx())
+        Ok(to)
     })
 }
 
@@ -113,12 +132,14 @@ fn stack_operand_of_ret(l: &Lower) -> usize {
 fn ret<W: Width>(cpu: &mut Cpu, op: &Op, rest: &[Op]) -> Exit {
     let _ = rest;
     branch(cpu, op, |cpu, op| {
+        let old = cpu.state.regs[usize::from(reg::RSP)];
         let to: W = cpu.pop(op)?;
+        let to = checked(cpu, to).inspect_err(|_| cpu.state.regs[usize::from(reg::RSP)] = old)?;
         if op.imm != 0 {
             let sp = cpu.stack_at(op, op.imm as i64);
             cpu.set_stack(op, sp);
         }
-        Ok(to.zx())
+        Ok(to)
     })
 }
 
@@ -132,13 +153,7 @@ fn jcc<const CC: u8>(l: &Lower) -> Option<Op> {
 
 /// Jcc: not taken, the block goes on.
 fn jump_if<const CC: u8, W: Width>(cpu: &mut Cpu, op: &Op, rest: &[Op]) -> Exit {
-    if cpu.state.lazy.condition::<CC>() {
-        cpu.state.rip = target::<W>(cpu, op);
-        cpu.exit_ordinal = op.ordinal;
-        Exit::Branch
-    } else {
-        next(cpu, rest)
-    }
+    if cpu.state.lazy.condition::<CC>() { branch(cpu, op, target::<W>) } else { next(cpu, rest) }
 }
 
 /// LOOPcc and JrCXZ: `kind` 0 is JrCXZ, 1 LOOP, 2 LOOPE, 3 LOOPNE; kept in `dst`, the target's size in `src`.
@@ -157,6 +172,7 @@ fn counted(l: &Lower, kind: u8) -> Option<Op> {
 }
 
 fn jump_counted<C: Width>(cpu: &mut Cpu, op: &Op, rest: &[Op]) -> Exit {
+    let old = cpu.state.regs[usize::from(reg::RCX)];
     let mut count = C::get(&cpu.state.regs, reg::RCX);
     let taken = if op.dst == 0 {
         count.zx() == 0
@@ -169,11 +185,12 @@ fn jump_counted<C: Width>(cpu: &mut Cpu, op: &Op, rest: &[Op]) -> Exit {
     if !taken {
         return next(cpu, rest);
     }
-    cpu.state.rip = match op.src {
-        16 => target::<u16>(cpu, op),
-        32 => target::<u32>(cpu, op),
-        _ => target::<u64>(cpu, op),
-    };
-    cpu.exit_ordinal = op.ordinal;
-    Exit::Branch
+    branch(cpu, op, |cpu, op| {
+        match op.src {
+            16 => target::<u16>(cpu, op),
+            32 => target::<u32>(cpu, op),
+            _ => target::<u64>(cpu, op),
+        }
+        .inspect_err(|_| cpu.state.regs[usize::from(reg::RCX)] = old)
+    })
 }

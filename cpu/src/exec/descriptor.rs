@@ -367,6 +367,20 @@ impl Stack {
         f
     }
 
+    /// #AC where the two bytes below the top are not the start of an aligned operand of `bytes` bytes.
+    ///
+    /// # Errors
+    /// #SS, #AC.
+    pub fn check_room(&self, cpu: &mut Cpu, bytes: usize) -> Result<(), Fault> {
+        let top = Self { sp: self.sp.wrapping_sub(2), ..*self };
+        let at = top.linear(cpu, 2)?;
+        self.check_alignment(cpu, at, bytes)
+    }
+
+    fn check_alignment(&self, cpu: &mut Cpu, at: u64, bytes: usize) -> Result<(), Fault> {
+        if self.user { cpu.check_alignment(at, bytes) } else { Ok(()) }
+    }
+
     /// Pushes the low `bytes` (2, 4 or 8) bytes of `v`.
     ///
     /// # Errors
@@ -374,6 +388,7 @@ impl Stack {
     pub fn push(&mut self, cpu: &mut Cpu, bytes: usize, v: u64) -> Result<(), Fault> {
         self.sp = self.sp.wrapping_sub(bytes as u64);
         let at = self.linear(cpu, bytes)?;
+        self.check_alignment(cpu, at, bytes)?;
         match bytes {
             2 => cpu.write_as(at, v as u16, self.user),
             4 => cpu.write_as(at, v as u32, self.user),
@@ -388,6 +403,7 @@ impl Stack {
     /// #SS, #PF.
     pub fn pop(&mut self, cpu: &mut Cpu, bytes: usize) -> Result<u64, Fault> {
         let at = self.linear(cpu, bytes)?;
+        self.check_alignment(cpu, at, bytes)?;
         let v = match bytes {
             2 => cpu.read_as::<u16>(at, self.user).map(u64::from),
             4 => cpu.read_as::<u32>(at, self.user).map(u64::from),

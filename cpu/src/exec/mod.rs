@@ -79,6 +79,11 @@ pub fn invalid(cpu: &mut Cpu, op: &Op, rest: &[Op]) -> Exit {
     })
 }
 
+/// An instruction longer than 15 bytes: #GP(0) (SDM 3A, 6.15, interrupt 13).
+pub fn too_long(cpu: &mut Cpu, op: &Op, rest: &[Op]) -> Exit {
+    step(cpu, op, rest, |cpu, _| Err(cpu.gp(0)))
+}
+
 /// A valid instruction without a row (its feature is not advertised): #UD, loudly.
 pub fn unimplemented(cpu: &mut Cpu, op: &Op, rest: &[Op]) -> Exit {
     step(cpu, op, rest, |cpu, op| {

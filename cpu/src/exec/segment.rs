@@ -188,6 +188,7 @@ fn push_segment<W: Width>(cpu: &mut Cpu, op: &Op, rest: &[Op]) -> Exit {
         let mut stack = Stack::current(cpu);
         // The whole operand's room is taken, but only the selector is written.
         stack.sp = stack.sp.wrapping_sub(W::BYTES as u64 - 2);
+        stack.check_room(cpu, W::BYTES)?;
         stack.push(cpu, 2, u64::from(selector))?;
         stack.commit(cpu);
         Ok(())
@@ -360,11 +361,11 @@ fn arpl<D: Place>(cpu: &mut Cpu, op: &Op, rest: &[Op]) -> Exit {
     step(cpu, op, rest, |cpu, op| {
         cpu.need_protected()?;
         let rpl = Src::get::<u16>(cpu, op)? & 3;
-        let mut raised = false;
-        D::update::<u16>(cpu, op, |_, old| {
-            raised = old & 3 < rpl;
-            if raised { old & !3 | rpl } else { old }
-        })?;
+        // The destination is written only where it changes.
+        let raised = D::get::<u16>(cpu, op)? & 3 < rpl;
+        if raised {
+            D::update::<u16>(cpu, op, |_, old| old & !3 | rpl)?;
+        }
         cpu.state.lazy.set_zf(raised);
         Ok(())
     })

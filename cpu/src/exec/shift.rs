@@ -194,6 +194,13 @@ fn bit_string<X: BitOp, W: Width>(cpu: &mut Cpu, op: &Op, rest: &[Op]) -> Exit {
         let n = index as u64 & u64::from(W::BITS - 1);
         let skip = (index >> W::BITS.trailing_zeros()).wrapping_mul(W::BYTES as i64);
         let ea = crate::mmu::cut(cpu.effective(op).wrapping_add(skip as u64), op.addr);
+        if X::WRITES {
+            // A page that cannot be written faults as a store.
+            let linear = cpu.linear(op.seg, ea, W::BYTES, true, op.addr)?;
+            if cpu.mmu.hit_write::<W>(linear).is_none() {
+                cpu.probe_write(linear, W::BYTES).map_err(|f| cpu.stack_class(op.seg, f))?;
+            }
+        }
         let old: W = cpu.load_at(op, op.seg, ea)?;
         if X::WRITES {
             cpu.store_at(op, op.seg, ea, W::of(X::apply(old.zx(), 1 << n)))?;

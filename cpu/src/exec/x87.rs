@@ -66,12 +66,13 @@ impl Cpu {
     #[cold]
     fn fpu_record(&mut self, op: &Op) {
         let ip = self.this_rip(op);
-        let mut code = [0; 15];
+        let mut code = [0; 16];
         let linear = if self.state.mode.long() { ip } else { self.state.segments[seg::CS].base.wrapping_add(ip) & 0xffff_ffff };
-        if !self.debug_read(linear, &mut code) {
+        let len = usize::from(op.len).min(15);
+        if !self.debug_read(linear, &mut code[..len]) {
             return;
         }
-        let Some(at) = code[..14].iter().position(|byte| (0xd8..=0xdf).contains(byte)) else {
+        let Some(at) = code[..len].iter().position(|byte| (0xd8..=0xdf).contains(byte)) else {
             return;
         };
         let mod_rm = code[at + 1];
@@ -89,11 +90,21 @@ impl Cpu {
         self.state.fpu.last = last;
     }
 
+    /// As a store to `op`'s memory operand that stores nothing.
+    #[cold]
+    fn probe_operand<V: Value>(&mut self, op: &Op) -> Result<(), Fault> {
+        let ea = self.effective(op);
+        let linear = self.linear(op.seg, ea, V::BYTES, true, op.addr)?;
+        self.check_alignment(linear, V::BYTES)?;
+        self.probe_write(linear, V::BYTES).map_err(|f| self.stack_class(op.seg, f))
+    }
+
     fn load_bytes(&mut self, op: &Op, bytes: &mut [u8]) -> Result<(), Fault> {
         let ea = self.effective(op);
         let linear = self.linear(op.seg, ea, bytes.len(), false, op.addr)?;
+        self.check_alignment(linear, image_alignment(bytes.len()))?;
         for (i, pair) in bytes.chunks_exact_mut(2).enumerate() {
-            let word: u16 = self.read(linear.wrapping_add(2 * i as u64))?;
+            let word: u16 = self.read(linear.wrapping_add(2 * i as u64)).map_err(|f| self.stack_class(op.seg, f))?;
             pair.copy_from_slice(&word.to_le_bytes());
         }
         Ok(())
@@ -102,12 +113,18 @@ impl Cpu {
     fn store_bytes(&mut self, op: &Op, bytes: &[u8]) -> Result<(), Fault> {
         let ea = self.effective(op);
         let linear = self.linear(op.seg, ea, bytes.len(), true, op.addr)?;
-        self.probe_write(linear, bytes.len())?;
+        self.check_alignment(linear, image_alignment(bytes.len()))?;
+        self.probe_write(linear, bytes.len()).map_err(|f| self.stack_class(op.seg, f))?;
         for (i, pair) in bytes.chunks_exact(2).enumerate() {
             self.write(linear.wrapping_add(2 * i as u64), u16::from_le_bytes([pair[0], pair[1]]))?;
         }
         Ok(())
     }
+}
+
+/// The alignment of an environment or state image: 4 bytes if it is of the 32-bit kind (SDM 3A, table 7-7).
+const fn image_alignment(bytes: usize) -> usize {
+    if bytes % 80 == 28 { 4 } else { 2 }
 }
 
 /// An instruction that computes.
@@ -290,14 +307,13 @@ fn compare_pop_both<const QUIET: bool>(l: &Lower) -> Option<Op> {
 
 fn compare_flags_handler<const QUIET: bool, const POP: bool>(cpu: &mut Cpu, op: &Op, rest: &[Op]) -> Exit {
     execute(cpu, op, rest, |cpu, op| {
-        if let Some(order) = cpu.state.fpu.compare_to_flags(usize::from(op.src), QUIET, POP) {
-            cpu.state.lazy.set_bits(match order {
-                Ordering4::Less => flags::CF,
-                Ordering4::Equal => flags::ZF,
-                Ordering4::Greater => 0,
-                Ordering4::Unordered => flags::ZF | flags::PF | flags::CF,
-            });
-        }
+        let order = cpu.state.fpu.compare_to_flags(usize::from(op.src), QUIET, POP);
+        cpu.state.lazy.set_bits(match order {
+            Ordering4::Less => flags::CF,
+            Ordering4::Equal => flags::ZF,
+            Ordering4::Greater => 0,
+            Ordering4::Unordered => flags::ZF | flags::PF | flags::CF,
+        });
         Ok(())
     })
 }
@@ -375,16 +391,18 @@ fn load_integer(l: &Lower) -> Option<Op> {
 fn store<V: Value>(cpu: &mut Cpu, op: &Op, rest: &[Op], pop: bool, convert: impl FnOnce(&mut Fpu) -> Option<V>) -> Exit {
     execute(cpu, op, rest, |cpu, op| {
         let before = cpu.state.fpu.flags();
-        if let Some(value) = convert(&mut cpu.state.fpu) {
-            if let Err(fault) = cpu.store(op, value) {
-                cpu.state.fpu.restore_flags(before);
-                return Err(fault);
-            }
-            if pop {
-                cpu.state.fpu.pop();
-            }
+        let value = convert(&mut cpu.state.fpu);
+        let stored = match value {
+            Some(value) => cpu.store(op, value),
+            // The place must be writable even if an exception keeps the value away.
+            None => cpu.probe_operand::<V>(op),
+        };
+        if stored.is_err() {
+            cpu.state.fpu.restore_flags(before);
+        } else if pop && value.is_some() {
+            cpu.state.fpu.pop();
         }
-        Ok(())
+        stored
     })
 }
 
@@ -574,7 +592,7 @@ pub const ROWS: &[Row] = &[
     row(M::Fbld, |l| l.with(load_bcd)),
     row(M::Fst, store_real::<false>),
     row(M::Fstp, store_real::<true>),
-    row(M::Fstpnce, store_real::<true>),
+    row(M::Fstpnce, registers!(|fpu, op| fpu.store_register_unchecked(usize::from(op.dst)))),
     row(M::Fist, store_integer::<false, false>),
     row(M::Fistp, store_integer::<true, false>),
     row(M::Fisttp, store_integer::<true, true>),

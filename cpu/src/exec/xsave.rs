@@ -142,7 +142,7 @@ fn clflush(cpu: &mut Cpu, op: &Op, rest: &[Op]) -> Exit {
     step(cpu, op, rest, |cpu, op| {
         let ea = cpu.effective(op);
         let linear = cpu.linear(op.seg, ea, 1, false, op.addr)?;
-        cpu.translate(linear, Access { write: false, rights: cpu.rights(), fetch: false })?;
+        cpu.translate(linear, Access { write: false, rights: cpu.rights(), fetch: false }).map_err(|f| cpu.stack_class(op.seg, f))?;
         Ok(())
     })
 }

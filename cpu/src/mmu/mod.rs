@@ -193,11 +193,18 @@ impl Cpu {
         self.mmu.select(rights, check_alignment);
     }
 
+    /// #GP(0) where an access begins at a canonical address and ends at one that is not.
+    fn check_canonical_end(&mut self, lin: u64, bytes: usize) -> Result<(), Fault> {
+        if self.canonical(lin.wrapping_add(bytes as u64 - 1)) { Ok(()) } else { Err(self.gp(0)) }
+    }
+
     /// #AC(0) for an access of `bytes` bytes at `lin` that is not naturally aligned, where that is checked (SDM 3A, 6.15).
     #[inline]
-    fn check_alignment(&mut self, lin: u64, bytes: usize) -> Result<(), Fault> {
-        // What is not canonical is found out first, in the slow path.
-        if self.mmu.checks_alignment() && self.canonical(lin) && lin & (bytes.next_power_of_two().min(16) as u64 - 1) != 0 {
+    pub(crate) fn check_alignment(&mut self, lin: u64, bytes: usize) -> Result<(), Fault> {
+        let natural = if bytes == 10 { 8 } else { bytes.next_power_of_two().min(16) };
+        let misaligned = lin & (natural as u64 - 1) != 0;
+        // An address that is not canonical faults as such.
+        if self.mmu.checks_alignment() && misaligned && self.canonical(lin) {
             return Err(self.raise_with(vector::AC, 0));
         }
         Ok(())
@@ -289,6 +296,7 @@ impl Cpu {
     #[cold]
     #[inline(never)]
     fn read_slow(&mut self, lin: u64, buf: &mut [u8], rights: Rights) -> Result<(), Fault> {
+        self.check_canonical_end(lin, buf.len())?;
         let mut done = 0;
         while done < buf.len() {
             let at = lin.wrapping_add(done as u64);
@@ -320,6 +328,7 @@ impl Cpu {
     #[cold]
     #[inline(never)]
     fn write_slow(&mut self, lin: u64, buf: &[u8], rights: Rights) -> Result<(), Fault> {
+        self.check_canonical_end(lin, buf.len())?;
         let n = (PAGE_SIZE - (lin & OFFSET) as usize).min(buf.len());
         let access = Access { write: true, rights, fetch: false };
         let first = self.translate_data(lin, access)?;

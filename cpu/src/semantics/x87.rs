@@ -430,7 +430,8 @@ impl Fpu {
             env.raised |= Exceptions::INVALID;
             value.mantissa |= 1 << 62;
         }
-        if self.commit(&env) {
+        // A denormal is loaded even if its exception is not masked.
+        if self.commit(&env) || !env.unmasked().contains(Exceptions::INVALID) {
             self.push(value);
         }
     }
@@ -466,6 +467,15 @@ impl Fpu {
         self.pop_if(pop);
     }
 
+    /// FSTP ST(i) as the alias D9 D8+i does it: an empty ST(0) is no fault, and is popped.
+    pub fn store_register_unchecked(&mut self, i: usize) {
+        if !self.is_empty(0) {
+            self.set_st(i, self.st(0));
+        }
+        self.status &= !C1;
+        self.pop();
+    }
+
     /// What a store of ST(0) that `convert` computes puts into memory; `None`: an unmasked exception keeps it away.
     ///
     /// The caller writes it, then pops. Where the write faults, it puts [`Fpu::flags`] back first.
@@ -475,9 +485,12 @@ impl Fpu {
         }
         let mut env = self.env();
         let result = convert(self.st(0), &mut env);
-        let written = self.commit(&env);
         let in_range = !env.unmasked().intersects(Exceptions::OVERFLOW | Exceptions::UNDERFLOW);
-        (written && in_range).then_some(result)
+        if !in_range {
+            // Nothing is rounded, so nothing is inexact (SDM 1, 8.5.4 and 8.5.5).
+            env.raised -= Exceptions::PRECISION;
+        }
+        (self.commit(&env) && in_range).then_some(result)
     }
 
     /// FST m32fp, FSTP m32fp
@@ -579,7 +592,7 @@ impl Fpu {
     pub const fn free(&mut self, i: usize, pop: bool) {
         self.valid &= !(1 << self.physical(i));
         if pop {
-            self.top = (self.top + 1) & 7;
+            self.pop();
         }
     }
 

@@ -78,6 +78,11 @@ fn overflow<F: Format>(sign: bool, exponent: i32, kept: u64, rest: u64, up: bool
         if F::X87 && wrapped <= F::BIAS {
             return F::assemble(sign, (wrapped + F::BIAS) as u32, kept);
         }
+        // Beyond what wrapping can hold (FSCALE): an infinity, which is not exact.
+        if F::X87 {
+            env.raise(Exceptions::PRECISION);
+            env.rounded_up = true;
+        }
         return F::infinity(sign);
     }
     env.raise(Exceptions::PRECISION);
@@ -101,21 +106,20 @@ fn round_tiny<F: Format>(sign: bool, exponent: i32, significand: u64, tail: u64,
     let (unbounded, carry, rest, up) = split(significand, tail, precision, sign, env.rounding);
     let tiny = exponent < F::EMIN - 1 || !carry;
     let masked = env.masked.contains(Exceptions::UNDERFLOW);
-    if tiny && F::X87 && !masked {
+    if tiny && !masked {
         env.raise(Exceptions::UNDERFLOW);
         if rest != 0 {
             env.raise(Exceptions::PRECISION);
             env.rounded_up = up;
         }
         let (kept, wrapped) = if carry { (1 << 63, exponent + 1 + WRAP) } else { (unbounded, exponent + WRAP) };
-        if wrapped >= F::EMIN {
+        if F::X87 && wrapped >= F::EMIN {
             return F::assemble(sign, (wrapped + F::BIAS) as u32, kept);
         }
-        return F::zero(sign);
-    }
-    if tiny && !masked {
-        // Nothing is delivered; whether PE is set goes by the result without bounds.
-        env.raise(if rest != 0 { Exceptions::UNDERFLOW | Exceptions::PRECISION } else { Exceptions::UNDERFLOW });
+        if F::X87 {
+            env.raise(Exceptions::PRECISION);
+            env.rounded_up = false;
+        }
         return F::zero(sign);
     }
     if tiny && env.ftz {

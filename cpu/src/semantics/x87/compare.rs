@@ -14,16 +14,16 @@ const fn conditions(order: Ordering4) -> u16 {
 }
 
 impl Fpu {
-    /// How ST(0) compares; `None` where an unmasked exception keeps the result from being reported.
-    fn order(&mut self, other: Option<Operand>, quiet: bool) -> Option<Ordering4> {
+    /// How ST(0) compares, and whether pops follow: not after an unmasked exception. Processors report the order even then.
+    fn order(&mut self, other: Option<Operand>, quiet: bool) -> (Ordering4, bool) {
         let Some(other) = other.filter(|_| !self.is_empty(0)) else {
-            return self.stack_fault(false).then_some(Ordering4::Unordered);
+            return (Ordering4::Unordered, self.stack_fault(false));
         };
         let mut env = self.env();
         let value = self.st(0);
         let order = soft::compare::<F80>(value, other.value, quiet, &mut env);
         other.note_denormal(value, &mut env);
-        self.commit(&env).then_some(order)
+        (order, self.commit(&env))
     }
 
     fn register(&self, i: usize) -> Option<Operand> {
@@ -41,17 +41,15 @@ impl Fpu {
     }
 
     fn compare_with(&mut self, other: Option<Operand>, quiet: bool, pops: u32) {
-        if let Some(order) = self.order(other, quiet) {
-            self.set_conditions(conditions(order));
-            (0..pops).for_each(|_| self.pop());
-        }
+        let (order, completes) = self.order(other, quiet);
+        self.set_conditions(conditions(order));
+        (0..if completes { pops } else { 0 }).for_each(|_| self.pop());
     }
 
-    /// FCOMI, FUCOMI (`quiet`): the result goes to EFLAGS (ZF, PF, CF; the rest of the arithmetic flags cleared) unless it
-    /// is `None`.
-    pub fn compare_to_flags(&mut self, i: usize, quiet: bool, pop: bool) -> Option<Ordering4> {
-        let order = self.order(self.register(i), quiet);
-        self.pop_if(pop && order.is_some());
+    /// FCOMI, FUCOMI (`quiet`): the result goes to EFLAGS (ZF, PF, CF; the rest of the arithmetic flags cleared).
+    pub fn compare_to_flags(&mut self, i: usize, quiet: bool, pop: bool) -> Ordering4 {
+        let (order, completes) = self.order(self.register(i), quiet);
+        self.pop_if(pop && completes);
         order
     }
 

@@ -143,14 +143,19 @@ impl Fpu {
     /// FPREM, FPREM1 (`nearest`)
     pub fn partial_remainder(&mut self, nearest: bool) {
         if self.is_empty(0) || self.is_empty(1) {
-            self.set_conditions(0);
+            self.status &= !C2;
             self.underflow_into(0, false);
             return;
         }
         let mut env = self.env();
         let (result, quotient) = remainder(self.st(0), self.st(1), nearest, &mut env);
+        self.status &= !C2;
         if self.commit(&env) {
             self.set_st(0, result);
+            // An invalid operation leaves the quotient's bits as they were.
+            if env.raised.contains(Exceptions::INVALID) || F80::unpack(result).class.is_nan() {
+                return;
+            }
             match quotient {
                 Some(quotient) => {
                     let bits = quotient_conditions(quotient);
