@@ -141,7 +141,7 @@ proptest! {
             // Functions are chosen evenly among those that may exist.
             let function = (a >> 8 & 0xFF) % 0x60;
             let a = if n < 3 { a & !0xFF00 | (function % 0x1C) << 8 } else if n < 13 && a & 3 != 0 { a & !0xFF00 | function << 8 } else { a };
-            let a = if n == 0 { a & !0xFFFF | 0x4F00 | a % 12 } else { a };
+            let a = if n == 0 { a & !0xFFFF | 0x4F00 | (a % 12) } else { a };
             let seg = |base| Seg { selector: (base >> 4) as u16, base };
             let mut regs = Registers {
                 a: Reg(a), b: Reg(b), c: Reg(c), d: Reg(d), si: Reg(si), di: Reg(di), bp: Reg(bp),
