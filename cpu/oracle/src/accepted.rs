@@ -41,10 +41,10 @@ pub fn excluded(i: &Instruction) -> Option<&'static str> {
     })
 }
 
-/// A 66 prefix before a near branch in 64-bit mode: Intel's processors ignore it, AMD's cut RIP to 16 bits
+/// Near branches with prefixes that manufacturers understand differently. A 66 prefix in 64-bit mode: Intel's processors ignore it, AMD's cut RIP to 16 bits
 /// (SDM 2, CALL: "operand size is forced to 64 bits"; APM 3, 1.2.3).
 #[must_use]
-pub fn narrow_branch(i: &Instruction, bits: u32, bytes: &[u8]) -> bool {
+pub fn differing_branch(i: &Instruction, bits: u32, bytes: &[u8]) -> bool {
     let near = i.is_jmp_short_or_near()
         || i.is_jcc_short_or_near()
         || i.is_call_near()
@@ -56,7 +56,9 @@ pub fn narrow_branch(i: &Instruction, bits: u32, bytes: &[u8]) -> bool {
         || i.mnemonic() == M::Ret;
     // With a displacement of 16 bits it may fit into 15 bytes, which it does not with one of 32.
     let long = i.is_invalid() && bytes.iter().any(|b| matches!(b, 0xe8 | 0xe9 | 0x80..=0x8f));
-    bits == 64 && (near || long) && bytes.contains(&0x66)
+    // Repeat prefixes with what is no string instruction are reserved (SDM 2, 2.1.1); AMD's let them choose LOOPE or LOOPNE.
+    let repeated = i.is_loopcc() && bytes.iter().any(|b| matches!(b, 0xf2 | 0xf3));
+    repeated || bits == 64 && (near || long) && bytes.contains(&0x66)
 }
 
 /// What is not compared in a case.

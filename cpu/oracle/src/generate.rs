@@ -88,7 +88,7 @@ impl<'a> Maker<'a> {
         if !instruction.is_invalid() {
             bytes.truncate(instruction.len());
         }
-        if accepted::excluded(&instruction).is_some() || accepted::narrow_branch(&instruction, self.bits, &bytes) {
+        if accepted::excluded(&instruction).is_some() || accepted::differing_branch(&instruction, self.bits, &bytes) {
             return None;
         }
         self.case.len = bytes.len() as u32;
@@ -540,6 +540,7 @@ impl<'a> Maker<'a> {
         let at_end = self.r.percent(3);
         let base = self.case.code_base();
         self.case.start.rip = base + CODE + 0x40 + self.r.below(64);
+        self.aim(i, self.case.start.rip);
         let len = self.encode(i)?.len() as u64;
         if at_end {
             // Up to the end of the page, or over it.
@@ -554,13 +555,19 @@ impl<'a> Maker<'a> {
                 1 if !near => base + self.r.below(0x4000),
                 _ => rip + 16 + self.r.below(100),
             };
-            match self.info.op_kind(0) {
-                K::br16_1 | K::br16_2 => i.set_near_branch16(target as u16),
-                K::br32_1 | K::br32_4 => i.set_near_branch32(target as u32),
-                _ => i.set_near_branch64(target),
-            }
+            self.aim(i, target);
         }
         Some(())
+    }
+
+    /// Sets the target of a near branch.
+    fn aim(&self, i: &mut Instruction, target: u64) {
+        match self.info.op_kind(0) {
+            K::br16_1 | K::br16_2 => i.set_near_branch16(target as u16),
+            K::br32_1 | K::br32_4 => i.set_near_branch32(target as u32),
+            K::br64_1 | K::br64_4 => i.set_near_branch64(target),
+            _ => {}
+        }
     }
 
     fn encode(&self, i: &Instruction) -> Option<Vec<u8>> {
