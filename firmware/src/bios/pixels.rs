@@ -33,7 +33,7 @@ impl Surface {
     }
 }
 
-/// Bytes of video memory that a row of rows is moved through at a time.
+/// Bytes of video memory that a row is moved through.
 type Row = Vec<u8>;
 
 impl Bios<'_> {
@@ -186,45 +186,32 @@ impl Bios<'_> {
         let right = right.min(s.width);
         let shift = u32::from(lines) * height;
         let color = self.ink(&s, attribute);
-        let whole = left == 0 && right == s.width;
+        if left >= right {
+            return;
+        }
         // A row that is clear already, to be copied.
         let mut blank: Option<Row> = None;
         for n in 0..bottom.saturating_sub(top) {
             let to = if up { top + n } else { bottom - 1 - n };
             let from = if up { Some(to + shift).filter(|y| *y < bottom) } else { to.checked_sub(shift).filter(|y| *y >= top) };
-            match from {
-                Some(from) if whole => {
-                    let row = self.row(&s, from);
-                    let (at, _) = place(&s, 0, to);
-                    self.host.write_video(at, &row);
-                }
-                Some(from) => {
-                    for x in left..right {
-                        let color = self.pixel(&s, x, from);
-                        self.set_pixel(&s, x, to, color, false);
-                    }
-                }
-                None if whole && blank.is_some() => {
-                    let (at, _) = place(&s, 0, to);
-                    self.host.write_video(at, blank.as_deref().unwrap_or_default());
-                }
-                None => {
+            let row = match (from, &blank) {
+                (Some(from), _) => self.row(&s, left, right, from),
+                (None, Some(blank)) => blank.clone(),
+                (None, None) => {
                     (left..right).for_each(|x| self.set_pixel(&s, x, to, color, false));
-                    blank = whole.then(|| self.row(&s, to));
+                    blank = Some(self.row(&s, left, right, to));
+                    continue;
                 }
-            }
+            };
+            self.host.write_video(place(&s, left, to).0, &row);
         }
     }
 
-    /// The bytes of video memory that hold a row of pixels.
-    fn row(&mut self, s: &Surface, y: u32) -> Row {
-        let (at, _) = place(s, 0, y);
-        let len = match s.layout {
-            Kind::Linear(n) => u64::from(s.width) * n,
-            // Spread over four planes.
-            Kind::Cga(_) | Kind::Planar | Kind::Chained => s.stride * 4,
-        };
-        let mut row = vec![0; len as usize];
+    /// The bytes of video memory that hold the pixels from `left` up to `right` of a row, both at the edge of a character:
+    /// they lie side by side in every layout.
+    fn row(&mut self, s: &Surface, left: u32, right: u32, y: u32) -> Row {
+        let (at, end) = (place(s, left, y).0, place(s, right, y).0);
+        let mut row = vec![0; end.saturating_sub(at) as usize];
         self.host.read_video(at, &mut row);
         row
     }
