@@ -175,7 +175,7 @@ impl Bios<'_> {
         word(16, line as u16);
         word(18, width);
         word(20, height);
-        let pages = (self.host.video_len() / (u64::from(line) * u64::from(height))).min(256) as u8;
+        let more_pages = (self.host.video_len() / (u64::from(line) * u64::from(height))).clamp(1, 256) as u16 - 1;
         let (model, masks): (u8, [u8; 8]) = match bits {
             8 => (4, [0; 8]),
             15 => (6, [5, 10, 5, 5, 5, 0, 1, 15]),
@@ -184,13 +184,13 @@ impl Bios<'_> {
             _ => (6, [8, 16, 8, 8, 8, 0, 8, 24]),
         };
         // Characters of 8 by 16; one plane, one bank.
-        info[22..31].copy_from_slice(&[8, 16, 1, bits as u8, 1, model, 0, pages - 1, 1]);
+        info[22..31].copy_from_slice(&[8, 16, 1, bits as u8, 1, model, 0, more_pages as u8, 1]);
         info[31..39].copy_from_slice(&masks);
         // Bits 24 to 31 may be used.
         info[39] = if bits == 32 { 2 } else { 0 };
         info[40..44].copy_from_slice(&self.host.framebuffer().to_le_bytes());
         info[50..52].copy_from_slice(&(line as u16).to_le_bytes());
-        info[52..54].copy_from_slice(&[pages - 1; 2]);
+        info[52..54].copy_from_slice(&[more_pages as u8; 2]);
         info[54..62].copy_from_slice(&masks);
         // The pixel clock: 60 Hz with a quarter for blanking.
         let clock = u32::from(width) * u32::from(height) * 75;

@@ -129,20 +129,39 @@ fn module_name(file: &str) -> Option<(String, &'static str)> {
     Some((stem.replace('-', "_"), ending))
 }
 
-/// Reads the `.modinfo` section of a 64-bit little-endian ELF file: NUL-terminated `key=value` strings.
+/// Where an ELF file's headers keep what is needed of its sections (System V ABI, Object Files).
+struct Class {
+    /// Bytes of an offset or a size.
+    word: usize,
+    /// In the file header: the section table's offset, then the size, the count and the names' index of its entries.
+    table: usize,
+    entries: usize,
+    /// In a section header.
+    offset: usize,
+    size: usize,
+}
+
+const ELF32: Class = Class { word: 4, table: 0x20, entries: 0x2e, offset: 0x10, size: 0x14 };
+const ELF64: Class = Class { word: 8, table: 0x28, entries: 0x3a, offset: 0x18, size: 0x20 };
+
+/// Reads the `.modinfo` section of a little-endian ELF file: NUL-terminated `key=value` strings.
 fn modinfo(elf: &[u8]) -> Option<Info> {
     let word = |at: usize, len: usize| {
         let bytes = elf.get(at..at.checked_add(len)?)?;
         Some(bytes.iter().rev().fold(0usize, |n, b| n << 8 | usize::from(*b)))
     };
-    if elf.get(..6)? != b"\x7fELF\x02\x01" {
-        return None;
-    }
-    let (table, size, count, names) = (word(0x28, 8)?, word(0x3a, 2)?, word(0x3c, 2)?, word(0x3e, 2)?);
+    let class = match elf.get(..6)? {
+        b"\x7fELF\x01\x01" => ELF32,
+        b"\x7fELF\x02\x01" => ELF64,
+        _ => return None,
+    };
+    let entries = |n: usize| word(class.entries + 2 * n, 2);
+    let (table, size, count, names) = (word(class.table, class.word)?, entries(0)?, entries(1)?, entries(2)?);
     let section = |i: usize| {
         let header = table.checked_add(i.checked_mul(size)?)?;
-        let start = word(header.checked_add(0x18)?, 8)?;
-        Some((word(header, 4)?, elf.get(start..start.checked_add(word(header.checked_add(0x20)?, 8)?)?)))
+        let field = |at: usize| word(header.checked_add(at)?, class.word);
+        let start = field(class.offset)?;
+        Some((word(header, 4)?, elf.get(start..start.checked_add(field(class.size)?)?)))
     };
     let names = section(names)?.1?;
     let info = (0..count).find_map(|i| {
@@ -172,27 +191,38 @@ mod tests {
     use super::*;
 
     /// An ELF file with a `.modinfo` section of these entries.
-    fn module(info: &[&str]) -> Vec<u8> {
+    fn module(class: &Class, info: &[&str]) -> Vec<u8> {
         let names = b"\0.modinfo\0.shstrtab\0";
         let info: Vec<u8> = info.iter().flat_map(|e| e.bytes().chain([0])).collect();
         let mut elf = vec![0; 64];
-        elf[..6].copy_from_slice(b"\x7fELF\x02\x01");
+        elf[..6].copy_from_slice(&[0x7f, b'E', b'L', b'F', (class.word / 4) as u8, 1]);
         let (at_names, at_info) = (64, 64 + names.len());
         let table = at_info + info.len();
-        elf[0x28..0x30].copy_from_slice(&(table as u64).to_le_bytes());
-        elf[0x3a] = 64;
-        elf[0x3c] = 3;
-        elf[0x3e] = 2;
+        let put = |bytes: &mut [u8], at: usize, value: usize| {
+            bytes[at..at + class.word].copy_from_slice(&value.to_le_bytes()[..class.word]);
+        };
+        put(&mut elf, class.table, table);
+        for (n, value) in [64, 3, 2].into_iter().enumerate() {
+            elf[class.entries + 2 * n] = value;
+        }
         elf.extend(names);
         elf.extend(&info);
         for (name, start, len) in [(0u32, 0, 0), (1, at_info, info.len()), (10, at_names, names.len())] {
             let mut header = [0u8; 64];
             header[..4].copy_from_slice(&name.to_le_bytes());
-            header[0x18..0x20].copy_from_slice(&(start as u64).to_le_bytes());
-            header[0x20..0x28].copy_from_slice(&(len as u64).to_le_bytes());
+            put(&mut header, class.offset, start);
+            put(&mut header, class.size, len);
             elf.extend(header);
         }
         elf
+    }
+
+    #[test]
+    fn modules_of_both_classes_are_read() {
+        for class in [&ELF32, &ELF64] {
+            let info = modinfo(&module(class, &["depends=crc16,a-b", "alias=pci:*"])).unwrap();
+            assert_eq!((info.depends.join(" "), info.aliases.join(" ")), ("crc16 a_b".into(), "pci:*".into()));
+        }
     }
 
     #[test]
@@ -207,7 +237,7 @@ mod tests {
         ] {
             let path = format!("{base}/{file}");
             assert!(Tree::wants(&path));
-            tree.add(&path, module(info)).unwrap();
+            tree.add(&path, module(&ELF64, info)).unwrap();
         }
         assert!(!Tree::wants("lib/modules/6.1.0-1/modules.builtin.modinfo"));
         assert!(tree.add("lib/modules/6.1.0-1/kernel/x.ko", b"\x7fELF\x02\x01".to_vec()).is_err());
