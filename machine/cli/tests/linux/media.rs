@@ -126,8 +126,8 @@ fn an_isolinux_cdrom_boots() {
     let folder = tempfile::tempdir().unwrap();
     if let Some(iso) = isolinux_iso(folder.path()) {
         boots(&[text(&iso)]);
-        boots_until("builtin", &["--disk", &format!("{},ro", text(&iso))], "isolinux is up");
-        boots_until("seabios", &["--cdrom", text(&iso)], "isolinux is up");
+        boots_until("builtin", &["--disk", &format!("{},ro", text(&iso))], "Loading /boot/vmlinuz");
+        boots_until("seabios", &["--cdrom", text(&iso)], "Loading /boot/vmlinuz");
     }
 }
 
