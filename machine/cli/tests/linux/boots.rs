@@ -23,6 +23,10 @@ fn boots(args: &[&str]) {
 
 #[test]
 fn a_32_bit_kernel_with_pae_boots_to_a_shell() {
+    // Its self-tests multiply large numbers for minutes.
+    if !long() {
+        return;
+    }
     let catalog = Catalog::new(false).unwrap();
     match catalog.fetch("busybox-i386", &mut |_| {}) {
         // Later distributions have no 32-bit kernels.
