@@ -72,6 +72,7 @@ pub unsafe fn call(entry: u64, cpu: *mut crate::Cpu, target: u64) -> u64 {
 }
 
 /// Whether the host's processor is AMD's.
+// The oldest compiler supported takes `__cpuid` for unsafe, newer ones do not.
 #[allow(unused_unsafe)]
 pub fn host_is_amd() -> bool {
     // SAFETY: every 64-bit processor has CPUID.
