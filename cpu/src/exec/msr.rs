@@ -41,11 +41,13 @@ pub struct Msrs {
     pub spec_ctrl: u64,
     pub mcg_status: u64,
     pub debugctl: u64,
-    /// IA32_CLOCK_MODULATION, IA32_THERM_INTERRUPT, IA32_PERF_CTL, IA32_ENERGY_PERF_BIAS: stored, without effect.
+    /// IA32_CLOCK_MODULATION, IA32_THERM_INTERRUPT, IA32_PERF_CTL, IA32_ENERGY_PERF_BIAS, MSR_POWER_CTL: stored, without
+    /// effect.
     pub clock_modulation: u64,
     pub therm_interrupt: u64,
     pub perf_ctl: u64,
     pub energy_perf_bias: u64,
+    pub power_ctl: u64,
     /// IA32_UMWAIT_CONTROL: stored; no user wait lasts long enough for its limit.
     pub umwait_control: u64,
 }
@@ -77,6 +79,7 @@ impl Default for Msrs {
             therm_interrupt: 0,
             perf_ctl: 0,
             energy_perf_bias: 6,
+            power_ctl: 0,
             umwait_control: 0,
         }
     }
@@ -132,6 +135,7 @@ mod n {
     pub const TEMPERATURE_TARGET: u32 = 0x1a2;
     pub const ENERGY_PERF_BIAS: u32 = 0x1b0;
     pub const DEBUGCTL: u32 = 0x1d9;
+    pub const POWER_CTL: u32 = 0x1fc;
     pub const MTRR_PHYSBASE0: u32 = 0x200;
     pub const MTRR_LAST: u32 = MTRR_PHYSBASE0 + 2 * super::VARIABLE_MTRRS as u32 - 1;
     pub const PAT: u32 = 0x277;
@@ -196,6 +200,7 @@ impl Cpu {
             n::TEMPERATURE_TARGET => 100 << 16,
             n::ENERGY_PERF_BIAS => m.energy_perf_bias,
             n::DEBUGCTL => m.debugctl,
+            n::POWER_CTL => m.power_ctl,
             n::MTRR_PHYSBASE0..=n::MTRR_LAST => m.mtrr_variable[(msr - n::MTRR_PHYSBASE0) as usize],
             n::PAT => m.pat,
             n::MTRR_DEF_TYPE => m.mtrr_default,
@@ -257,6 +262,7 @@ impl Cpu {
             n::MISC_ENABLE => m.misc_enable = v | 0x1800,
             n::ENERGY_PERF_BIAS => m.energy_perf_bias = v & 0xf,
             n::DEBUGCTL => m.debugctl = v & 3,
+            n::POWER_CTL => m.power_ctl = v,
             n::MTRR_PHYSBASE0..=n::MTRR_LAST => m.mtrr_variable[(msr - n::MTRR_PHYSBASE0) as usize] = v,
             n::PAT => m.pat = v,
             n::MTRR_DEF_TYPE => m.mtrr_default = v,
