@@ -234,7 +234,8 @@ impl Processor {
             }
             let s = &self.cpu.state;
             let mut left = until - s.icount;
-            let single = s.eflags & (flags::TF | flags::RF) | u64::from(s.shadow);
+            let shadow = s.shadow;
+            let single = s.eflags & (flags::TF | flags::RF) | u64::from(shadow);
             let careful = single | s.dr[7] & debug::ENABLES | self.breakpoints.len() as u64 != 0;
             if careful {
                 (follow, from) = (None, None);
@@ -246,9 +247,6 @@ impl Processor {
                         return stop;
                     }
                     continue;
-                }
-                if single != 0 {
-                    left = 1;
                 }
             }
             let index = match follow.take() {
@@ -298,6 +296,9 @@ impl Processor {
                 }
                 let block = self.cache.get(index);
                 let mut n = block.ops.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+                if single != 0 {
+                    n = 1;
+                }
                 if careful {
                     n = self.before_breakpoint(&block.ops[..n]);
                 }
@@ -307,7 +308,7 @@ impl Processor {
                 self.history_at = (self.history_at + 1) % HISTORY;
                 self.history[self.history_at] = s.rip;
                 self.cpu.block_icount = s.icount;
-                let stepwise = block.checked.is_some() || careful && self.cpu.traced();
+                let stepwise = block.checked.is_some() || shadow || careful && self.cpu.traced();
                 self.cpu.repeat_budget = if stepwise { 0 } else { left.saturating_sub(n as u64) };
                 self.exits += 1;
                 let exit = crate::op::next(&mut self.cpu, ops);
