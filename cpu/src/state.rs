@@ -344,8 +344,6 @@ pub struct Cpu {
     pub block_icount: u64,
     /// The one instruction now running is alone: device and code accesses go through.
     pub solo: bool,
-    /// Set by handlers that changed control registers, CR3, or did INVLPG: cached code addresses must be looked up anew.
-    pub stamp: u32,
     /// How many more iterations a repeated string instruction may retire in this run, beyond its first (exact stop).
     pub repeat_budget: u64,
     /// Iterations retired by repeated instructions beyond one each; the run loop adds it to the count.

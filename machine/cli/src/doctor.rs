@@ -19,7 +19,7 @@ pub fn doctor() {
         "none: the serial port is on stdin and stdout as they are"
     };
     let engine = match softmetal_machine::machine::translator() {
-        Ok(()) => "interpreter; --engine translator works here".into(),
+        Ok(()) => "translator".into(),
         Err(why) => format!("interpreter; {why}"),
     };
     terminal::print(&format!(

@@ -181,8 +181,8 @@ pub struct MachineArgs {
     /// Where keyboard and mouse are plugged in: ps2, which all firmware knows, or virtio
     #[arg(long, value_name = "PORT", default_value = "ps2", hide_possible_values = true, help_heading = "Machine")]
     pub input: InputArg,
-    /// How the guest's code is run: interpreter (what auto takes so far); translator (of hot code to host code); or
-    /// lockstep, which runs both and compares them
+    /// How the guest's code is run: translator (of hot code to host code); interpreter; lockstep, which runs both and
+    /// compares them; or auto, the translator where the host can
     #[arg(long, value_name = "ENGINE", default_value = "auto", value_parser = engine, help_heading = "Machine")]
     pub engine: Engine,
     /// The first serial port: stdio, null, file:FILE, tcp:ADDR:PORT, unix:FILE
