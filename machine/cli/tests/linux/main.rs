@@ -8,6 +8,7 @@ mod boots;
 mod durability;
 mod firmware;
 mod media;
+mod processors;
 mod screen;
 mod selftests;
 mod storage;
