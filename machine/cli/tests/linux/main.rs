@@ -13,6 +13,7 @@ mod screen;
 mod selftests;
 mod storage;
 mod terminal;
+mod userland;
 
 use std::io::Write;
 use std::path::PathBuf;
