@@ -459,7 +459,8 @@ pub fn decode(bytes: &[u8], mode: Mode, forms: &Forms, extent: Extent, out: &mut
             // Quietly, if it is implemented and only this model has not got it.
             None if table::find(instruction.mnemonic()).is_some() => l.with(exec::invalid),
             // An extension of the opcodes that are reserved as NOPs is one where it is not implemented (SDM 2, NOP).
-            None => reserved_nop(&bytes[covered..], mode, &instruction, ordinal),
+            None if forms.reserved_nops() => reserved_nop(&bytes[covered..], mode, &instruction, ordinal),
+            None => l.with(exec::invalid),
         };
         ops.push(lowered.unwrap_or(l.op));
         covered = instruction.ip() as usize + instruction.len();

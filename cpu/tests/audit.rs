@@ -7,11 +7,21 @@ use iced_x86::{
     Code, CpuidFeature, Decoder, DecoderOptions, Encoder, Instruction, MemoryOperand, Mnemonic, OpCodeInfo, OpCodeOperandKind as K, OpKind,
     Register as R, RflagsBits,
 };
+use softmetal_cpu::block::{self, Decoded, Extent};
 use softmetal_cpu::exec;
 use softmetal_cpu::exec::cpuid::Model;
 use softmetal_cpu::lower::Lower;
 use softmetal_cpu::state::Mode;
 use softmetal_cpu::table;
+
+/// All features that there are.
+fn everything() -> Model {
+    let mut model = Model::max();
+    for name in Model::feature_names() {
+        assert!(model.set(name, true));
+    }
+    model
+}
 
 /// Advertised by their feature, but not there, and why.
 fn excluded(code: Code) -> Option<&'static str> {
@@ -140,7 +150,7 @@ fn synthesise(info: &OpCodeInfo, bits: u32, memory: bool) -> Option<Instruction>
 
 /// All instructions to audit, with their code size; and the codes for which none could be made.
 fn instructions() -> (Vec<(u32, Instruction)>, Vec<Code>) {
-    let model = Model::max();
+    let model = everything();
     let mut all = Vec::new();
     let mut failed = Vec::new();
     for code in Code::values() {
@@ -240,4 +250,45 @@ fn declared_flags_are_those_of_iced() {
         }
     }
     assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
+}
+
+/// What an instruction means where its feature is off, if that is not #UD (SDM 2; APM 3).
+fn means_else(mnemonic: Mnemonic) -> Option<Mnemonic> {
+    use Mnemonic as M;
+    Some(match mnemonic {
+        M::Tzcnt => M::Bsf,
+        M::Lzcnt => M::Bsr,
+        M::Prefetchnta | M::Prefetcht0 | M::Prefetcht1 | M::Prefetcht2 => M::Nop,
+        _ => return None,
+    })
+}
+
+#[test]
+fn a_feature_that_is_off_takes_its_instructions_along() {
+    let (all, _) = instructions();
+    let mut refused = 0;
+    for feature in Model::feature_names() {
+        let mut model = everything();
+        model.set(feature, false);
+        let forms = model.forms();
+        let gone: Vec<_> = all.iter().filter(|(_, i)| !i.code().cpuid_features().iter().all(|&f| model.supports(f))).collect();
+        for (bits, i) in gone {
+            // AMD's extensions to MMX have some of SSE's.
+            if feature == "sse" && forms.meaning(i) == Some(i.mnemonic()) {
+                let mmx = i.op0_register().is_mm() || i.op1_register().is_mm();
+                assert!(mmx || i.mnemonic() == Mnemonic::Sfence || means_else(i.mnemonic()) == Some(Mnemonic::Nop), "{:?}", i.code());
+                continue;
+            }
+            assert_eq!(forms.meaning(i), means_else(i.mnemonic()), "{:?} without {feature}", i.code());
+            let mut encoder = Encoder::new(*bits);
+            encoder.encode(i, i.ip()).unwrap();
+            let mut bytes = encoder.take_buffer();
+            bytes.resize(16, 0);
+            let mut decoded = Decoded::default();
+            assert!(block::decode(&bytes, mode(*bits), &forms, Extent::Single, &mut decoded).is_ok());
+            assert_eq!(exec::is_refusal(decoded.ops[0].handler), means_else(i.mnemonic()).is_none(), "{:?} without {feature}", i.code());
+            refused += 1;
+        }
+    }
+    assert!(refused > 3000, "only {refused}");
 }

@@ -3,11 +3,12 @@
 
 use std::fmt::Write as _;
 
-use iced_x86::IcedError;
 use iced_x86::code_asm::*;
+use iced_x86::{CpuidFeature, EncodingKind, IcedError, Register};
 use softmetal_cpu::semantics::simd::estimate;
 use softmetal_cpu::semantics::softfloat::F80;
 use softmetal_cpu::semantics::x87::Fpu;
+use softmetal_cpu::state::reg;
 use softmetal_cpu::testing::Harness;
 
 const FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/open.txt");
@@ -154,12 +155,51 @@ fn integers(out: &mut String) {
     }
 }
 
+/// 3DNow!, by the instructions: no processor of today has it, so all of it is pinned.
+fn three_d_now(out: &mut String) {
+    let edges = [0.0f32, -0.0, 1.0, -1.5, 3.0, 65536.5, -2e9, 1e-38, 1e-39, 3e38, f32::MAX, -f32::MAX, f32::INFINITY, f32::NAN];
+    for code in iced_x86::Code::values().filter(|c| c.encoding() == EncodingKind::D3NOW) {
+        if code.cpuid_features().contains(&CpuidFeature::CYRIX_D3NOW) {
+            continue;
+        }
+        let mut h = Harness::long().asm(|a| {
+            let mut top = a.create_label();
+            a.set_label(&mut top)?;
+            a.movq(mm0, rax)?;
+            a.movq(mm1, rbx)?;
+            a.add_instruction(iced_x86::Instruction::with2(code, Register::MM0, Register::MM1)?)?;
+            a.movq(rax, mm0)?;
+            a.jmp(top)
+        });
+        assert!(h.p.cpu.model.set("3dnow", true) && h.p.cpu.model.set("3dnowext", true));
+        let state = h.p.cpu.state.clone();
+        h.p.load(state);
+        let (mut random, mut hash) = (Random(0x3d3d_3d3d), START);
+        let mut number = |n: usize| {
+            let x = random.next() as u32;
+            // Every third one an edge, the others of moderate size.
+            if n % 3 == 0 { edges[x as usize % edges.len()].to_bits() } else { x & 0x87ff_ffff | 0x3800_0000 }
+        };
+        for n in 0..1000 {
+            let [a, b, c, d] = [0, 1, 2, 0].map(|k| number(n + k));
+            h.set_reg(reg::RAX, u64::from(a) << 32 | u64::from(b));
+            h.set_reg(reg::RBX, u64::from(c) << 32 | u64::from(d));
+            h.run(4);
+            hash = digest(hash, &h.reg(reg::RAX).to_le_bytes());
+            h.run(1);
+        }
+        assert_eq!(h.exception(), None, "{code:?}");
+        let _ = writeln!(out, "{:?} of 1000: {hash:016x}", code.mnemonic());
+    }
+}
+
 #[test]
 fn what_is_left_open_is_the_same_everywhere() {
     let mut now = String::new();
     x87(&mut now);
     estimates(&mut now);
     integers(&mut now);
+    three_d_now(&mut now);
     if std::env::var_os("SOFTMETAL_BLESS").is_some() {
         std::fs::write(FILE, &now).expect("the golden file can be written");
     }

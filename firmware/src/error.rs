@@ -39,6 +39,9 @@ pub enum LoadError {
         /// The protocol, major in the high byte.
         version: u16,
     },
+    /// A 64-bit kernel for a processor without long mode.
+    #[error("the kernel is a 64-bit one, and the chosen processor has no 64-bit mode; give a 32-bit kernel or another --cpu")]
+    NoLongMode,
     /// It does not fit in RAM.
     #[error(
         "the {what} needs {} MiB of memory but the guest has {} MiB; use --memory {0}M or more",

@@ -170,6 +170,9 @@ impl Machine {
         let modules = initrd.iter().map(|bytes| Module { bytes, cmdline: "" }).collect();
         let boot = Boot { kernel, modules, cmdline, vga: self.vga };
         let entry: Entry = softmetal_firmware::boot(&boot, &self.layout, &self.memory, 1)?;
+        if matches!(entry, Entry::Long { .. }) && !self.cpu.cpu.model.has(Feature::Lm) {
+            return Err(LoadError::NoLongMode);
+        }
         self.enter(&entry);
         Ok(())
     }

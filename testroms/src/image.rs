@@ -1,6 +1,6 @@
 //! Flat images that start in real mode, put together from sections of code and data.
 
-use iced_x86::code_asm::CodeAssembler;
+use iced_x86::code_asm::*;
 use iced_x86::{Code, IcedError, Instruction};
 
 /// Where an image is loaded and started, as a BIOS does with a boot sector.
@@ -101,4 +101,68 @@ fn assemble(bits: u32, at: u64, body: impl FnOnce(&mut CodeAssembler) -> Emit) -
 /// When `target` is above 4 GiB.
 pub fn jump_far(a: &mut CodeAssembler, selector: u16, target: u64) -> Emit {
     a.add_instruction(Instruction::with_far_branch(Code::Jmp_ptr1632, selector, target as u32)?)
+}
+
+/// Where the loader of [`disk`] runs, and the packet with which it asks the BIOS.
+const LOADER: u64 = 0x600;
+const PACKET: u64 = 0x900;
+/// Sectors that the loader reads at once.
+const AT_ONCE: u16 = 32;
+
+/// A hard disk (of 16 heads, 63 sectors a track) whose boot sector loads `image` with INT 13h and starts it, for machines
+/// that load nothing but a boot sector.
+///
+/// # Panics
+/// If the image does not fit below the BIOS's data.
+#[must_use]
+pub fn disk(image: &[u8]) -> Vec<u8> {
+    let reads = image.len().div_ceil(usize::from(AT_ONCE) * SECTOR);
+    let mover = |then| {
+        assemble(16, ORIGIN, |a| {
+            a.cli()?;
+            a.cld()?;
+            a.xor(ax, ax)?;
+            a.mov(ds, ax)?;
+            a.mov(es, ax)?;
+            a.mov(ss, ax)?;
+            a.mov(sp, LOADER as i32)?;
+            a.mov(si, ORIGIN as i32)?;
+            a.mov(di, LOADER as i32)?;
+            a.mov(cx, SECTOR as i32)?;
+            a.rep().movsb()?;
+            jump_far(a, 0, then)
+        })
+    };
+    let moved = LOADER + mover(0).len() as u64;
+    let mut bytes = mover(moved);
+    bytes.extend(assemble(16, moved, |a| {
+        let mut next = a.create_label();
+        // Its own size, sectors, offset and segment of the place, number of the first sector.
+        for (at, word) in [0x10, AT_ONCE, 0, (ORIGIN / 16) as u16, 1, 0, 0, 0].into_iter().enumerate() {
+            a.mov(word_ptr(PACKET + 2 * at as u64), u32::from(word))?;
+        }
+        // Eight bits a character on the serial port, whatever the BIOS has left there.
+        a.mov(dx, 0x3fb)?;
+        a.mov(al, 3)?;
+        a.out(dx, al)?;
+        a.mov(dx, 0x80)?;
+        a.sti()?;
+        a.mov(bp, reads as i32)?;
+        a.set_label(&mut next)?;
+        a.mov(si, PACKET as i32)?;
+        a.mov(ah, 0x42)?;
+        a.int(0x13)?;
+        a.add(word_ptr(PACKET + 6), i32::from(AT_ONCE) * (SECTOR / 16) as i32)?;
+        a.add(word_ptr(PACKET + 8), i32::from(AT_ONCE))?;
+        a.dec(bp)?;
+        a.jne(next)?;
+        a.cli()?;
+        jump_far(a, 0, ORIGIN)
+    }));
+    assert!(bytes.len() <= PARTITIONS);
+    bytes.resize(SECTOR, 0);
+    bytes[SECTOR - 2..].copy_from_slice(&[0x55, 0xaa]);
+    bytes.extend(image);
+    bytes.resize(bytes.len().next_multiple_of(20 * 16 * 63 * SECTOR), 0);
+    bytes
 }

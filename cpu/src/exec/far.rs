@@ -4,6 +4,7 @@ use iced_x86::Mnemonic as M;
 
 use super::descriptor::{Descriptor, Stack, code, null, system};
 use super::interrupt::Event;
+use super::models::Vendor;
 use super::segment::changeable_flags;
 use super::task::Switch;
 use crate::by_width;
@@ -382,15 +383,27 @@ fn enter_flat(cpu: &mut Cpu, selector: u16, stack: u16, long: bool, level: u8, r
     cpu.set_segment(seg::SS, flat(stack, false, false, level));
 }
 
+/// #UD where SYSCALL and SYSRET are not: outside of 64-bit mode only AMD has them (SDM 2, SYSCALL; APM 3, SYSCALL).
+fn fast_call_ready(cpu: &mut Cpu) -> Result<(), Fault> {
+    let s = &cpu.state;
+    let here = s.mode.long() || cpu.model.vendor() == Vendor::Amd && cpu.pe();
+    if s.efer & bits::EFER_SCE != 0 && here { Ok(()) } else { Err(cpu.ud()) }
+}
+
 fn syscall(cpu: &mut Cpu, op: &Op, _: &[Op]) -> Exit {
     last(cpu, op, |cpu, _| {
-        if cpu.state.efer & bits::EFER_SCE == 0 || !cpu.state.mode.long() {
-            return Err(cpu.ud());
-        }
+        fast_call_ready(cpu)?;
         let eflags = cpu.eflags() & !flags::RF;
         let m = &cpu.state.msr;
-        let (star, target, mask) = ((m.star >> 32) as u16, m.lstar, m.fmask);
+        let star = (m.star >> 32) as u16;
         cpu.state.regs[usize::from(reg::RCX)] = cpu.state.rip;
+        if !cpu.lma() {
+            let target = cpu.state.msr.star & 0xffff_ffff;
+            cpu.set_eflags(eflags & !(flags::VM | flags::IF));
+            enter_flat(cpu, star, (star & !3).wrapping_add(8), false, 0, target);
+            return Ok(());
+        }
+        let (target, mask) = (if cpu.state.mode.long() { m.lstar } else { m.cstar }, m.fmask);
         cpu.state.regs[11] = eflags;
         cpu.set_eflags(eflags & !mask);
         cpu.untraced = mask & flags::TF != 0;
@@ -401,9 +414,7 @@ fn syscall(cpu: &mut Cpu, op: &Op, _: &[Op]) -> Exit {
 
 fn sysret<W: Width>(cpu: &mut Cpu, op: &Op, _: &[Op]) -> Exit {
     last(cpu, op, |cpu, _| {
-        if cpu.state.efer & bits::EFER_SCE == 0 || !cpu.state.mode.long() {
-            return Err(cpu.ud());
-        }
+        fast_call_ready(cpu)?;
         cpu.need_cpl0()?;
         let long = W::BYTES == 8;
         let target = W::get(&cpu.state.regs, reg::RCX).zx();
@@ -411,19 +422,26 @@ fn sysret<W: Width>(cpu: &mut Cpu, op: &Op, _: &[Op]) -> Exit {
             return Err(cpu.gp(0));
         }
         let star = (cpu.state.msr.star >> 48) as u16;
-        cpu.set_eflags(cpu.state.regs[11] & 0x3c_7fd7 | 2);
+        let eflags = if cpu.state.mode.long() { cpu.state.regs[11] & 0x3c_7fd7 | 2 } else { cpu.eflags() | flags::IF };
+        cpu.set_eflags(eflags);
         enter_flat(cpu, star.wrapping_add(if long { 16 } else { 0 }), star.wrapping_add(8), long, 3, target);
         Ok(())
     })
+}
+
+/// #UD where SYSENTER and SYSEXIT are not: AMD has none in long mode (APM 3, SYSENTER); #GP(0) where they lead nowhere.
+fn system_enter_ready(cpu: &mut Cpu, cs: u16) -> Result<(), Fault> {
+    if cpu.model.vendor() == Vendor::Amd && cpu.lma() {
+        return Err(cpu.ud());
+    }
+    if !cpu.pe() || cs == 0 { Err(cpu.gp(0)) } else { Ok(()) }
 }
 
 fn sysenter(cpu: &mut Cpu, op: &Op, _: &[Op]) -> Exit {
     last(cpu, op, |cpu, _| {
         let m = &cpu.state.msr;
         let (cs, sp, ip) = (m.sysenter_cs as u16 & !3, m.sysenter_esp, m.sysenter_eip);
-        if !cpu.pe() || cs == 0 {
-            return Err(cpu.gp(0));
-        }
+        system_enter_ready(cpu, cs)?;
         let long = cpu.lma();
         let cut = |v: u64| if long { v } else { v & 0xffff_ffff };
         cpu.set_eflags(cpu.eflags() & !(flags::VM | flags::IF | flags::RF));
@@ -436,9 +454,7 @@ fn sysenter(cpu: &mut Cpu, op: &Op, _: &[Op]) -> Exit {
 fn sysexit<W: Width>(cpu: &mut Cpu, op: &Op, _: &[Op]) -> Exit {
     last(cpu, op, |cpu, _| {
         let cs = cpu.state.msr.sysenter_cs as u16 & !3;
-        if !cpu.pe() || cs == 0 {
-            return Err(cpu.gp(0));
-        }
+        system_enter_ready(cpu, cs)?;
         cpu.need_cpl0()?;
         let (ip, sp) = (W::get(&cpu.state.regs, reg::RDX).zx(), W::get(&cpu.state.regs, reg::RCX).zx());
         if !cpu.canonical(ip) || !cpu.canonical(sp) {

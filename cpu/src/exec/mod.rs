@@ -22,6 +22,7 @@ pub mod sse_move;
 pub mod string;
 pub mod system;
 mod task;
+pub mod three_d_now;
 pub mod vector;
 mod vme;
 pub mod wait;
@@ -46,6 +47,7 @@ pub fn families() -> Vec<&'static [Row]> {
         string::ROWS,
         x87::ROWS,
         sse_integer::PACKED,
+        three_d_now::ROWS,
         sse_integer::ROWS,
         sse_move::ROWS,
         sse_float::ARITHMETIC,

@@ -42,13 +42,14 @@ pub struct Msrs {
     pub spec_ctrl: u64,
     pub mcg_status: u64,
     pub debugctl: u64,
-    /// IA32_CLOCK_MODULATION, IA32_THERM_INTERRUPT, IA32_PERF_CTL, IA32_ENERGY_PERF_BIAS, MSR_POWER_CTL: stored, without
-    /// effect.
+    /// IA32_CLOCK_MODULATION, IA32_THERM_INTERRUPT, IA32_PERF_CTL, IA32_ENERGY_PERF_BIAS, MSR_POWER_CTL,
+    /// MSR_PKG_CST_CONFIG_CONTROL: stored, without effect.
     pub clock_modulation: u64,
     pub therm_interrupt: u64,
     pub perf_ctl: u64,
     pub energy_perf_bias: u64,
     pub power_ctl: u64,
+    pub package_c_states: u64,
     /// IA32_UMWAIT_CONTROL: stored; no user wait lasts long enough for its limit.
     pub umwait_control: u64,
 }
@@ -81,6 +82,7 @@ impl Default for Msrs {
             perf_ctl: 0,
             energy_perf_bias: 6,
             power_ctl: 0,
+            package_c_states: 0,
             umwait_control: 0,
         }
     }
@@ -134,6 +136,7 @@ mod n {
     pub const PERF_STATUS: u32 = 0x198;
     pub const PERF_CTL: u32 = 0x199;
     pub const UMWAIT_CONTROL: u32 = 0xe1;
+    pub const PKG_CST_CONFIG_CONTROL: u32 = 0xe2;
     pub const CLOCK_MODULATION: u32 = 0x19a;
     pub const THERM_INTERRUPT: u32 = 0x19b;
     pub const THERM_STATUS: u32 = 0x19c;
@@ -160,6 +163,30 @@ mod n {
     pub const TSC_AUX: u32 = 0xc000_0103;
 }
 
+/// The feature that an MSR is there with; `None` for those that all models with MSRs have here.
+fn needs(msr: u32) -> Option<Feature> {
+    Some(match msr {
+        n::TSC => Feature::Tsc,
+        n::APIC_BASE => Feature::Apic,
+        n::X2APIC..=n::X2APIC_LAST => Feature::X2apic,
+        n::TSC_DEADLINE => Feature::TscDeadline,
+        n::TSC_ADJUST => Feature::TscAdjust,
+        n::SPEC_CTRL | n::PRED_CMD => Feature::SpecCtrl,
+        n::XSS => Feature::Xsaves,
+        n::MTRRCAP | n::MTRR_PHYSBASE0..=n::MTRR_LAST | n::MTRR_DEF_TYPE => Feature::Mtrr,
+        _ if FIXED_MTRRS.contains(&msr) => Feature::Mtrr,
+        n::PAT => Feature::Pat,
+        n::ARCH_CAPABILITIES | n::FLUSH_CMD => Feature::ArchCapabilities,
+        n::SYSENTER_CS | n::SYSENTER_ESP | n::SYSENTER_EIP => Feature::Sep,
+        n::MCG_CAP | n::MCG_STATUS => Feature::Mca,
+        n::UMWAIT_CONTROL => Feature::Waitpkg,
+        n::STAR => Feature::Syscall,
+        n::CSTAR | n::FMASK | n::FS_BASE | n::GS_BASE | n::KERNEL_GS_BASE => Feature::Lm,
+        n::TSC_AUX => Feature::Rdtscp,
+        _ => return None,
+    })
+}
+
 /// A memory type as PAT and MTRRs encode it: `pat` also allows UC- (7).
 fn memory_type(v: u64, pat: bool) -> bool {
     matches!(v, 0 | 1 | 4 | 5 | 6) || (pat && v == 7)
@@ -173,6 +200,9 @@ impl Cpu {
 
     /// The value of MSR `msr`; `None` is #GP. `at` is the instruction count.
     pub fn read_msr(&mut self, msr: u32, at: u64) -> Option<u64> {
+        if !self.has_msr(msr) {
+            return None;
+        }
         let m = &self.state.msr;
         Some(match msr {
             n::TSC => self.time_stamp(at),
@@ -185,20 +215,21 @@ impl Cpu {
             n::PLATFORM_ID | n::EBL_CR_POWERON | n::MISC_FEATURES_ENABLES | n::MCG_CAP | n::BIOS_UPDT_TRIG => 0,
             n::FEATURE_CONTROL => 1,
             n::TSC_ADJUST => m.tsc_adjust,
-            n::SPEC_CTRL if self.model.has(Feature::SpecCtrl) => m.spec_ctrl,
-            n::BIOS_SIGN_ID => 0xff << 32,
+            n::SPEC_CTRL => m.spec_ctrl,
+            n::BIOS_SIGN_ID if self.model.vendor() == Vendor::Amd => self.model.microcode().into(),
+            n::BIOS_SIGN_ID => u64::from(self.model.microcode()) << 32,
             // No supervisor state components.
-            n::XSS if self.model.has(Feature::Xsaves) => 0,
+            n::XSS => 0,
             n::PLATFORM_INFO => 10 << 8 | 10 << 40,
             n::MTRRCAP => 0x500 | VARIABLE_MTRRS as u64,
-            n::ARCH_CAPABILITIES if self.model.has(Feature::ArchCapabilities) => ARCH_CAPABILITIES,
+            n::ARCH_CAPABILITIES => ARCH_CAPABILITIES,
             n::SYSENTER_CS => m.sysenter_cs,
             n::SYSENTER_ESP => m.sysenter_esp,
             n::SYSENTER_EIP => m.sysenter_eip,
             n::MCG_STATUS => m.mcg_status,
             n::PERF_STATUS => 10 << 8,
             n::PERF_CTL => m.perf_ctl,
-            n::UMWAIT_CONTROL if self.model.has(Feature::Waitpkg) => m.umwait_control,
+            n::UMWAIT_CONTROL => m.umwait_control,
             n::CLOCK_MODULATION => m.clock_modulation,
             n::THERM_INTERRUPT => m.therm_interrupt,
             n::THERM_STATUS => 0,
@@ -207,6 +238,7 @@ impl Cpu {
             n::ENERGY_PERF_BIAS => m.energy_perf_bias,
             n::DEBUGCTL => m.debugctl,
             n::POWER_CTL => m.power_ctl,
+            n::PKG_CST_CONFIG_CONTROL => m.package_c_states,
             n::MTRR_PHYSBASE0..=n::MTRR_LAST => m.mtrr_variable[(msr - n::MTRR_PHYSBASE0) as usize],
             n::PAT => m.pat,
             n::MTRR_DEF_TYPE => m.mtrr_default,
@@ -224,12 +256,20 @@ impl Cpu {
         })
     }
 
+    /// Whether the model's features leave MSR `msr` in place.
+    fn has_msr(&self, msr: u32) -> bool {
+        // RDPID alone brings TSC_AUX too, and 0xc000_0082 is LSTAR, or a K6's write-allocation register.
+        needs(msr).is_none_or(|f| self.model.has(f) || msr == n::TSC_AUX && self.model.has(Feature::Rdpid))
+    }
+
     /// Writes MSR `msr`; false is #GP.
     pub fn write_msr(&mut self, msr: u32, v: u64, at: u64) -> bool {
+        if !self.has_msr(msr) {
+            return false;
+        }
         if self.model.vendor() == Vendor::Amd && AMD.contains(&msr) {
             return true;
         }
-        let (spec_ctrl, waits) = (self.model.has(Feature::SpecCtrl), self.model.has(Feature::Waitpkg));
         let base_ok = self.canonical_base(v);
         let m = &mut self.state.msr;
         let ok = match msr {
@@ -238,9 +278,9 @@ impl Cpu {
             n::MTRR_DEF_TYPE => v & !0xcff == 0 && memory_type(v & 0xff, false),
             n::FMASK | n::TSC_AUX => v >> 32 == 0,
             // Bit 1 is reserved (SDM 4, table 2-2).
-            n::UMWAIT_CONTROL => waits && v >> 32 == 0 && v & 2 == 0,
-            n::SPEC_CTRL => spec_ctrl && v & !7 == 0,
-            n::PRED_CMD => spec_ctrl && v & !1 == 0,
+            n::UMWAIT_CONTROL => v >> 32 == 0 && v & 2 == 0,
+            n::SPEC_CTRL => v & !7 == 0,
+            n::PRED_CMD => v & !1 == 0,
             n::MCG_STATUS => v & !7 == 0,
             _ if FIXED_MTRRS.contains(&msr) => (0..8).all(|i| memory_type(v >> (8 * i) & 0xff, false)),
             _ => true,
@@ -260,7 +300,7 @@ impl Cpu {
             // Commands to caches and predictors that do not exist, and a microcode update that changes nothing.
             n::PRED_CMD | n::FLUSH_CMD | n::BIOS_UPDT_TRIG | n::BIOS_SIGN_ID | n::THERM_STATUS => {}
             n::MISC_FEATURES_ENABLES => return v == 0,
-            n::XSS => return v == 0 && self.model.has(Feature::Xsaves),
+            n::XSS => return v == 0,
             n::SYSENTER_CS => m.sysenter_cs = v & 0xffff_ffff,
             n::SYSENTER_ESP => m.sysenter_esp = v,
             n::SYSENTER_EIP => m.sysenter_eip = v,
@@ -273,6 +313,7 @@ impl Cpu {
             n::ENERGY_PERF_BIAS => m.energy_perf_bias = v & 0xf,
             n::DEBUGCTL => m.debugctl = v & 3,
             n::POWER_CTL => m.power_ctl = v,
+            n::PKG_CST_CONFIG_CONTROL => m.package_c_states = v,
             n::MTRR_PHYSBASE0..=n::MTRR_LAST => m.mtrr_variable[(msr - n::MTRR_PHYSBASE0) as usize] = v,
             n::PAT => m.pat = v,
             n::MTRR_DEF_TYPE => m.mtrr_default = v,

@@ -213,6 +213,7 @@ pub const ROWS: &[Row] = &[
     row(M::Pextrq, lower_extract::<u64>).vex(M::Vpextrq),
     row(M::Extractps, lower_extract::<u32>).vex(M::Vextractps),
     row(M::Emms, |l| l.with(emms)),
+    row(M::Femms, |l| l.with(emms)),
     row(M::Maskmovq, |l| lower_masked(l, masked::<Mm, 8>)),
     row(M::Maskmovdqu, |l| lower_masked(l, masked::<Xmm, 16>)).vex(M::Vmaskmovdqu),
     row(M::Pcmpestri, lower_string::<true, true>).modifies("oszapc").vex(M::Vpcmpestri),

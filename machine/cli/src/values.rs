@@ -232,7 +232,8 @@ mod tests {
         assert!(processor("max,-sse4_1,-sse4_2").unwrap_err().contains("no avx"));
         assert!(processor("x86-64-v2,-sse4_2").is_ok() && processor("zen3,-sha_ni").is_ok());
         assert!(processor("nehalm").unwrap_err().contains("did you mean nehalem"));
-        assert!(processor("i486").is_err() && processor("max,rdrand").is_err());
+        assert!(processor("i486").is_ok() && processor("max,rdrand").is_err());
+        assert!(processor("k6-2,-mmx").unwrap_err().contains("no 3dnow"));
         assert_eq!(log_filter("cpu::run=debug").unwrap().target.as_deref(), Some("softmetal_cpu::run"));
         assert!(log_filter("loud").is_err());
     }

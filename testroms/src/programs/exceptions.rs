@@ -134,24 +134,6 @@ pub fn image() -> Vec<u8> {
     case(&mut image, "a null selector for SS in ring 3", &|a| a.mov(eax, 3), &|a| a.mov(ss, ax));
     case(&mut image, "a load, not canonical", &|a| a.mov(rbx, WILD), &|a| a.mov(rax, qword_ptr(rbx)));
     case(&mut image, "a load by RBP, not canonical", &|a| a.mov(rbp, WILD), &|a| a.mov(rax, qword_ptr(rbp)));
-    case(
-        &mut image,
-        "a reserved bit of CR4",
-        &|a| {
-            a.mov(rax, cr4)?;
-            a.bts(rax, 63)
-        },
-        &|a| a.mov(cr4, rax),
-    );
-    case(
-        &mut image,
-        "CR0.PG without CR0.PE",
-        &|a| {
-            a.mov(rax, cr0)?;
-            a.and(rax, -2)
-        },
-        &|a| a.mov(cr0, rax),
-    );
     case(&mut image, "an MSR that does not exist", &|a| a.mov(ecx, 0xdead), &|a| a.rdmsr());
     case(
         &mut image,
@@ -204,6 +186,25 @@ pub fn image() -> Vec<u8> {
             a.xorps(xmm1, xmm1)
         },
         &|a| a.divss(xmm0, xmm1),
+    );
+    // Last, because a processor that lets them pass does not go on well.
+    case(
+        &mut image,
+        "a reserved bit of CR4",
+        &|a| {
+            a.mov(rax, cr4)?;
+            a.bts(rax, 63)
+        },
+        &|a| a.mov(cr4, rax),
+    );
+    case(
+        &mut image,
+        "CR0.PG without CR0.PE",
+        &|a| {
+            a.mov(rax, cr0)?;
+            a.and(rax, -2)
+        },
+        &|a| a.mov(cr0, rax),
     );
     let main = image.code(64, |a| {
         a.lidt(ptr(idt.pointer))?;

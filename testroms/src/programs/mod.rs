@@ -3,6 +3,7 @@
 
 mod exceptions;
 mod interrupts;
+mod protected;
 mod resets;
 mod rings;
 
@@ -15,7 +16,13 @@ use crate::tables::{gdt, selector};
 /// All programs: name and image.
 #[must_use]
 pub fn programs() -> Vec<(&'static str, Vec<u8>)> {
-    vec![("exceptions", exceptions::image()), ("interrupts", interrupts::image()), ("resets", resets::image()), ("rings", rings::image())]
+    vec![
+        ("exceptions", exceptions::image()),
+        ("interrupts", interrupts::image()),
+        ("protected", protected::image()),
+        ("resets", resets::image()),
+        ("rings", rings::image()),
+    ]
 }
 
 /// Emits: ACPI's soft off, from code of any width.

@@ -9,28 +9,31 @@ const INFINITY: u32 = 0x7f80_0000;
 const QUIET: u32 = 0x0040_0000;
 const DEFAULT_NAN: u32 = 0xffc0_0000;
 
+/// Bits of SSE's estimates.
+const PRECISION: u32 = 13;
+
 /// An estimate of `1 / x`.
 #[must_use]
 pub fn rcp(x: u32) -> u32 {
-    let sign = x & SIGN;
     let magnitude = x & !SIGN;
-    if magnitude > INFINITY {
-        return x | QUIET;
+    if magnitude > INFINITY { x | QUIET } else { x & SIGN | reciprocal::<PRECISION>(magnitude) }
+}
+
+/// `1 / x` rounded to `BITS` bits, for an `x` that is positive and no NaN.
+pub(super) fn reciprocal<const BITS: u32>(x: u32) -> u32 {
+    if x == INFINITY {
+        return 0;
     }
-    if magnitude == INFINITY {
-        return sign;
-    }
-    let exponent = magnitude >> 23;
+    let exponent = x >> 23;
     if exponent == 0 {
-        return sign | INFINITY;
+        return INFINITY;
     }
     // 2^59 / M is in (2^35, 2^36]: 1/1.f scaled by 2^36.
-    let m = u64::from(magnitude & 0x7f_ffff | 0x80_0000);
-    let q = (1u64 << 59) / m;
+    let q = (1u64 << 59) / u64::from(x & 0x7f_ffff | 0x80_0000);
     if q == 1 << 36 {
-        return sign | pack(254 - exponent as i32, 1 << 12);
+        return pack::<BITS>(254 - exponent as i32, 1 << (BITS - 1));
     }
-    sign | pack(253 - exponent as i32, round(q, 35))
+    pack::<BITS>(253 - exponent as i32, round::<BITS>(q, 35))
 }
 
 /// An estimate of `1 / sqrt(x)`.
@@ -40,40 +43,46 @@ pub fn rsqrt(x: u32) -> u32 {
     if magnitude > INFINITY {
         return x | QUIET;
     }
-    let exponent = (magnitude >> 23) as i32;
-    if exponent == 0 {
-        return x & SIGN | INFINITY;
-    }
-    if x & SIGN != 0 {
+    if magnitude >> 23 != 0 && x & SIGN != 0 {
         return DEFAULT_NAN;
     }
-    if magnitude == INFINITY {
+    x & SIGN | reciprocal_root::<PRECISION>(magnitude)
+}
+
+/// `1 / sqrt(x)` rounded to `BITS` bits, for an `x` that is positive and no NaN.
+pub(super) fn reciprocal_root<const BITS: u32>(x: u32) -> u32 {
+    let exponent = (x >> 23) as i32;
+    if exponent == 0 {
+        return INFINITY;
+    }
+    if x == INFINITY {
         return 0;
     }
     // x = v x 4^half with v in [1, 4), so the root of 1/v is in (1/2, 1].
     let half = (exponent - 127).div_euclid(2);
     let odd = (exponent - 127).rem_euclid(2);
-    let v = u128::from(magnitude & 0x7f_ffff | 0x80_0000) << odd;
+    let v = u128::from(x & 0x7f_ffff | 0x80_0000) << odd;
     // sqrt(2^83 / (v x 2^23)) = 2^30 / sqrt(v).
     let root = ((1u128 << 83) / v).isqrt() as u64;
     if root == 1 << 30 {
-        return pack(127 - half, 1 << 12);
+        return pack::<BITS>(127 - half, 1 << (BITS - 1));
     }
-    pack(126 - half, round(root, 29))
+    pack::<BITS>(126 - half, round::<BITS>(root, 29))
 }
 
-/// `q`, whose top bit is bit `top`, rounded to a 13-bit integer.
-fn round(q: u64, top: u32) -> u32 {
-    ((q >> (top - 13)) as u32 + 1) >> 1
+/// `q`, whose top bit is bit `top`, rounded to an integer of `BITS` bits.
+fn round<const BITS: u32>(q: u64, top: u32) -> u32 {
+    ((q >> (top - BITS)) as u32 + 1) >> 1
 }
 
-/// The single of biased exponent `exponent` and the 13-bit significand `m`, which may be one too large; tiny is zero.
-fn pack(exponent: i32, m: u32) -> u32 {
-    let exponent = exponent + (m >> 13) as i32;
+/// The single of biased exponent `exponent` and the significand `m` of `BITS` bits, which may be one too large; tiny is zero.
+fn pack<const BITS: u32>(exponent: i32, m: u32) -> u32 {
+    let exponent = exponent + (m >> BITS) as i32;
     if exponent <= 0 {
         return 0;
     }
-    (exponent as u32) << 23 | (m & 0xfff) << 11
+    let fraction = BITS - 1;
+    (exponent as u32) << 23 | (m & ((1 << fraction) - 1)) << (23 - fraction)
 }
 
 #[cfg(test)]

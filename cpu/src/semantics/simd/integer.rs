@@ -25,6 +25,7 @@ lanewise! {
     fn pmulhw(i16) = |a, b| ((i32::from(a) * i32::from(b)) >> 16) as i16;
     fn pmulhuw(u16) = |a, b| ((u32::from(a) * u32::from(b)) >> 16) as u16;
     fn pmulhrsw(i16) = |a, b| ((((i32::from(a) * i32::from(b)) >> 14) + 1) >> 1) as i16;
+    fn pmulhrw(i16) = |a, b| ((i32::from(a) * i32::from(b) + 0x8000) >> 16) as i16;
     fn pmuludq(u64) = |a, b| u64::from(a as u32) * u64::from(b as u32);
     fn pmuldq(i64) = |a, b| i64::from(a as i32) * i64::from(b as i32);
 

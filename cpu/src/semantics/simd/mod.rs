@@ -14,6 +14,7 @@ pub mod sha;
 pub mod shift;
 pub mod shuffle;
 pub mod string;
+pub mod three_d_now;
 
 use serde::{Deserialize, Serialize};
 

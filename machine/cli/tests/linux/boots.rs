@@ -10,7 +10,7 @@ use softmetal_machine::host::catalog::{Catalog, CatalogError};
 use crate::{images, passes, skip, softmetal};
 
 /// Whether tests of some minutes are wanted; says so if not.
-fn long() -> bool {
+pub(crate) fn long() -> bool {
     std::env::var_os("SOFTMETAL_LONG_BOOTS").is_some() || skip(&"it takes minutes; set SOFTMETAL_LONG_BOOTS=1 to run it")
 }
 

@@ -8,10 +8,12 @@ mod boots;
 mod durability;
 mod firmware;
 mod media;
+mod processors;
 mod screen;
 mod selftests;
 mod storage;
 mod terminal;
+mod userland;
 
 use std::io::Write;
 use std::path::PathBuf;
