@@ -65,9 +65,10 @@ pub struct Block {
     pub mode: Mode,
     /// Runs over into a second page.
     pub crosses: bool,
-    /// The physical address of its part of the second page, and the pages of guest memory that it is in, if it is kept.
+    /// The physical address of its part of the second page, if it is kept.
     pub second: u64,
-    pages: [u64; 2],
+    /// The pages of guest memory that such a block is in.
+    pub pages: [u64; 2],
     /// Successors by exit ordinal.
     pub links: [Cell<Link>; 4],
     /// Of a block in a volatile page: what it was made from.
@@ -169,8 +170,9 @@ impl Checked {
     }
 }
 
+/// Of keys that are numbers.
 #[derive(Default)]
-struct KeyHasher(u64);
+pub(crate) struct KeyHasher(u64);
 impl Hasher for KeyHasher {
     fn finish(&self) -> u64 {
         self.0
@@ -184,7 +186,7 @@ impl Hasher for KeyHasher {
         self.0 = (self.0 ^ v).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29);
     }
 }
-type Map<V> = HashMap<u64, V, BuildHasherDefault<KeyHasher>>;
+pub(crate) type Map<V> = HashMap<u64, V, BuildHasherDefault<KeyHasher>>;
 
 /// All decoded blocks.
 #[derive(Default)]
@@ -192,7 +194,7 @@ pub struct BlockCache {
     blocks: Vec<Block>,
     free: Vec<u32>,
     by_start: Map<u32>,
-    /// Blocks that run over into a second page: whoever finds one must look whether that is still the next one.
+    /// Blocks that run over into a second page: whoever finds one here must look whether that is still the next one.
     crossing: Map<u32>,
     by_page: Map<Vec<u32>>,
     /// By page: how often its code was written in a row, and the instruction count of the last time.
@@ -288,12 +290,12 @@ impl BlockCache {
         if let Some(index) = self.crossing.remove(&key(physical, mode)) {
             self.release_crossing(index);
         }
-        // Its serial number is 0, so that nobody comes here without a look at the second page.
         let pages = offsets.map(|offset| offset / PAGE_SIZE as u64);
-        let block = Block { serial: 0, second, pages, ..self.make(ops, physical, mode, true, None) };
+        let block = Block { second, pages, offset: Some(offsets[0]), ..self.make(ops, physical, mode, true, None) };
         let index = self.place(block);
         self.crossing.insert(key(physical, mode), index);
-        for page in pages {
+        // Two linear pages may be one page of memory.
+        for &page in if pages[0] == pages[1] { &pages[..1] } else { &pages[..] } {
             self.by_page.entry(page).or_default().push(index);
         }
         index
@@ -307,7 +309,12 @@ impl BlockCache {
 
     /// Takes a block across pages out of the lists of both.
     fn release_crossing(&mut self, index: u32) {
-        let b = &self.blocks[index as usize];
+        let b = &mut self.blocks[index as usize];
+        b.serial = 0;
+        let translation = b.translation.take();
+        if translation != 0 {
+            self.retired.push(translation);
+        }
         self.crossing.remove(&key(b.physical, b.mode));
         for page in b.pages {
             if let Some(list) = self.by_page.get_mut(&page) {

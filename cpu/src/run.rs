@@ -318,7 +318,7 @@ impl Processor {
                         let end = ops[n - 1].end();
                         self.cpu.state.rip = self.cpu.cut_ip(self.cpu.state.regs[usize::from(BLOCK_RIP)].wrapping_add(end));
                         self.cpu.retire(n as u64);
-                        if n != block.ops.len() || block.crosses {
+                        if n != block.ops.len() || block.serial == 0 {
                             break exit;
                         }
                         3

@@ -395,8 +395,13 @@ impl Cpu {
     /// Sets all of EFLAGS; the caller has merged what may not change. Updates the mode (VM).
     pub fn set_eflags(&mut self, v: u64) {
         self.state.lazy.set_bits(v);
-        self.state.eflags = v & !flags::ARITHMETIC | 2;
-        self.update_mode();
+        let new = v & !flags::ARITHMETIC | 2;
+        let changed = std::mem::replace(&mut self.state.eflags, new) ^ new;
+        if changed & flags::VM != 0 {
+            self.update_mode();
+        } else if changed & flags::AC != 0 {
+            self.select_rights();
+        }
     }
     /// Loads a segment register's hidden part as it is; no checks. CS and SS change the mode; CPL is the caller's.
     pub fn set_segment(&mut self, n: usize, s: Segment) {

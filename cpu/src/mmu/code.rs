@@ -3,27 +3,33 @@
 //! Such a cache keeps the *epoch* of its privilege with what it remembers. The epoch changes whenever the code at a linear
 //! address may have become another: when the address space changes (for the system only if code was run that is not in
 //! global pages, since global pages are the same in all), and when a page is invalidated on which code was found.
+//!
+//! **Invariant:** whether code is walked for does not depend on those caches, so the guest sees the same of its page tables
+//! with every engine: a translation leaves this TLB only together with all that was remembered by it, never to make room
+//! for another.
 
 use softmetal_bus::PAGE_SIZE;
 
 use super::spaces::Spaces;
 use super::tlb::Translation;
+use crate::block::Map;
 
 const OFFSET: u64 = PAGE_SIZE as u64 - 1;
-const ENTRIES: usize = 512;
+/// So many translations are kept; then all are dropped.
+const MOST: usize = 4096;
 
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy)]
 struct Entry {
-    /// Linear page | generation.
-    tag: u64,
-    user: bool,
     large: bool,
-    global: bool,
     physical: u64,
 }
 
+/// What a translation is found by: a tag in which the generation is 0 if the page is global.
+const fn key(tag: u64, global: bool) -> u64 {
+    if global { tag & !OFFSET } else { tag }
+}
+
 /// A set of pages, which may seem to hold more than were put in.
-#[derive(Clone)]
 pub struct Pages([u64; 256]);
 
 impl Pages {
@@ -46,8 +52,11 @@ impl Pages {
 
 /// Translations of code.
 pub struct CodeTlb {
-    entries: Box<[Entry; ENTRIES]>,
-    /// By privilege (user is 1): changes of the epoch that are not changes of the address space.
+    /// By privilege (user is 1).
+    entries: [Map<Entry>; 2],
+    /// The pages in `entries`.
+    known: Pages,
+    /// By privilege: changes of the epoch that are not changes of the address space.
     changes: [u64; 2],
     /// By privilege: pages that code was found on since then.
     pages: [Pages; 2],
@@ -57,7 +66,13 @@ pub struct CodeTlb {
 
 impl CodeTlb {
     pub fn new() -> Self {
-        Self { entries: Box::new([Entry::default(); ENTRIES]), changes: [0; 2], pages: [Pages::NONE; 2], local: false }
+        Self {
+            entries: [Map::default(), Map::default()],
+            known: Pages::NONE,
+            changes: [0; 2],
+            pages: [const { Pages::NONE }; 2],
+            local: false,
+        }
     }
 
     fn note(&mut self, lin: u64, user: bool, global: bool) {
@@ -67,18 +82,26 @@ impl CodeTlb {
 
     /// The physical address of the code at `lin`, if it is here.
     pub fn hit(&mut self, lin: u64, user: bool, spaces: &Spaces) -> Option<u64> {
-        let e = self.entries[(lin >> 12) as usize & (ENTRIES - 1)];
-        if e.user != user || !spaces.hits(e.tag, lin, e.global) {
-            return None;
+        let tag = spaces.tag(lin);
+        // The system's pages are global as a rule, others are not.
+        for global in [!user, user] {
+            if let Some(e) = self.entries[usize::from(user)].get(&key(tag, global)) {
+                let physical = e.physical | (lin & OFFSET);
+                self.note(lin, user, global);
+                return Some(physical);
+            }
         }
-        self.note(lin, user, e.global);
-        Some(e.physical | (lin & OFFSET))
+        None
     }
 
     pub fn fill(&mut self, lin: u64, user: bool, t: &Translation, spaces: &Spaces) {
+        if self.entries[usize::from(user)].len() >= MOST {
+            self.flushed();
+        }
         self.note(lin, user, t.global);
-        self.entries[(lin >> 12) as usize & (ENTRIES - 1)] =
-            Entry { tag: spaces.tag(lin), user, large: t.is_large(), global: t.global, physical: t.physical & !OFFSET };
+        self.known.add(lin >> 12);
+        let entry = Entry { large: t.is_large(), physical: t.physical & !OFFSET };
+        self.entries[usize::from(user)].insert(key(spaces.tag(lin), t.global), entry);
     }
 
     /// What the caches of code addresses at a privilege are valid by; `generation` is that of the address space.
@@ -102,27 +125,28 @@ impl CodeTlb {
 
     /// No translation counts any more, those of global pages included.
     pub fn flushed(&mut self) {
+        self.entries.iter_mut().for_each(Map::clear);
+        self.known = Pages::NONE;
         self.local = false;
         self.change(false);
         self.change(true);
     }
 
-    /// Tags are about to repeat.
-    pub fn clear(&mut self) {
-        self.entries.fill(Entry::default());
-        self.flushed();
-    }
-
     /// Drops the page of `lin`; with `large`, it may be part of a large one.
-    pub fn invalidate(&mut self, lin: u64, large: bool) {
+    pub fn invalidate(&mut self, lin: u64, large: bool, spaces: &Spaces) {
         for user in [false, true] {
             if large || self.pages[usize::from(user)].may_hold(lin >> 12) {
                 self.change(user);
             }
         }
-        self.entries[(lin >> 12) as usize & (ENTRIES - 1)] = Entry::default();
-        if large {
-            self.entries.iter_mut().filter(|e| e.large && e.tag >> 30 == lin >> 30).for_each(|e| *e = Entry::default());
+        for entries in &mut self.entries {
+            if self.known.may_hold(lin >> 12) {
+                entries.remove(&key(spaces.tag(lin), false));
+                entries.remove(&key(spaces.tag(lin), true));
+            }
+            if large {
+                entries.retain(|key, e| !(e.large && key >> 30 == lin >> 30));
+            }
         }
     }
 }

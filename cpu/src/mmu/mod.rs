@@ -218,9 +218,7 @@ impl Cpu {
     /// # Errors
     /// #PF, or #GP(0) if not canonical.
     pub fn read_system<V: Value>(&mut self, lin: u64) -> Result<V, Fault> {
-        let mut b = [0; 32];
-        self.read_slow(lin, &mut b[..V::BYTES], self.system_rights())?;
-        Ok(V::from_le(&b))
+        self.read_with(lin, self.system_rights())
     }
 
     /// Stores as the processor itself does: supervisor, whatever the CPL.
@@ -228,7 +226,7 @@ impl Cpu {
     /// # Errors
     /// #PF, or #GP(0) if not canonical.
     pub fn write_system<V: Value>(&mut self, lin: u64, v: V) -> Result<(), Fault> {
-        self.write_slow(lin, &v.to_le()[..V::BYTES], self.system_rights())
+        self.write_with(lin, v, self.system_rights())
     }
 
     /// Loads with the rights of CPL 3 (`user`) or of an inner privilege level.
@@ -236,9 +234,7 @@ impl Cpu {
     /// # Errors
     /// #PF, or #GP(0) if not canonical.
     pub fn read_as<V: Value>(&mut self, lin: u64, user: bool) -> Result<V, Fault> {
-        let mut b = [0; 32];
-        self.read_slow(lin, &mut b[..V::BYTES], self.rights_of(user))?;
-        Ok(V::from_le(&b))
+        self.read_with(lin, self.rights_of(user))
     }
 
     /// Stores with the rights of CPL 3 (`user`) or of an inner privilege level.
@@ -246,7 +242,24 @@ impl Cpu {
     /// # Errors
     /// #PF, or #GP(0) if not canonical.
     pub fn write_as<V: Value>(&mut self, lin: u64, v: V, user: bool) -> Result<(), Fault> {
-        self.write_slow(lin, &v.to_le()[..V::BYTES], self.rights_of(user))
+        self.write_with(lin, v, self.rights_of(user))
+    }
+
+    fn read_with<V: Value>(&mut self, lin: u64, rights: Rights) -> Result<V, Fault> {
+        if let Some(p) = self.mmu.hit_as::<V>(lin, rights, false) {
+            return Ok(p.load());
+        }
+        let mut b = [0; 32];
+        self.read_slow(lin, &mut b[..V::BYTES], rights)?;
+        Ok(V::from_le(&b))
+    }
+
+    fn write_with<V: Value>(&mut self, lin: u64, v: V, rights: Rights) -> Result<(), Fault> {
+        if let Some(p) = self.mmu.hit_as::<V>(lin, rights, true) {
+            p.store(v);
+            return Ok(());
+        }
+        self.write_slow(lin, &v.to_le()[..V::BYTES], rights)
     }
 
     /// Checks that `bytes` bytes at `lin` may be written now, so that a later store cannot fault.

@@ -159,7 +159,9 @@ pub struct Mmu {
     closed_at: usize,
     /// Regions of 2 MiB with (parts of) large pages, and of 1 GiB with those of that size.
     large: [Pages; 2],
-    /// What backs physical pages: page | 1, and the answer.
+    /// One bit for each page of guest memory: it is RAM at the physical address of the same number.
+    plain: Box<[u64]>,
+    /// What backs other physical pages: page | 1, and the answer.
     kinds: Box<[(u64, PageKind); KINDS]>,
     /// Linear pages that are never entered: data breakpoints are on them.
     watched: [u64; 4],
@@ -187,7 +189,8 @@ impl Mmu {
             open: Vec::with_capacity(OPEN),
             closed: [Closed::default(); OPEN],
             closed_at: 0,
-            large: [Pages::NONE; 2],
+            large: [const { Pages::NONE }; 2],
+            plain: vec![0; pages.div_ceil(64)].into_boxed_slice(),
             kinds: Box::new([(0, PageKind::Device); KINDS]),
             watched: [NO_PAGE; 4],
             fast: Fast::new(),
@@ -258,6 +261,20 @@ impl Mmu {
     pub fn hit_write<V: Value>(&self, lin: u64) -> Option<Slot<V>> {
         let e = &self.entries[(Self::index(lin) | self.part) & (ALL - 1)];
         if e.write == self.tag(lin) && (lin & OFFSET) <= (PAGE_SIZE - V::BYTES) as u64 {
+            // SAFETY: as in `hit_read`.
+            return Some(Slot(unsafe { e.host.add((lin & OFFSET) as usize) }.cast()));
+        }
+        None
+    }
+
+    /// The memory of a load, or of a store, with other rights than the program's now, on a hit.
+    #[inline]
+    #[must_use]
+    pub fn hit_as<V: Value>(&self, lin: u64, rights: Rights, write: bool) -> Option<Slot<V>> {
+        let e = &self.entries[(Self::index(lin) | rights.part()) & (ALL - 1)];
+        let kept = rights == Rights::Guarded && e.offset & USER != 0;
+        let tag = if write { e.write } else { e.read };
+        if tag == self.tag(lin) && !kept && (lin & OFFSET) <= (PAGE_SIZE - V::BYTES) as u64 {
             // SAFETY: as in `hit_read`.
             return Some(Slot(unsafe { e.host.add((lin & OFFSET) as usize) }.cast()));
         }
@@ -464,17 +481,26 @@ impl Mmu {
     #[inline(always)]
     #[must_use]
     pub fn kind(&self, page: u64) -> Option<PageKind> {
+        let number = (page >> 12) as usize;
+        if self.plain.get(number / 64).is_some_and(|word| word >> (number % 64) & 1 != 0) {
+            return Some(PageKind::Memory { offset: page, writable: true });
+        }
         let (tag, kind) = self.kinds[(page >> 12) as usize & (KINDS - 1)];
         (tag == page | 1).then_some(kind)
     }
 
     /// Remembers what backs a physical page, until all translations are dropped.
     pub fn note_kind(&mut self, page: u64, kind: PageKind) {
-        self.kinds[(page >> 12) as usize & (KINDS - 1)] = (page | 1, kind);
+        let number = (page >> 12) as usize;
+        match self.plain.get_mut(number / 64) {
+            Some(word) if kind == (PageKind::Memory { offset: page, writable: true }) => *word |= 1 << (number % 64),
+            _ => self.kinds[number & (KINDS - 1)] = (page | 1, kind),
+        }
     }
 
     /// Drops every translation, and what is known of physical pages.
     pub fn flush_all(&mut self) {
+        self.plain.fill(0);
         self.kinds.fill((0, PageKind::Device));
         self.flush(true);
     }
@@ -508,9 +534,9 @@ impl Mmu {
             self.fast.clear();
             self.entries.fill(EMPTY);
             self.closed.fill(Closed::default());
-            self.code.clear();
+            self.code.flushed();
             self.writers.fill(0);
-            self.large.fill(Pages::NONE);
+            self.large = [const { Pages::NONE }; 2];
         }
     }
 
@@ -526,7 +552,7 @@ impl Mmu {
         for c in self.closed.iter_mut().filter(|c| large || (c.tag ^ lin) & !OFFSET == 0) {
             c.tag = 0;
         }
-        self.code.invalidate(lin, large);
+        self.code.invalidate(lin, large, &self.spaces);
         if large {
             self.fast.clear();
             let near = |tag: u64| tag >> 30 == lin >> 30;

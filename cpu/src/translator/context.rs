@@ -13,9 +13,14 @@ use crate::state::{Cpu, Mode, State};
 /// From the processor's start to where [`host::RBP`] points.
 pub const ANCHOR: i32 = 12;
 /// Entries of the jump cache, for each privilege.
-pub const JUMPS: usize = 1024;
-/// The address bits that choose an entry of the jump cache: the lowest ten.
-const JUMP_BITS: u64 = JUMPS as u64 - 1;
+pub const JUMPS: usize = 4096;
+/// The address bits below those that choose an entry of the jump cache: functions begin at multiples of 16, returns anywhere.
+const SKIPPED: u32 = 3;
+const JUMP_BITS: u64 = (JUMPS as u64 - 1) << SKIPPED;
+
+const fn place(rip: u64) -> usize {
+    ((rip & JUMP_BITS) >> SKIPPED) as usize
+}
 /// The longest block, in instructions: translated code is entered only with so much budget left.
 pub const SPARE: u64 = crate::block::MAX_OPS as u64;
 
@@ -117,13 +122,13 @@ impl Jumps {
 
     /// The code for address `rip`.
     pub fn get(&self, rip: u64) -> Option<u64> {
-        let i = (rip & JUMP_BITS) as usize;
+        let i = place(rip);
         (self.tags[i] == rip.wrapping_neg() && self.codes[i] != self.home).then_some(self.codes[i])
     }
 
     /// Enters the code for address `rip`.
     pub fn set(&mut self, rip: u64, code: u64) {
-        let i = (rip & JUMP_BITS) as usize;
+        let i = place(rip);
         if self.tags[i] == NOWHERE {
             self.filled.push(i as u16);
         }

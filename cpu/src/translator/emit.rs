@@ -2,11 +2,14 @@
 
 use iced_x86::{Encoder, Instruction, InstructionInfo, InstructionInfoFactory, OpAccess, OpKind, Register};
 
+use softmetal_bus::PAGE_SIZE;
+
 use super::assembler::{Assembler, At, Jump, host};
 use super::context::{self};
 use super::policy::{self, Host, Way};
 use super::registers::{COUNT, FRAME, STACK, home, is_high_byte, named, number};
 use super::thunks::{self, Thunks};
+use crate::block::MAX_LEN;
 use crate::op::Op;
 use crate::state::{Mode, seg};
 
@@ -639,7 +642,9 @@ impl Block<'_> {
 
     /// To the block at `target`, counted from the start of the page, after instruction `k`.
     fn edge(&mut self, k: usize, target: i64) {
-        if let (Ok(target), true) = (u16::try_from(target), (0..4096).contains(&target)) {
+        // From the last bytes of a page, a block may run over into whatever is the next page then.
+        const LAST: i64 = (PAGE_SIZE - MAX_LEN) as i64;
+        if let (Ok(target), true) = (u16::try_from(target), (0..=LAST).contains(&target)) {
             let out = self.account(k + 1);
             let jump = self.a.jmp();
             let edge = self.edges.len();

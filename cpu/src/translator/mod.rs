@@ -18,7 +18,7 @@
 //! * A translation belongs to one [`crate::block::Block`] and knows its place in the page only; the page's linear address
 //!   is in [`Context::page`]. So code that is mapped at several addresses is translated once.
 //! * Blocks of one page are chained by patched jumps, which nothing has to undo: a page's blocks are retired together, and
-//!   the entry of a retired one leads out. All other ways go through a jump cache that is emptied with the address space.
+//!   the entry of a retired one leads out. All other ways, those to a block that runs over into a second page included, go through a jump cache that is emptied with the address space.
 //! * The budget is counted down where a block is left. Translated code is entered with at least the longest block's worth,
 //!   and leaves when less is left: the interpreter runs the rest, to the exact instruction.
 
@@ -164,7 +164,11 @@ impl Translator {
         let start = (block.physical & (PAGE_SIZE as u64 - 1)) as u16;
         let len = block.ops.last()?.end() as usize;
         let mut bytes = vec![0; len];
-        memory.read(offset, &mut bytes).ok()?;
+        let (first, second) = bytes.split_at_mut(len.min(PAGE_SIZE - usize::from(start)));
+        memory.read(offset, first).ok()?;
+        if !second.is_empty() {
+            memory.read(block.pages[1] * PAGE_SIZE as u64, second).ok()?;
+        }
         let mut decoder = Decoder::with_ip(64, &bytes, start.into(), DecoderOptions::NONE);
         let instructions: Vec<_> = block.ops.iter().map(|_| decoder.decode()).collect();
         // On a model without the one, the bytes of TZCNT are those of BSF: what counts is the handler.
