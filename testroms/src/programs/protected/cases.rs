@@ -287,7 +287,7 @@ fn rings(image: &mut Image, w: &World, add: Add) {
             a.int(DONE)
         });
     }
-    add(image, "ring 3 with IOPL 3: STI, CLI, OUT", &|a| {
+    add(image, "ring 3 with IOPL 3: CLI, OUT", &|a| {
         to_ring3(a, w, 0x3002)?;
         a.cli()?;
         a.mov(eax, 0x55)?;
