@@ -492,7 +492,6 @@ impl State {
     /// The state after power-on or RESET (SDM 3A, table 9-1).
     #[must_use]
     pub fn power_on(model: &crate::exec::cpuid::Model) -> Self {
-        let _ = model;
         let mut segments = [Segment::real(0); 6];
         segments[seg::CS] = Segment { selector: 0xf000, attributes: 0x9b, limit: 0xffff, base: 0xffff_0000 };
         let system = |kind: u16| Segment { selector: 0, attributes: 0x80 | kind, limit: 0xffff, base: 0 };
@@ -501,8 +500,10 @@ impl State {
         let mut dr = [0; 8];
         dr[6] = 0xffff_0ff0;
         dr[7] = 0x400;
+        let mut regs = [0; 32];
+        regs[usize::from(reg::RDX)] = model.signature().into();
         Self {
-            regs: [0; 32],
+            regs,
             rip: 0xfff0,
             lazy: Lazy { zero: 1, sign: 1, carry: 0 },
             eflags: 2,

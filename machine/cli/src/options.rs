@@ -73,8 +73,12 @@ pub enum Command {
     Disk(DiskCommand),
     /// List, fetch and remove the images that can be booted by name
     Catalog(CatalogArgs),
-    /// Tell what this host offers
-    Doctor,
+    /// Tell what this host offers, or what the processor models have
+    Doctor {
+        /// List the features of each processor model, for `--cpu MODEL,+FEATURE,-FEATURE`
+        #[arg(long)]
+        cpu: bool,
+    },
 }
 
 /// The board.
@@ -164,7 +168,8 @@ pub struct MachineArgs {
     /// Processors; only 1 works so far
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = one_cpu, help_heading = "Machine")]
     pub cpus: u8,
-    /// A model (x86-64, x86-64-v2, x86-64-v3, max), with features added or removed: max,-rdrand
+    /// A model (x86-64-v1, x86-64-v2, x86-64-v3, max, 486, pentium3, core2duo, nehalem, haswell, zen3), with features added
+    /// or removed: max,-rdrand; `softmetal doctor --cpu` lists them
     #[arg(long, value_name = "MODEL", default_value = "x86-64-v3", value_parser = processor, help_heading = "Machine")]
     pub cpu: Processor,
     /// The board: pc (440FX) or q35
