@@ -1,4 +1,7 @@
-//! Guests of random code: none panics or hangs the host, and how a run is sliced changes nothing in it.
+//! Guests of random code: none panics or hangs the host, and how a run is sliced changes nothing in it, nor does the engine.
+//!
+//! `SOFTMETAL_FUZZ_GUESTS=5000 cargo test -p softmetal-machine --test fuzz_guests lockstep` runs both engines side by side
+//! over so many guests, more than 50 million instructions.
 
 use iced_x86::code_asm::*;
 use softmetal_bus::Request;
@@ -111,6 +114,48 @@ fn plausible_code_in_every_mode() {
         crashed += u32::from(outcome.turn == Turn::Shutdown);
     }
     assert!(changed > 50 && crashed > 2, "{changed} of them ran differently, {crashed} crashed");
+}
+
+/// The demonstration guest, changed as above, under both engines, whose states are compared all the time. Loops are put into
+/// it, so that blocks become hot enough to be translated.
+#[test]
+fn lockstep_in_every_mode() {
+    let original = demo();
+    let seeds = std::env::var("SOFTMETAL_FUZZ_GUESTS").ok().and_then(|n| n.parse().ok()).unwrap_or(60);
+    let (mut instructions, mut translated) = (0, 0);
+    for seed in 0..seeds {
+        let mut random = Random(seed ^ 0x1005);
+        let mut image = original.clone();
+        for _ in 0..random.below(16) {
+            let at = random.below(image.len());
+            match random.below(4) {
+                // A short jump back.
+                0 if at + 1 < image.len() => (image[at], image[at + 1]) = (0x70 | random.below(16) as u8, 0x80 | random.next() as u8),
+                1 => image[at] = random.next() as u8,
+                2 => image[at] ^= 1 << random.below(8),
+                _ => image[at] = image[at].wrapping_add(1),
+            }
+        }
+        image[510..512].copy_from_slice(&[0x55, 0xaa]);
+        let mut main = machine(&image, TRANSLATOR);
+        main.in_lockstep_with(machine(&image, Engine::Interpreter));
+        let limit = 100_000;
+        let mut waits = 0;
+        loop {
+            match main.turn(limit) {
+                Turn::Ran | Turn::Request(Request::A20(_) | Request::Remap) => {}
+                Turn::Idle(Some(time)) if waits < 1000 => {
+                    waits += 1;
+                    main.jump(time);
+                }
+                Turn::Diverged => panic!("seed {seed}: {}", main.divergence().unwrap_or_default()),
+                _ => break,
+            }
+        }
+        instructions += main.icount();
+        translated += main.processor().blocks_translated();
+    }
+    assert!(instructions > seeds * 10_000 && translated > seeds, "{instructions} instructions, {translated} blocks translated");
 }
 
 /// An instruction that reaches past the limit of CS is refused wherever its block begins.
