@@ -99,7 +99,7 @@ impl ChipsetFunction {
         if let Some(block) = roles.ports {
             config.define(block.base.into(), &[0x01, 0, 0, 0], &block.mask.to_le_bytes());
             // On some, the switch shares its register with what selects an interrupt.
-            config.define(block.enable.0.into(), &[0], &[block.enable.1 | 0x0e * u8::from(block.command)]);
+            config.define(block.enable.0.into(), &[0], &[block.enable.1 | if block.command { 0x0e } else { 0 }]);
         }
         Self { name, roles, config, ports: Ports::None }
     }

@@ -172,8 +172,7 @@ impl Bios<'_> {
 
     fn save_linear(&mut self) -> Vec<u8> {
         let mode = self.get16(EBDA + data::VBE_MODE);
-        let registers = super::vbe::STATE_REGISTERS.map(|register| self.dispi(register));
-        registers.into_iter().chain([mode]).flat_map(u16::to_le_bytes).collect()
+        self.saved_dispi().into_iter().chain([mode]).flat_map(u16::to_le_bytes).collect()
     }
 
     fn restore_linear(&mut self, state: &[u8]) {

@@ -66,7 +66,7 @@ pub fn strings() -> Vec<u8> {
 }
 
 /// The display interface's registers that are a mode's state, in the order in which they are kept.
-pub(super) const STATE_REGISTERS: [u16; 8] =
+const STATE_REGISTERS: [u16; 8] =
     [dispi::XRES, dispi::YRES, dispi::BPP, dispi::ENABLE, dispi::VIRTUAL_WIDTH, dispi::X_OFFSET, dispi::Y_OFFSET, dispi::BANK];
 /// Bytes of a saved state: those registers and the mode's number.
 pub(super) const STATE_LEN: usize = 2 * STATE_REGISTERS.len() + 2;
@@ -76,13 +76,22 @@ fn stride(width: u16, bits: u16) -> u32 {
 }
 
 impl Bios<'_> {
-    pub(super) fn dispi(&mut self, register: u16) -> u16 {
+    fn dispi(&mut self, register: u16) -> u16 {
         self.host.port_out(INDEX, 2, register.into());
         self.host.port_in(DATA, 2) as u16
     }
     fn set_dispi(&mut self, register: u16, value: u16) {
         self.host.port_out(INDEX, 2, register.into());
         self.host.port_out(DATA, 2, value.into());
+    }
+
+    /// [`STATE_REGISTERS`] as they are.
+    pub(super) fn saved_dispi(&mut self) -> [u16; STATE_REGISTERS.len()] {
+        STATE_REGISTERS.map(|register| match register {
+            // How memory was treated when the mode was set is no part of it.
+            dispi::ENABLE => self.dispi(register) & !dispi::KEEP,
+            _ => self.dispi(register),
+        })
     }
 
     /// Puts [`STATE_REGISTERS`] back; video memory stays as it is.
