@@ -143,6 +143,13 @@ impl Segment {
     pub const fn big(&self) -> bool {
         self.attributes & 0x4000 != 0
     }
+    /// A present data segment that is writable and all of 4 GiB from linear address 0 on.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_all(&self) -> bool {
+        // Present, code or data, not code, not expand-down, writable.
+        self.attributes & 0x9e == 0x92 && self.limit == u32::MAX && self.base == 0
+    }
     /// The limit allows `bytes` bytes from offset `ea` on.
     #[must_use]
     pub const fn admits(&self, ea: u64, bytes: usize) -> bool {

@@ -151,7 +151,7 @@ impl Device for Port92 {
             ctx.request(Request::A20(self.state.value & FAST_A20 != 0));
         }
         if changed & self.state.value & FAST_RESET != 0 {
-            ctx.request(Request::Reset);
+            ctx.request(Request::ResetProcessor);
         }
     }
     fn reset(&mut self, ctx: &mut Ctx) {
@@ -312,7 +312,7 @@ mod tests {
         rig.write(&mut port92, 0, 0, 1, 0);
         assert_eq!(rig.take(), request(Request::A20(false)));
         rig.write(&mut port92, 0, 0, 1, 1);
-        assert_eq!(rig.take(), request(Request::Reset));
+        assert_eq!(rig.take(), request(Request::ResetProcessor));
         rig.write(&mut port92, 0, 0, 1, 1);
         assert_eq!(rig.take(), []);
 

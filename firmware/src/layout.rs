@@ -131,6 +131,10 @@ pub const PM_TMR_PORT: u16 = 0x608;
 pub const GPE0_PORT: u16 = 0x620;
 /// The size of the GPE0 block in bytes.
 pub const GPE0_LEN: u8 = 4;
+/// The SMBus host of board `pc`, 16 bytes.
+pub const SMBUS_PORT: u16 = 0x700;
+/// The general-purpose pins of board `q35`, 64 bytes.
+pub const GPIO_PORT: u16 = 0x580;
 /// The system control interrupt.
 pub const SCI_IRQ: u8 = 9;
 /// Where the OS writes to take over (or give back) power management.

@@ -87,6 +87,9 @@ impl Platform for Host<'_> {
     fn framebuffer(&self) -> u32 {
         self.board.lock().framebuffer()
     }
+    fn edid(&self) -> [u8; 128] {
+        softmetal_devices::vga::edid()
+    }
     fn pause(&mut self, ns: u64) {
         self.board.lock().pause(self.at, ns);
     }
@@ -117,7 +120,10 @@ fn pushed_flags(cpu: &Cpu) -> u32 {
 /// write to that port does nothing.
 pub fn serve(processor: &mut Processor, board: &SharedBoard) {
     let cpu = &mut processor.cpu;
-    let Some(call) = rom().call(cpu.linear_rip()) else {
+    // The ROM may be mapped elsewhere, or something that takes its place may be mapped there.
+    let linear = cpu.linear_rip();
+    let physical = cpu.debug_translate(linear);
+    let Some(call) = [Some(linear), physical].into_iter().flatten().find_map(|at| rom().call(at)) else {
         log::debug!(target: "bios", "a write to the trap port from outside of the BIOS, before {:#x}", cpu.linear_rip());
         return;
     };

@@ -24,6 +24,7 @@ use crate::board::firmware::Parts;
 use crate::board::{Board, Plugs, SharedBoard, chips::id};
 use crate::error::UserError;
 use crate::lockstep::Lockstep;
+use crate::resume;
 use crate::screen;
 use crate::snapshot::Digests;
 use crate::start;
@@ -413,6 +414,10 @@ impl Machine {
                     bios::serve(&mut self.cpu, &self.board);
                     return Turn::Ran;
                 }
+                Some(Request::ResetProcessor) => {
+                    drop(board);
+                    return if self.resume() { Turn::Ran } else { Turn::Request(Request::Reset) };
+                }
                 Some(request) => return Turn::Request(request),
                 None => {}
             }
@@ -431,10 +436,16 @@ impl Machine {
         match self.cpu.run(until) {
             Stop::Budget if self.cpu.icount() >= limit => Turn::Limit,
             Stop::Budget | Stop::Attention => Turn::Ran,
+            Stop::Shutdown if self.resume() => Turn::Ran,
             Stop::Shutdown => Turn::Shutdown,
             Stop::Breakpoint => Turn::Breakpoint,
             Stop::Halted => self.halted(),
         }
+    }
+
+    /// A reset of the processor that the guest has told the built-in BIOS to take for no more than that.
+    fn resume(&mut self) -> bool {
+        !self.images.firmware.is_foreign() && resume::resume(&mut self.cpu, &self.board)
     }
 
     fn halted(&self) -> Turn {

@@ -126,7 +126,9 @@ impl Cpu {
         } else if paging_off {
             self.state.efer &= !bits::EFER_LMA;
         }
-        if (old ^ new) & (bits::CR0_PG | bits::CR0_WP | bits::CR0_PE) != 0 {
+        // Without paging, before and after, translations are the same in every mode: programs that call a BIOS between two
+        // pieces of protected-mode code keep them.
+        if (old | new) & bits::CR0_PG != 0 && (old ^ new) & (bits::CR0_PG | bits::CR0_WP | bits::CR0_PE) != 0 {
             self.flush_translations();
         }
         self.update_mode();

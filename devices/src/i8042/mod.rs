@@ -226,7 +226,7 @@ impl I8042 {
             ctx.request(Request::A20(value & port::A20 != 0));
         }
         if value & port::RUN == 0 {
-            ctx.request(Request::Reset);
+            ctx.request(Request::ResetProcessor);
         }
     }
 
@@ -285,7 +285,7 @@ impl I8042 {
             // Pulses of the output port bits that are zero; only the reset line is wired to something that notices.
             0xf0..=0xff => {
                 if command & port::RUN == 0 {
-                    ctx.request(Request::Reset);
+                    ctx.request(Request::ResetProcessor);
                 }
             }
             _ => log::debug!("i8042: command {command:#x} ignored"),

@@ -75,7 +75,7 @@ fn controller() {
     b.command(0xfe);
     b.command(0xff);
     let requests: Vec<_> = b.0.take().into_iter().collect();
-    let expected = [Request::A20(false), Request::A20(true), Request::Reset];
+    let expected = [Request::A20(false), Request::A20(true), Request::ResetProcessor];
     assert_eq!(requests, expected.map(Effect::Request));
     // Commands without end fill no queue.
     (0..1000).for_each(|_| b.command(0x20));

@@ -1,10 +1,14 @@
 //! The functions of the chipsets that are registers only: what decides who answers where, and where interrupts go. Intel
 //! 82441FX, 82371SB and 82371AB datasheets (440FX, PIIX3, PIIX4); Q35 (29C0) and ICH9 datasheets.
 
+use serde::{Deserialize, Serialize};
 use softmetal_bus::device::{decode, encode};
-use softmetal_bus::{Ctx, Device, Request, StateError, ones};
+use softmetal_bus::{Ctx, Device, Request, StateError};
 
-use super::{ConfigSpace, Identity, PciDevice};
+use super::gpio::{self, Gpio};
+use super::smbus::{self, Smbus};
+use super::{ConfigSpace, FixedPorts, Identity, PciDevice, Registers, command};
+use crate::lanes::{read_bytes, write_bytes};
 
 const INTEL: u16 = 0x8086;
 /// By this subsystem of the host bridge a firmware knows that it is on an emulated board and that fw_cfg is there.
@@ -31,6 +35,28 @@ struct Roles {
     /// The routing register of each PIRQ.
     pirqs: &'static [u8],
     pm: Option<PmBase>,
+    ports: Option<PortBlock>,
+}
+
+/// Ports of the function itself, at a place that its registers say.
+#[derive(Clone, Copy, Debug)]
+struct PortBlock {
+    /// The register with the first port, and the bits of it that count.
+    base: u8,
+    mask: u16,
+    /// The register and the bit that switch them on.
+    enable: (u8, u8),
+    /// The command register has a say in it too.
+    command: bool,
+    len: u16,
+}
+
+/// What answers at a [`PortBlock`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+enum Ports {
+    None,
+    Smbus(Smbus),
+    Gpio(Gpio),
 }
 
 /// Everything that they decide now.
@@ -40,6 +66,7 @@ struct Decided {
     ecam: Option<(u64, u64)>,
     routes: Vec<Option<u8>>,
     pm_base: Option<u16>,
+    ports: FixedPorts,
 }
 
 const PIRQ_OFF: u8 = 0x80;
@@ -50,6 +77,7 @@ pub struct ChipsetFunction {
     name: &'static str,
     roles: Roles,
     config: ConfigSpace,
+    ports: Ports,
 }
 
 impl ChipsetFunction {
@@ -68,7 +96,12 @@ impl ChipsetFunction {
             config.define(pm.base.into(), &[0x01, 0, 0, 0], &pm.mask.to_le_bytes());
             config.define(pm.enable.0.into(), &[0], &[pm.enable.1]);
         }
-        Self { name, roles, config }
+        if let Some(block) = roles.ports {
+            config.define(block.base.into(), &[0x01, 0, 0, 0], &block.mask.to_le_bytes());
+            // On some, the switch shares its register with what selects an interrupt.
+            config.define(block.enable.0.into(), &[0], &[block.enable.1 | if block.command { 0x0e } else { 0 }]);
+        }
+        Self { name, roles, config, ports: Ports::None }
     }
 
     /// The 440FX host bridge, with all of PAM closed (the ROM answers). SMRAM control (0x72) can be written; there is no system
@@ -97,14 +130,13 @@ impl ChipsetFunction {
     pub fn piix4_pm() -> Self {
         let identity = Identity { device: 0x7113, class: 0x06_8000, revision: 3, interrupt_pin: 1, ..Identity::default() };
         let pm = PmBase { base: 0x40, mask: 0xffc0, enable: (0x80, 0x01) };
-        let mut new = Self::new("piix4-pm", identity, Roles { pm: Some(pm), ..Roles::default() });
+        let ports = PortBlock { base: 0x90, mask: 0xfff0, enable: (0xd2, 0x01), command: true, len: smbus::LEN };
+        let mut new = Self::new("piix4-pm", identity, Roles { pm: Some(pm), ports: Some(ports), ..Roles::default() });
+        new.ports = Ports::Smbus(Smbus::default());
         new.config.define(0x06, &[0x80, 0x02], &[]);
         // Bit 25 of DEVACTB, "a store to APM_CNT raises an SMI", is set as by a firmware that has set up system management
         // mode already: there is none, and a firmware must not wait for it.
         new.config.define(0x58, &[0, 0, 0, 0x02], &[0xff, 0xff, 0xff, 0xfd]);
-        // The SMBus base and its switch.
-        new.config.define(0x90, &[0x01, 0, 0, 0], &[0xf0, 0xff]);
-        new.config.define(0xd2, &[0], &[0x0f]);
         new.config.define(0x3c, &[9], &[0xff]);
         new
     }
@@ -125,12 +157,12 @@ impl ChipsetFunction {
         let identity = Identity { device: 0x2918, class: 0x06_0100, revision: 2, multifunction: true, ..Identity::default() };
         let pm = PmBase { base: 0x40, mask: 0xff80, enable: (0x44, 0x80) };
         let pirqs = &[0x60, 0x61, 0x62, 0x63, 0x68, 0x69, 0x6a, 0x6b];
-        let mut new = Self::new("ich9-lpc", identity, Roles { pirqs, pm: Some(pm), ..Roles::default() });
+        let ports = PortBlock { base: 0x48, mask: 0xff80, enable: (0x4c, 0x10), command: false, len: gpio::LEN };
+        let mut new = Self::new("ich9-lpc", identity, Roles { pirqs, pm: Some(pm), ports: Some(ports), ..Roles::default() });
+        new.ports = Ports::Gpio(Gpio::default());
         new.config.define(0x04, &[0x07, 0, 0x10, 0x02], &[]);
-        // Besides the switch, ACPI_CNTL selects the SCI's interrupt; GPIOBASE and its switch.
+        // Besides the switch, ACPI_CNTL selects the SCI's interrupt.
         new.config.define(0x44, &[0], &[0x87]);
-        new.config.define(0x48, &[0x01, 0, 0, 0], &[0x80, 0xff]);
-        new.config.define(0x4c, &[0], &[0x10]);
         new.config.define(0x64, &[0x10], &[0xff]);
         new.config.define(0x80, &[0; 4], &[0xff; 4]);
         new.config.define(0xa0, &[0; 8], &[0xff; 8]);
@@ -145,6 +177,7 @@ impl ChipsetFunction {
             ecam: self.ecam(),
             routes: (0..self.roles.pirqs.len()).map(|n| self.pirq_route(n)).collect(),
             pm_base: self.pm_base(),
+            ports: self.fixed_ports(),
         }
     }
 }
@@ -153,19 +186,39 @@ impl Device for ChipsetFunction {
     fn name(&self) -> &'static str {
         self.name
     }
-    fn read(&mut self, _: &mut Ctx, _: u8, _: u64, width: usize) -> u64 {
-        ones(width)
+    fn read(&mut self, _: &mut Ctx, _: u8, offset: u64, width: usize) -> u64 {
+        read_bytes(width, |i| match &self.ports {
+            Ports::Smbus(smbus) => smbus.read(offset + i),
+            Ports::Gpio(pins) => pins.read(offset + i),
+            Ports::None => 0xff,
+        })
     }
-    fn write(&mut self, _: &mut Ctx, _: u8, _: u64, _: usize, _: u64) {}
+    fn write(&mut self, _: &mut Ctx, _: u8, offset: u64, width: usize, value: u64) {
+        write_bytes(width, value, |i, byte| match &mut self.ports {
+            Ports::Smbus(smbus) => smbus.write(offset + i, byte),
+            Ports::Gpio(pins) => pins.write(offset + i, byte),
+            Ports::None => {}
+        });
+    }
     fn reset(&mut self, ctx: &mut Ctx) {
         self.config.reset();
+        match &mut self.ports {
+            Ports::Smbus(smbus) => *smbus = Smbus::default(),
+            Ports::Gpio(pins) => *pins = Gpio::default(),
+            Ports::None => {}
+        }
         ctx.request(Request::Remap);
     }
     fn save(&self) -> Vec<u8> {
-        encode(1, self.config.registers())
+        encode(2, &(self.config.registers(), &self.ports))
     }
     fn load(&mut self, bytes: &[u8]) -> Result<(), StateError> {
-        self.config.set_registers(decode(self.name, 1, bytes)?);
+        let (registers, ports): (Registers, Ports) = decode(self.name, 2, bytes)?;
+        if std::mem::discriminant(&ports) != std::mem::discriminant(&self.ports) {
+            return Err(StateError::Corrupt(self.name, "other ports than this function has".into()));
+        }
+        self.config.set_registers(registers);
+        self.ports = ports;
         Ok(())
     }
 }
@@ -203,6 +256,13 @@ impl PciDevice for ChipsetFunction {
         let pm = self.roles.pm?;
         let base = self.config.word(pm.base) & pm.mask;
         (self.config.byte(pm.enable.0) & pm.enable.1 != 0 && base != 0).then_some(base)
+    }
+    fn fixed_ports(&self) -> FixedPorts {
+        let Some(block) = self.roles.ports else { return FixedPorts::new() };
+        let base = self.config.word(block.base) & block.mask;
+        let on = self.config.byte(block.enable.0) & block.enable.1 != 0;
+        let admitted = !block.command || self.config.command() & command::IO != 0;
+        if on && admitted && base != 0 { vec![(base, block.len, 0)] } else { FixedPorts::new() }
     }
     fn pirq_route(&self, pirq: usize) -> Option<u8> {
         let route = self.config.byte(*self.roles.pirqs.get(pirq)?);
@@ -264,6 +324,29 @@ mod tests {
             function.config_write(&mut rig.ctx(), enable, 1, value);
             assert_eq!((function.pm_base(), rig.take()), (Some(0xb000), REMAP.to_vec()));
         }
+    }
+
+    #[test]
+    fn ports_of_the_functions_themselves() {
+        let (mut rig, mut function) = (Rig::new(), ChipsetFunction::piix4_pm());
+        for (at, width, value) in [(0x90, 4, 0x701), (0xd2, 1, 0x09), (0x04, 2, 1)] {
+            assert_eq!(function.fixed_ports(), []);
+            function.config_write(&mut rig.ctx(), at, width, value);
+        }
+        assert_eq!((function.fixed_ports(), rig.take()), (vec![(0x700, 16, 0)], REMAP.to_vec()));
+        // GPIO registers of the other bridge.
+        let mut bridge = ChipsetFunction::ich9_lpc();
+        bridge.config_write(&mut rig.ctx(), 0x48, 4, 0x581);
+        assert_eq!(bridge.fixed_ports(), []);
+        bridge.config_write(&mut rig.ctx(), 0x4c, 1, 0x10);
+        assert_eq!((bridge.fixed_ports(), rig.take()), (vec![(0x580, 64, 0)], REMAP.to_vec()));
+        // A read of device 50h.
+        rig.write(&mut function, 0, 4, 1, 0xa1);
+        rig.write(&mut function, 0, 2, 1, 0x48);
+        assert_eq!(rig.read(&mut function, 0, 0, 1), 0x04);
+        let mut copy = ChipsetFunction::piix4_pm();
+        copy.load(&function.save()).unwrap();
+        assert_eq!((copy.fixed_ports(), rig.read(&mut copy, 0, 0, 1)), (vec![(0x700, 16, 0)], 0x04));
     }
 
     #[test]

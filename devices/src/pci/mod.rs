@@ -4,9 +4,11 @@
 
 mod chipset;
 mod config;
+mod gpio;
 mod host;
 mod msi;
 mod msix;
+mod smbus;
 
 use softmetal_bus::{Ctx, Device, Request};
 

@@ -100,6 +100,12 @@ impl Rtc {
         Self { state }
     }
 
+    /// A byte of the battery-backed RAM.
+    #[must_use]
+    pub fn cmos(&self, index: u8) -> u8 {
+        self.state.get(index)
+    }
+
     /// Puts a byte into the battery-backed RAM, as the factory set-up would: memory size, boot order.
     pub fn set_cmos(&mut self, index: u8, value: u8) {
         *self.state.byte(index) = value;

@@ -4,13 +4,15 @@
 //! |---|---|
 //! | `registers` | the VGA's ports |
 //! | `window` | the planes behind 0xA0000 |
+//! | `edid` | what the monitor says of itself |
 //! | `vbe` | the Bochs display interface: linear modes |
 //! | [`render`] | the picture, and its text |
 //!
-//! BAR 0 is video memory, a part of [`GuestMemory`] that the board maps as if it were RAM; BAR 2 is registers: the ports
-//! 0x3C0 to 0x3DF from 0x400 on, the display interface from 0x500 on, and at 0x600 the size of a block that says which byte
+//! BAR 0 is video memory, a part of [`GuestMemory`] that the board maps as if it were RAM; BAR 2 is registers: the
+//! monitor's EDID from 0 on, the ports 0x3C0 to 0x3DF from 0x400 on, the display interface from 0x500 on, and at 0x600 the size of a block that says which byte
 //! order the framebuffer has. The legacy ranges are [`region`]s.
 
+mod edid;
 mod registers;
 pub mod render;
 mod vbe;
@@ -24,6 +26,7 @@ use softmetal_bus::device::{decode, encode};
 use softmetal_bus::{Ctx, Device, GuestMemory, Request, StateError, ones};
 
 use crate::pci::{BarKind, ConfigSpace, Identity, PciDevice, ROM_BAR, Registers as ConfigRegisters};
+pub use edid::edid;
 use registers::{Registers, attr};
 use vbe::Vbe;
 
@@ -233,8 +236,7 @@ impl Vga {
             (MMIO, 0x500..0x518) => self.dispi_read((offset - 0x500) / 2).to_le_bytes()[offset as usize & 1],
             (MMIO, 0x600..0x604) => 8u32.to_le_bytes()[offset as usize & 3],
             (MMIO, 0x604..0x608) => LITTLE_ENDIAN.to_le_bytes()[offset as usize & 3],
-            // There is no EDID.
-            (MMIO, 0..0x400) => 0,
+            (MMIO, 0..0x400) => edid().get(offset as usize).copied().unwrap_or(0),
             _ => 0xff,
         }
     }

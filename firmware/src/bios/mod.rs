@@ -7,9 +7,9 @@
 //! | `registers` | what a service sees of its caller |
 //! | `post` | the set-up after power-on |
 //! | `boot` | INT 18h and 19h: the way to a boot sector; El Torito |
-//! | `video`, `text`, `pixels`, `modes`, `vbe` | INT 10h |
+//! | `video`, `text`, `pixels`, `modes`, `vbe`, `saved` | INT 10h |
 //! | `disk` | INT 13h |
-//! | `system` | INT 11h, 12h, 15h; `mouse`: INT 15h, C2h |
+//! | `system` | INT 11h, 12h, 15h; `apm`: INT 15h, 53h; `mouse`: INT 15h, C2h |
 //! | `keyboard` | INT 09h and 16h |
 //! | `clock` | INT 08h, 1Ah, 70h |
 //! | `serial` | INT 14h and 17h |
@@ -22,6 +22,7 @@
 //! **Invariant:** all that services remember is in guest memory (BIOS data area, extended BIOS data area) and in chips, so
 //! that it is saved and repeated with them.
 
+mod apm;
 mod boot;
 mod clock;
 mod data;
@@ -34,6 +35,7 @@ mod pixels;
 mod post;
 mod registers;
 pub mod rom;
+mod saved;
 mod serial;
 mod system;
 #[cfg(test)]
@@ -96,6 +98,8 @@ pub trait Platform {
     fn write_video(&mut self, at: u64, bytes: &[u8]);
     /// The physical address of the linear framebuffer.
     fn framebuffer(&self) -> u32;
+    /// What the monitor says of itself.
+    fn edid(&self) -> [u8; 128];
     /// Lets virtual time pass in which chips do what they are about to do.
     fn pause(&mut self, ns: u64);
     /// The drives.
@@ -127,6 +131,8 @@ pub enum Call {
     Pci32,
     /// The Plug and Play entry.
     Pnp,
+    /// The APM interface from protected mode.
+    Apm,
 }
 
 impl Call {
@@ -161,6 +167,7 @@ pub fn serve(host: &mut dyn Platform, call: Call, regs: &mut Registers) -> Outco
         Call::Mouse => bios.mouse_interrupt(),
         Call::Bios32 => bios.bios32(),
         Call::Pci32 => bios.pci(),
+        Call::Apm => bios.apm(),
         // No function of it is supported.
         Call::Pnp => bios.regs.a.set_x(0x82),
     }
@@ -199,6 +206,10 @@ impl Bios<'_> {
 
     fn resume(&mut self, vector: u8) -> Outcome {
         match vector {
+            0x15 if self.regs.a.x() == apm::IDLE => {
+                self.apm();
+                Outcome::Return
+            }
             0x15 => self.wait_on(),
             _ => self.keyboard(true),
         }
@@ -226,6 +237,10 @@ impl Bios<'_> {
         self.host.port_out(port, 1, value.into());
     }
     /// An indexed register: index port, then data port.
+    fn in_indexed(&mut self, port: u16, index: u8) -> u8 {
+        self.out8(port, index);
+        self.in8(port + 1)
+    }
     fn out_indexed(&mut self, port: u16, index: u8, value: u8) {
         self.out8(port, index);
         self.out8(port + 1, value);

@@ -8,7 +8,7 @@ use std::sync::OnceLock;
 use iced_x86::code_asm::*;
 use iced_x86::{BlockEncoderOptions, IcedError};
 
-use super::{Call, data};
+use super::{Call, apm, data};
 
 /// The port whose writing calls the service that belongs to the instruction.
 pub const TRAP_PORT: u16 = 0xB4;
@@ -97,6 +97,8 @@ pub struct Rom {
     pub bios32: (u16, u16),
     /// Where the Plug and Play services are entered.
     pub pnp: u16,
+    /// Where the 16- and the 32-bit APM interface is entered.
+    pub apm: (u16, u16),
     /// Where a caller goes who waits for an interrupt; it comes back as [`Call::Resumed`].
     waits: BTreeMap<u8, u16>,
     /// Where nothing more happens.
@@ -135,6 +137,7 @@ impl Rom {
             vectors: BTreeMap::new(),
             bios32: (0, 0),
             pnp: 0,
+            apm: (0, 0),
             waits: BTreeMap::new(),
             idle: 0,
             traps: BTreeMap::new(),
@@ -195,10 +198,15 @@ impl Rom {
             a.retf()
         })?;
         rom.bios32.1 = next;
-        rom.code(next, 32, |a, traps| {
+        next += rom.code(next, 32, |a, traps| {
             traps.trap(a, Call::Pci32)?;
             a.retf()
         })?;
+        rom.apm.0 = next;
+        next += rom.code(next, 16, apm_entry)?;
+        rom.apm.1 = next;
+        next += rom.code(next, 32, apm_entry)?;
+        debug_assert!(next < at::FONT_16);
         rom.code(at::IRET, 16, |a, _| a.iret())?;
         rom.pieces.extend(data::pieces(&rom));
         Ok(rom)
@@ -345,6 +353,18 @@ impl Traps {
         self.0.push((label, call));
         Ok(())
     }
+}
+
+/// An entry of the APM interface for protected mode: a program that is idle waits for an interrupt.
+fn apm_entry(a: &mut CodeAssembler, traps: &mut Traps) -> Result<(), IcedError> {
+    let mut awake = a.create_label();
+    a.cmp(ax, i32::from(apm::IDLE))?;
+    a.jne(awake)?;
+    a.sti()?;
+    a.hlt()?;
+    a.set_label(&mut awake)?;
+    traps.trap(a, Call::Apm)?;
+    a.retf()
 }
 
 /// Ends an interrupt of the first 8259, and of the second if `both`; spoils AL.

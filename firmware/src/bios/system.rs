@@ -46,6 +46,7 @@ impl Bios<'_> {
             (0x24, _) => self.a20(sub),
             // The key goes on as it is.
             (0x4F, _) => self.regs.set_carry(true),
+            (0x53, _) => return self.apm_interrupt(),
             // Programs say that they wait or begin; nobody does something meanwhile.
             (0x80..=0x82 | 0x85 | 0x90 | 0x91, _) => self.done(),
             (0x83, 0) => {

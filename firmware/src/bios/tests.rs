@@ -103,6 +103,9 @@ impl Platform for Board {
     fn framebuffer(&self) -> u32 {
         0xE000_0000
     }
+    fn edid(&self) -> [u8; 128] {
+        [0; 128]
+    }
     fn pause(&mut self, _: u64) {}
     fn drives(&self) -> &Drives {
         &self.drives
@@ -125,6 +128,7 @@ fn call(n: u8) -> Call {
         18 => Call::Pci32,
         19 => Call::Bios32,
         20 => Call::Resumed(0x15),
+        21 => Call::Apm,
         _ => Call::Post,
     }
 }
@@ -134,14 +138,14 @@ proptest! {
     #[test]
     fn nothing_a_guest_passes_makes_a_service_fail(
         seed in any::<u64>(),
-        calls in prop::collection::vec((0u8..22, any::<[u32; 7]>(), any::<[u32; 2]>()), 1..6),
+        calls in prop::collection::vec((0u8..23, any::<[u32; 7]>(), any::<[u32; 2]>()), 1..6),
     ) {
         let mut board = Board::new(seed);
         for (n, [a, b, c, d, si, di, bp], [ds, es]) in calls {
             // Functions are chosen evenly among those that may exist.
             let function = (a >> 8 & 0xFF) % 0x60;
             let a = if n < 3 { a & !0xFF00 | (function % 0x1C) << 8 } else if n < 13 && a & 3 != 0 { a & !0xFF00 | function << 8 } else { a };
-            let a = if n == 0 { a & !0xFFFF | 0x4F00 | (a % 12) } else { a };
+            let a = if n == 0 { a & !0xFFFF | 0x4F00 | (a % 0x18) } else { a };
             let seg = |base| Seg { selector: (base >> 4) as u16, base };
             let mut regs = Registers {
                 a: Reg(a), b: Reg(b), c: Reg(c), d: Reg(d), si: Reg(si), di: Reg(di), bp: Reg(bp),

@@ -3,7 +3,7 @@
 use super::modes::Colors;
 use super::pixels::Surface;
 use super::rom::{SEGMENT, at};
-use super::{Bios, EBDA, data};
+use super::{Bios, EBDA, data, saved};
 
 const INDEX: u16 = 0x1CE;
 const DATA: u16 = 0x1CF;
@@ -65,6 +65,12 @@ pub fn strings() -> Vec<u8> {
     [VENDOR, PRODUCT, REVISION].concat().into_iter().chain(numbers).chain([0xFF, 0xFF]).collect()
 }
 
+/// The display interface's registers that are a mode's state, in the order in which they are kept.
+const STATE_REGISTERS: [u16; 8] =
+    [dispi::XRES, dispi::YRES, dispi::BPP, dispi::ENABLE, dispi::VIRTUAL_WIDTH, dispi::X_OFFSET, dispi::Y_OFFSET, dispi::BANK];
+/// Bytes of a saved state: those registers and the mode's number.
+pub(super) const STATE_LEN: usize = 2 * STATE_REGISTERS.len() + 2;
+
 fn stride(width: u16, bits: u16) -> u32 {
     u32::from(width) * u32::from(bits.div_ceil(8))
 }
@@ -77,6 +83,23 @@ impl Bios<'_> {
     fn set_dispi(&mut self, register: u16, value: u16) {
         self.host.port_out(INDEX, 2, register.into());
         self.host.port_out(DATA, 2, value.into());
+    }
+
+    /// [`STATE_REGISTERS`] as they are.
+    pub(super) fn saved_dispi(&mut self) -> [u16; STATE_REGISTERS.len()] {
+        STATE_REGISTERS.map(|register| match register {
+            // How memory was treated when the mode was set is no part of it.
+            dispi::ENABLE => self.dispi(register) & !dispi::KEEP,
+            _ => self.dispi(register),
+        })
+    }
+
+    /// Puts [`STATE_REGISTERS`] back; video memory stays as it is.
+    pub(super) fn restore_dispi(&mut self, values: impl Iterator<Item = u16>) {
+        self.set_dispi(dispi::ENABLE, 0);
+        for (register, value) in STATE_REGISTERS.into_iter().zip(values) {
+            self.set_dispi(register, if register == dispi::ENABLE { value | dispi::KEEP } else { value });
+        }
     }
 
     /// The mode that is set; 0 if it is none of these.
@@ -115,7 +138,13 @@ impl Bios<'_> {
             0x07 => self.vbe_start(),
             0x08 => self.vbe_dac_width(),
             0x09 => self.vbe_palette(),
-            // Saved states, a protected-mode interface, power management and EDID: there are none.
+            0x04 => {
+                let (function, parts) = (self.regs.d.l(), self.regs.c.x());
+                self.saved_state(function, parts, saved::ALL_PARTS)
+            }
+            0x10 => self.vbe_power(),
+            0x15 => self.vbe_edid(),
+            // A protected-mode interface: there is none.
             function => {
                 log::debug!(target: "bios", "the VBE has no function {function:02X}h");
                 false
@@ -341,6 +370,37 @@ impl Bios<'_> {
                 }
                 _ => return false,
             }
+        }
+        true
+    }
+
+    /// 10h: power management of the display, which knows on alone (VBE/PM 1.0).
+    fn vbe_power(&mut self) -> bool {
+        const VERSION: u8 = 0x10;
+        match self.regs.b.l() {
+            0 => self.regs.b.set_x(VERSION.into()),
+            1 if self.regs.b.h() == 0 => {}
+            2 => self.regs.b.set_h(0),
+            _ => return false,
+        }
+        true
+    }
+
+    /// 15h: DDC of the only controller (VBE/DDC 1.1): BL 0 tells of it, BL 1 puts block DX of the EDID at ES:DI.
+    fn vbe_edid(&mut self) -> bool {
+        /// Seconds that a block takes, at most; DDC2.
+        const CAPABILITIES: u16 = 0x0102;
+        if self.regs.c.x() != 0 {
+            return false;
+        }
+        match (self.regs.b.l(), self.regs.d.x()) {
+            (0, _) => self.regs.b.set_x(CAPABILITIES),
+            (1, 0) => {
+                let to = self.regs.es.at(self.regs.di.x());
+                let edid = self.host.edid();
+                self.set(to, &edid);
+            }
+            _ => return false,
         }
         true
     }

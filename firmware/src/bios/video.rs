@@ -3,16 +3,16 @@
 use super::modes::{Colors, Layout, Mode, mode};
 use super::rom::{SEGMENT, at};
 use super::text::Window;
-use super::{Bios, EBDA, Seg, data};
+use super::{Bios, EBDA, Seg, data, saved};
 
 const ATTRIBUTE: u16 = 0x3C0;
 const ATTRIBUTE_READ: u16 = 0x3C1;
-const SEQUENCER: u16 = 0x3C4;
-const PEL_MASK: u16 = 0x3C6;
+pub(super) const SEQUENCER: u16 = 0x3C4;
+pub(super) const PEL_MASK: u16 = 0x3C6;
 const DAC_READ: u16 = 0x3C7;
-const DAC_WRITE: u16 = 0x3C8;
-const DAC: u16 = 0x3C9;
-const MISC_WRITE: u16 = 0x3C2;
+pub(super) const DAC_WRITE: u16 = 0x3C8;
+pub(super) const DAC: u16 = 0x3C9;
+pub(super) const MISC_WRITE: u16 = 0x3C2;
 /// In the attribute controller's index: the palette is shown.
 const SHOW: u8 = 0x20;
 /// The mode register of the attribute controller and its bit that makes bit 7 blink.
@@ -87,6 +87,10 @@ impl Bios<'_> {
             0x13 => self.write_string(),
             0x1A => self.combination(),
             0x1B => self.state_information(),
+            0x1C => {
+                let known = self.saved_state(a.l(), self.regs.c.x(), saved::LEGACY_PARTS);
+                self.regs.a.set_l(if known { 0x1C } else { 0 });
+            }
             0x4F => self.vbe(),
             _ => log::debug!(target: "bios", "INT 10h has no function {:02X}h", a.h()),
         }
@@ -176,7 +180,7 @@ impl Bios<'_> {
     }
 
     /// Changes registers of the attribute controller, whose palette is not shown meanwhile.
-    fn set_attributes(&mut self, change: impl FnOnce(&mut Self)) {
+    pub(super) fn set_attributes(&mut self, change: impl FnOnce(&mut Self)) {
         self.attribute_index(0);
         change(self);
         self.attribute_index(SHOW);
@@ -192,12 +196,12 @@ impl Bios<'_> {
         self.out8(ATTRIBUTE, index);
     }
 
-    fn attribute(&mut self, index: u8, value: u8) {
+    pub(super) fn attribute(&mut self, index: u8, value: u8) {
         self.attribute_index(index);
         self.out8(ATTRIBUTE, value);
     }
 
-    fn read_attribute(&mut self, index: u8) -> u8 {
+    pub(super) fn read_attribute(&mut self, index: u8) -> u8 {
         self.attribute_index(index);
         let value = self.in8(ATTRIBUTE_READ);
         self.attribute_index(SHOW);
@@ -352,8 +356,7 @@ impl Bios<'_> {
         let height = height.clamp(1, 32);
         self.set_bda16(data::CHARACTER_HEIGHT, height.into());
         let port = self.bda16(data::CRTC);
-        self.out8(port, 9);
-        let old = self.in8(port + 1);
+        let old = self.in_indexed(port, 9);
         self.crtc(9, old & 0xE0 | (height - 1));
         let lines = 400;
         let rows = (lines / u16::from(height)).max(1);
@@ -459,8 +462,7 @@ impl Bios<'_> {
                 self.set_bda8(data::VIDEO_OPTIONS, options & !1 | u8::from(value != 0));
             }
             0x36 => {
-                self.out8(SEQUENCER, 1);
-                let old = self.in8(SEQUENCER + 1);
+                let old = self.in_indexed(SEQUENCER, 1);
                 self.out_indexed(SEQUENCER, 1, old & !0x20 | (value & 1) << 5);
             }
             _ => {

@@ -54,7 +54,7 @@ pub enum Input {
 pub enum Request {
     /// Soft power-off (ACPI S5).
     PowerOff,
-    /// Reset of the whole machine (0xCF9, keyboard controller, port 0x92, ACPI reset register).
+    /// Reset of the whole machine (0xCF9, ACPI reset register).
     Reset,
     /// The value written to the debug-exit port.
     DebugExit(u32),
@@ -64,6 +64,8 @@ pub enum Request {
     Remap,
     /// The built-in firmware is called: the instruction before this one wrote its trap port.
     Firmware,
+    /// INIT# of the processor (keyboard controller, port 0x92). Firmware decides whether the machine starts anew by it.
+    ResetProcessor,
 }
 
 /// What a device's call brought about; carried out by the board after it, in order.

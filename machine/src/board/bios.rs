@@ -6,6 +6,9 @@ use softmetal_firmware::{Drives, Layout};
 
 use super::{Board, PageKind};
 
+/// The index of the shutdown byte in CMOS.
+const SHUTDOWN: u8 = 0x0f;
+
 /// Splits `len` bytes at `addr` where pages end: address, and the range of bytes.
 fn by_page(addr: u64, len: usize) -> impl Iterator<Item = (u64, std::ops::Range<usize>)> {
     let mut done = 0;
@@ -56,6 +59,25 @@ impl Board {
     pub(crate) fn pause(&mut self, at: u64, ns: u64) {
         self.skip(ns);
         self.fire(at);
+    }
+
+    /// Byte 0Fh of CMOS: what the next reset of the processor is meant for.
+    pub(crate) fn shutdown_code(&self) -> u8 {
+        self.chips.rtc.cmos(SHUTDOWN)
+    }
+
+    /// The next reset is a start.
+    pub(crate) fn clear_shutdown_code(&mut self) {
+        self.chips.rtc.set_cmos(SHUTDOWN, 0);
+    }
+
+    /// Ends the interrupts that both 8259 have under way, and takes what the keyboard has sent.
+    pub(crate) fn end_interrupts(&mut self, at: u64) {
+        const EOI: u32 = 0x20;
+        self.port_read(at, 0x60, 1);
+        for pic in [0xa0, 0x20] {
+            self.port_write(at, pic, 1, EOI);
+        }
     }
 
     /// Video memory in guest memory: offset and length; nothing without an adapter.

@@ -114,6 +114,10 @@ pub struct Board {
     state: State,
 }
 
+/// How long a load from one of the clocks on the ISA bus takes, in nanoseconds, as on a PC. Guests that wait by reading a
+/// clock again and again so see some thousand loads pass rather than some million.
+const ISA_CYCLE: u64 = 1000;
+
 /// Initrds end below it: above lie a firmware's own tables.
 const INITRD_TOP: u64 = 0x3000_0000;
 
@@ -138,6 +142,16 @@ impl Board {
     /// Lets `ns` pass without an instruction.
     pub fn skip(&mut self, ns: u64) {
         self.state.skew = self.state.skew.saturating_add(ns);
+    }
+
+    /// Lets the time pass that a load from a port on the ISA bus takes. The processor is called back for a timer that comes
+    /// before it would return by itself.
+    fn isa_cycle(&mut self) {
+        self.skip(ISA_CYCLE);
+        self.deadline = self.deadline.plus(ISA_CYCLE);
+        if self.around.timers.next().is_some_and(|t| t < self.deadline) {
+            self.attention.raise(attention::BOARD);
+        }
     }
 
     /// When the next timer expires.
@@ -417,8 +431,10 @@ impl Board {
             }
             self.call(at, device, |chip, ctx| chip.read(ctx, region, offset, width))
         });
-        if found.is_none() {
-            unassigned("IN", u64::from(port), width);
+        match found {
+            Some((id::PIT | id::PM | id::RTC, ..)) => self.isa_cycle(),
+            Some(_) => {}
+            None => unassigned("IN", u64::from(port), width),
         }
         (value.unwrap_or(!0) & ones(width)) as u32
     }

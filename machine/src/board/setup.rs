@@ -21,8 +21,8 @@ use softmetal_devices::vga::{Vga, region};
 use softmetal_devices::virtio::{InputKind, VirtioBlk, VirtioConsole, VirtioInput, VirtioPci, VirtioRng};
 use softmetal_firmware::bios::rom::TRAP_PORT;
 use softmetal_firmware::layout::{
-    Chipset, EXTENDED_BASE, HPET_BASE, IOAPIC_BASE, IOAPIC_ID, LAPIC_BASE, Layout, PCI_IRQS, PCI_WINDOW, PM1A_EVT_PORT, SMI_CMD_PORT,
-    VGA_WINDOW,
+    Chipset, EXTENDED_BASE, GPIO_PORT, HPET_BASE, IOAPIC_BASE, IOAPIC_ID, LAPIC_BASE, Layout, PCI_IRQS, PCI_WINDOW, PM1A_EVT_PORT,
+    SMBUS_PORT, SMI_CMD_PORT, VGA_WINDOW,
 };
 use softmetal_firmware::{BootDevice, Drives, acpi};
 
@@ -335,11 +335,17 @@ impl Board {
                 set(0, 0x59, &PAM_OPEN);
                 set(2, 0x40, &pm_base);
                 set(2, 0x80, &[0x01]);
+                // The SMBus host, with interrupt 9.
+                set(2, 0x90, &(SMBUS_PORT | 1).to_le_bytes());
+                set(2, 0xd2, &[0x09]);
+                set(2, 0x04, &[command::IO as u8]);
             }
             Chipset::Q35 => {
                 set(0, 0x90, &PAM_OPEN);
                 set(1, 0x40, &pm_base);
                 set(1, 0x44, &[0x80]);
+                set(1, 0x48, &(GPIO_PORT | 1).to_le_bytes());
+                set(1, 0x4c, &[0x10]);
             }
         }
         if let Some(base) = chipset.ecam() {
@@ -362,6 +368,7 @@ impl Board {
             }
         });
         self.memory_sizes();
+        self.clear_shutdown_code();
         let memory = self.around.memory.clone();
         if let Some(vga) = self.vga_mut() {
             vga.set_text(&memory, &softmetal_firmware::FONT);

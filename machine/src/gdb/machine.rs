@@ -36,7 +36,7 @@ impl Session for Machine {
             Turn::Shutdown => Some(StopReason::Crashed),
             Turn::Request(Request::PowerOff) => Some(StopReason::Ended(0)),
             Turn::Request(Request::DebugExit(v)) => Some(StopReason::Ended((v << 1) as u8 | 1)),
-            Turn::Request(Request::Reset) => {
+            Turn::Request(Request::Reset | Request::ResetProcessor) => {
                 self.apply(InputEvent::Reset);
                 None
             }

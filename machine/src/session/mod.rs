@@ -288,8 +288,8 @@ impl Session {
                 Turn::Dead => self.stopped("the guest stopped for good: it halted with interrupts off, and nothing can wake it"),
                 Turn::Request(Request::PowerOff) => Some(End::PowerOff),
                 Turn::Request(Request::DebugExit(v)) => Some(End::DebugExit(v)),
-                Turn::Request(Request::Reset) if self.options.no_reboot => Some(End::Reset),
-                Turn::Request(Request::Reset) => {
+                Turn::Request(Request::Reset | Request::ResetProcessor) if self.options.no_reboot => Some(End::Reset),
+                Turn::Request(Request::Reset | Request::ResetProcessor) => {
                     self.machine.reset();
                     None
                 }

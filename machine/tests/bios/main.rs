@@ -2,6 +2,7 @@
 
 mod disks;
 mod keys;
+mod power;
 mod screen;
 mod system;
 

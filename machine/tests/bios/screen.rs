@@ -140,3 +140,93 @@ fn linear_modes() {
     let image = machine.screen().unwrap();
     assert_eq!((image.width, image.height, &image.rgb[3..6]), (1024, 768, &[0xff, 0x80, 0x40][..]));
 }
+
+/// The registers, variables and colours of a mode come back as they were saved, and with them the picture.
+#[test]
+fn states_are_saved_and_put_back() {
+    // 4F04h saves and restores all, 1Ch all but the display interface.
+    for (function, parts, mode, other) in [(0x4f04, 15, 0x4145, 0x0013), (0x4f04, 15, 0x12, 0x4115), (0x1c00, 7, 0x12, 0x0003)] {
+        let call = move |a: &mut CodeAssembler, what: i32| {
+            if function == 0x1c00 {
+                a.mov(ax, function | what)?;
+            } else {
+                a.mov(ax, function)?;
+                a.mov(dx, what)?;
+            }
+            a.mov(cx, parts)?;
+            a.mov(bx, 0x3000)?;
+            a.int(0x10)
+        };
+        let set = |a: &mut CodeAssembler, mode: i32| {
+            a.mov(ax, 0x4f02)?;
+            a.mov(bx, mode)?;
+            a.int(0x10)
+        };
+        let boot = sector(|a| {
+            set(a, mode)?;
+            // Colour 5 is one of its own; the cursor of page 0 is somewhere.
+            a.mov(ax, 0x1010)?;
+            a.mov(bx, 5)?;
+            a.mov(cx, 0x0a14)?;
+            a.mov(dx, 0x1e00)?;
+            a.int(0x10)?;
+            a.mov(ax, 0x0200)?;
+            a.mov(bx, 0)?;
+            a.mov(dx, 0x0304)?;
+            a.int(0x10)?;
+            call(a, 0)?;
+            a.mov(word_ptr(RESULT), ax)?;
+            a.mov(word_ptr(RESULT + 2), bx)?;
+            call(a, 1)?;
+            a.mov(word_ptr(RESULT + 4), ax)?;
+            set(a, other)?;
+            call(a, 2)?;
+            a.mov(word_ptr(RESULT + 6), ax)?;
+            // Saved once more, it is the same.
+            a.mov(word_ptr(RESULT + 8), 0)?;
+            a.mov(bx, 0x3000)?;
+            a.mov(di, 0x3000 + 64 * 16)?;
+            a.mov(si, 0x3000)?;
+            a.mov(cx, 64 * 16 / 2)?;
+            a.rep().movsw()?;
+            call(a, 1)
+        });
+        let mut machine = machine(Plugs { disks: vec![disk(numbered(&boot, 1 << 20))], ..plugs() });
+        finish(&mut machine);
+        let ok = if function == 0x1c00 { 0x1c } else { 0x4f };
+        assert_eq!([0, 4, 6].map(|n| word(&mut machine, RESULT + n) & 0x1ff), [ok; 3], "{function:x}");
+        let blocks = word(&mut machine, RESULT + 2);
+        assert!((14..=16).contains(&blocks), "{blocks} blocks");
+        let first: [u8; 1024] = bytes(&mut machine, 0x3000 + 1024);
+        assert_eq!(first, bytes(&mut machine, 0x3000), "{function:x}, mode {mode:x}");
+        let size = |machine: &Machine| machine.screen().map(|image| (image.width, image.height));
+        assert_eq!(size(&machine), Some(if mode == 0x12 { (640, 480) } else { (1280, 1024) }));
+        assert_eq!((bytes(&mut machine, 0x449), word(&mut machine, 0x450)), ([if mode == 0x12 { 0x12 } else { 3 }], 0x0304));
+    }
+}
+
+#[test]
+fn the_monitor_is_described() {
+    let mut machine = run(|a| {
+        a.mov(ax, 0x4f15)?;
+        a.mov(bx, 0)?;
+        a.mov(cx, 0)?;
+        a.int(0x10)?;
+        a.mov(word_ptr(RESULT), ax)?;
+        a.mov(word_ptr(RESULT + 2), bx)?;
+        a.mov(ax, 0x4f15)?;
+        a.mov(bx, 1)?;
+        a.mov(dx, 0)?;
+        a.mov(di, 0x3000)?;
+        a.int(0x10)?;
+        a.mov(word_ptr(RESULT + 4), ax)?;
+        // There is no second block.
+        a.mov(ax, 0x4f15)?;
+        a.mov(dx, 1)?;
+        a.int(0x10)?;
+        a.mov(word_ptr(RESULT + 6), ax)
+    });
+    assert_eq!([0, 2, 4, 6].map(|n| word(&mut machine, RESULT + n)), [0x004f, 0x0102, 0x004f, 0x014f]);
+    let edid: [u8; 128] = bytes(&mut machine, 0x3000);
+    assert_eq!((&edid[..8], edid.iter().fold(0u8, |sum, byte| sum.wrapping_add(*byte))), (&b"\0\xff\xff\xff\xff\xff\xff\0"[..], 0));
+}

@@ -160,3 +160,33 @@ fn the_timer_ticks_and_calls_programs() {
     });
     assert_eq!(word(&mut machine, RESULT), 3);
 }
+
+/// A program that waits for the 8254 by reading port 61h, as boot loaders do to measure the processor's clock.
+#[test]
+fn a_wait_by_a_clock_takes_few_instructions() {
+    let mut machine = run(|a| {
+        let mut wait = a.create_label();
+        a.in_(al, 0x61)?;
+        a.and(al, 0xfc)?;
+        a.or(al, 1)?;
+        a.out(0x61, al)?;
+        a.rdtsc()?;
+        a.mov(dword_ptr(RESULT), eax)?;
+        // Channel 2 counts 65,535 down once.
+        a.mov(al, 0xb0)?;
+        a.out(0x43, al)?;
+        a.mov(al, 0xff)?;
+        a.out(0x42, al)?;
+        a.out(0x42, al)?;
+        a.set_label(&mut wait)?;
+        a.in_(al, 0x61)?;
+        a.test(al, 0x20)?;
+        a.je(wait)?;
+        a.rdtsc()?;
+        a.mov(dword_ptr(RESULT + 4), eax)
+    });
+    let [before, after] = [0, 4].map(|n| dword(&mut machine, RESULT + n));
+    let waited = after.wrapping_sub(before);
+    assert!((54_924_000..54_930_000).contains(&waited), "{waited} ns");
+    assert!(machine.icount() < 250_000, "{}", machine.icount());
+}

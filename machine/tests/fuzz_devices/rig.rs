@@ -272,7 +272,7 @@ impl Rig {
             match request {
                 Request::PowerOff => self.seen.power_offs += 1,
                 Request::DebugExit(_) => self.seen.exits += 1,
-                Request::Reset => {
+                Request::Reset | Request::ResetProcessor => {
                     self.seen.resets += 1;
                     board.reset(self.at);
                 }

@@ -177,16 +177,95 @@ fn a_grub_disk_boots_on_ide_and_virtio() {
     }
 }
 
+/// A floppy whose FAT and boot sector are those of the DOS era: it says that it cannot be booted and waits for a key.
+fn dos_floppy(folder: &Path, kib: u32) -> PathBuf {
+    let floppy = folder.join(format!("dos{kib}.img"));
+    run("mkfs.fat", &["-C", text(&floppy), &kib.to_string()]);
+    floppy
+}
+
+/// Puts syslinux, a line that it says, and `memdisk` with `inner` into the FAT file system `image`.
+fn syslinux(image: &Path, folder: &Path, inner: &Path) {
+    let config = folder.join("syslinux.cfg");
+    fs::write(&config, "SAY syslinux is up\nPROMPT 0\nDEFAULT disk\nLABEL disk\nKERNEL memdisk\nAPPEND initrd=inner.img floppy\n").unwrap();
+    run("mcopy", &["-i", text(image), text(&config), MEMDISK, "::"]);
+    run("mcopy", &["-i", text(image), text(inner), "::inner.img"]);
+    run("syslinux", &["--install", text(image)]);
+}
+
+/// What the DOS boot sector says.
+const NOT_BOOTABLE: &str = "not a bootable disk";
+const MEMDISK: &str = "/usr/lib/syslinux/memdisk";
+const SYSLINUX: [&str; 4] = ["/usr/bin/syslinux", MEMDISK, "/usr/bin/mcopy", "/usr/sbin/mkfs.fat"];
+
+/// Boots `options` until the DOS boot sector is reached.
+fn boots_to_dos(options: &[&str]) {
+    let mut command = softmetal();
+    command.args(["test", "--memory", "32M", "--timeout", "120"]).args(options).args(["--screen-expect", NOT_BOOTABLE]);
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{options:?}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
 #[test]
-fn the_catalogues_drives_boot() {
-    let catalog = softmetal_machine::host::catalog::Catalog::can_fetch();
-    if !catalog && !skip(&"no apt-get") {
+fn floppies_of_the_dos_era_boot() {
+    if !installed(&SYSLINUX) {
         return;
     }
-    for (name, screen) in [("memtest", r"Testing: +\d"), ("ipxe", "Open Source Network Boot Firmware")] {
-        let mut command = softmetal();
-        command.args(["test", name, "--memory", "64M", "--timeout", "300", "--screen-expect", screen]);
-        let output = command.output().unwrap();
-        assert!(output.status.success(), "{name}: {}", String::from_utf8_lossy(&output.stderr));
+    let folder = tempfile::tempdir().unwrap();
+    for kib in [360, 720, 1440] {
+        let floppy = dos_floppy(folder.path(), kib);
+        // A key, and it boots anew by INT 19h.
+        let again = ["--screen-expect", "press any key", "--key", "a", "--screen-expect", "press any key(.*\n)+Booting from floppy"];
+        boots_to_dos(&[&["--floppy", text(&floppy)][..], &again].concat());
     }
+    // syslinux reads memdisk, which takes INT 13h over for a floppy in memory.
+    let outer = dos_floppy(folder.path(), 2880);
+    syslinux(&outer, folder.path(), &folder.path().join("dos720.img"));
+    boots_to_dos(&["--floppy", text(&outer), "--screen-expect", "syslinux is up"]);
+}
+
+/// MBRs that look for the active partition and start its boot sector, by cylinder, head and sector or by block.
+#[test]
+fn an_active_partition_is_booted_by_an_mbr() {
+    const SYSLINUX_MBR: &str = "/usr/lib/syslinux/mbr/mbr.bin";
+    const DEBIAN_MBR: &str = "/sbin/install-mbr";
+    const START: u32 = 63;
+    const HEADS: u32 = 16;
+    const CYLINDERS: u32 = 60;
+    let sectors = HEADS * 63 * CYLINDERS - START;
+    if !installed(&SYSLINUX) || !installed(&[SYSLINUX_MBR, DEBIAN_MBR, "/usr/bin/mformat"]) {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let (partition, disk) = (folder.path().join("part.img"), folder.path().join("disk.img"));
+    fs::File::create(&partition).unwrap().set_len(u64::from(sectors) * 512).unwrap();
+    let geometry = ["-h", "16", "-s", "63", "-H", "63", "-T"];
+    run("mformat", &[&["-i", text(&partition)][..], &geometry, &[&sectors.to_string(), "::"]].concat());
+    syslinux(&partition, folder.path(), &dos_floppy(folder.path(), 720));
+    let mut bytes = fs::read(SYSLINUX_MBR).unwrap();
+    bytes.resize(START as usize * 512, 0);
+    // Active, from cylinder 0, head 1, sector 1 to the last of cylinder 59; FAT16.
+    bytes[0x1be..0x1c6].copy_from_slice(&[0x80, 1, 1, 0, 6, HEADS as u8 - 1, 63, CYLINDERS as u8 - 1]);
+    bytes[0x1c6..0x1ca].copy_from_slice(&START.to_le_bytes());
+    bytes[0x1ca..0x1ce].copy_from_slice(&sectors.to_le_bytes());
+    bytes[510..512].copy_from_slice(&[0x55, 0xaa]);
+    bytes.extend(fs::read(&partition).unwrap());
+    fs::write(&disk, bytes).unwrap();
+    for interface in ["virtio", "ide"] {
+        let line = format!("{},ro,if={interface}", text(&disk));
+        boots_to_dos(&["--disk", &line, "--screen-expect", "syslinux is up"]);
+    }
+    run("install-mbr", &["--force", "--partition", "1", "--timeout", "0", text(&disk)]);
+    boots_to_dos(&["--disk", &format!("{},ro,if=ide", text(&disk)), "--screen-expect", "syslinux is up"]);
+}
+
+#[test]
+fn the_catalogues_memtest_boots() {
+    if !softmetal_machine::host::catalog::Catalog::can_fetch() && !skip(&"no apt-get") {
+        return;
+    }
+    let mut command = softmetal();
+    command.args(["test", "memtest", "--memory", "64M", "--timeout", "300", "--screen-expect", "<Enter> to start", "--key", "enter"]);
+    let output = command.args(["--screen-expect", r"Testing: +\d"]).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
