@@ -19,6 +19,7 @@ pub mod pic8259;
 pub mod pit8254;
 pub mod ports;
 pub mod rtc_mc146818;
+pub mod scsi;
 #[cfg(test)]
 mod testing;
 pub mod uart16550;

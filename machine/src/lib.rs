@@ -24,6 +24,7 @@ pub mod gdb;
 pub mod host;
 mod lockstep;
 pub mod machine;
+pub mod media;
 mod resume;
 pub mod screen;
 pub mod script;

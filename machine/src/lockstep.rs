@@ -45,6 +45,10 @@ impl Lockstep {
         self.other.apply(event.clone());
     }
 
+    pub(crate) fn other(&mut self) -> &mut Machine {
+        &mut self.other
+    }
+
     pub(crate) fn jump(&mut self, time: Time) {
         self.other.jump(time);
     }

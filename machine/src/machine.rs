@@ -5,11 +5,12 @@
 //!
 //! **Invariant:** nothing here reads a host clock, a file or a socket.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
-use softmetal_bus::{Attention, Collector, DeviceId, GuestMemory, Input, PAGE_SIZE, Request, Time, attention};
+use softmetal_bus::{Attention, Collector, DeviceId, Drive, GuestMemory, Input, PAGE_SIZE, Request, SharedDisk, Time, attention};
 pub use softmetal_cpu::Engine;
 use softmetal_cpu::exec::cpuid::Feature;
 pub use softmetal_cpu::exec::cpuid::Model;
@@ -24,6 +25,7 @@ use crate::board::firmware::Parts;
 use crate::board::{Board, Plugs, SharedBoard, chips::id};
 use crate::error::UserError;
 use crate::lockstep::Lockstep;
+use crate::media::{DriveName, MediumEvent};
 use crate::resume;
 use crate::screen;
 use crate::snapshot::Digests;
@@ -63,6 +65,8 @@ pub enum InputEvent {
     Device(DeviceId, Input),
     /// The machine's reset button.
     Reset,
+    /// A removable medium is changed.
+    Medium(DriveName, MediumEvent),
 }
 
 /// An input event and when it happened.
@@ -112,6 +116,8 @@ pub struct Machine {
     digests: Digests,
     /// The machine that must stay the same.
     lockstep: Option<Box<Lockstep>>,
+    /// Media at hand, by name.
+    shelf: BTreeMap<String, SharedDisk>,
 }
 
 impl Machine {
@@ -148,6 +154,7 @@ impl Machine {
             seen: None,
             digests: Digests::default(),
             lockstep: None,
+            shelf: BTreeMap::new(),
         };
         if let Err(why) = machine.set_engine(Engine::Translator) {
             log::info!("the interpreter carries out instructions: {why}");
@@ -363,9 +370,27 @@ impl Machine {
             InputEvent::Skew(ns) => self.board.lock().skip(*ns),
             InputEvent::Device(device, input) => self.board.lock().input(at, *device, input),
             InputEvent::Reset => self.reset_alone(),
+            InputEvent::Medium(drive, event) => self.change_medium(*drive, event),
         }
         if let Some(log) = &mut self.log {
             log.push(Stamped { at, event });
+        }
+    }
+
+    /// The drive of this name.
+    #[must_use]
+    pub fn drive(&self, name: DriveName) -> Option<Drive> {
+        self.board.lock().drive(name).cloned()
+    }
+
+    pub(crate) fn shelf_mut(&mut self) -> &mut BTreeMap<String, SharedDisk> {
+        &mut self.shelf
+    }
+
+    /// Does `f` to the machine that runs beside in lockstep, if there is one.
+    pub(crate) fn beside(&mut self, f: impl FnOnce(&mut Machine)) {
+        if let Some(lockstep) = &mut self.lockstep {
+            f(lockstep.other());
         }
     }
 

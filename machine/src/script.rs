@@ -4,6 +4,8 @@ use std::collections::VecDeque;
 
 use regex::bytes::{Regex, RegexBuilder};
 
+use crate::media::{DriveName, MediumEvent};
+
 /// One step, in the order of the command line.
 #[derive(Clone, Debug)]
 pub enum Step {
@@ -15,6 +17,8 @@ pub enum Step {
     Send(Vec<u8>),
     /// Press and release keys: for each one, or for keys held together, the scan codes (set 1).
     Keys(Vec<Vec<u8>>),
+    /// Change a medium.
+    Medium(DriveName, MediumEvent),
 }
 
 /// Compiles a pattern: `^` and `$` match at lines, which may end in CR LF.
@@ -97,6 +101,8 @@ pub struct Script {
     guard: Vec<u8>,
     /// What is to be typed at the keyboard.
     keys: Vec<Vec<u8>>,
+    /// What is to be done to drives.
+    media: Vec<(DriveName, MediumEvent)>,
 }
 
 impl Script {
@@ -104,7 +110,7 @@ impl Script {
     #[must_use]
     pub fn new(steps: Vec<Step>, forbidden: Vec<Regex>) -> Self {
         let ends_in_expect = matches!(steps.last(), Some(Step::Expect(_) | Step::ScreenExpect(_)));
-        Self { steps: steps.into(), forbidden, ends_in_expect, window: Vec::new(), guard: Vec::new(), keys: Vec::new() }
+        Self { steps: steps.into(), forbidden, ends_in_expect, window: Vec::new(), guard: Vec::new(), keys: Vec::new(), media: Vec::new() }
     }
 
     /// The pattern that is waited for.
@@ -112,7 +118,7 @@ impl Script {
     pub fn awaited(&self) -> Option<&str> {
         self.steps.iter().find_map(|s| match s {
             Step::Expect(re) | Step::ScreenExpect(re) => Some(re.as_str()),
-            Step::Send(_) | Step::Keys(_) => None,
+            Step::Send(_) | Step::Keys(_) | Step::Medium(..) => None,
         })
     }
 
@@ -140,6 +146,11 @@ impl Script {
         std::mem::take(&mut self.keys)
     }
 
+    /// What is to be done to drives now.
+    pub fn take_media(&mut self) -> Vec<(DriveName, MediumEvent)> {
+        std::mem::take(&mut self.media)
+    }
+
     /// Takes in new output; what is to be typed now is appended to `send`.
     pub fn feed(&mut self, output: &[u8], send: &mut Vec<u8>) -> Verdict {
         self.guard.extend_from_slice(output);
@@ -159,6 +170,7 @@ impl Script {
                 Step::ScreenExpect(_) => break,
                 Step::Send(bytes) => send.extend_from_slice(bytes),
                 Step::Keys(keys) => self.keys.extend_from_slice(keys),
+                Step::Medium(drive, event) => self.media.push((*drive, event.clone())),
             }
             self.steps.pop_front();
         }
@@ -221,9 +233,15 @@ mod tests {
     }
 
     #[test]
-    fn the_screen_and_the_keyboard() {
-        let steps =
-            vec![expect("boot"), Step::ScreenExpect(pattern("^menu# $").unwrap()), Step::Keys(vec![vec![0x2d, 0xad]]), expect("end")];
+    fn the_screen_the_keyboard_and_drives() {
+        let eject = (DriveName::Cdrom(0), MediumEvent::Eject);
+        let steps = vec![
+            expect("boot"),
+            Step::ScreenExpect(pattern("^menu# $").unwrap()),
+            Step::Keys(vec![vec![0x2d, 0xad]]),
+            Step::Medium(eject.0, eject.1.clone()),
+            expect("end"),
+        ];
         let mut s = Script::new(steps, vec![]);
         assert!(!s.awaits_screen() && !s.show("menu#\n"));
         assert_eq!(s.feed(b"boot end", &mut Vec::new()), Verdict::Open);
@@ -231,6 +249,7 @@ mod tests {
         assert!(s.show("first\nmenu#\n"));
         assert_eq!(s.feed(b"", &mut Vec::new()), Verdict::Passed);
         assert_eq!(s.take_keys(), [[0x2d, 0xad]]);
+        assert_eq!((s.take_media(), s.take_media()), (vec![eject], vec![]));
     }
 
     #[test]

@@ -11,9 +11,9 @@ use serde::{Deserialize, Serialize};
 use softmetal_bus::device::{decode, encode};
 use softmetal_bus::{Ctx, Device, Input, Request, StateError, ones};
 
-use crate::ata::{Unit, UnitState};
+use crate::ata::{Saved, Unit};
 use crate::lanes::extract;
-use crate::pci::{BarKind, ConfigSpace, Identity, Msi, PciDevice, Registers, command as pci_command};
+use crate::pci::{BarKind, ConfigSpace, Identity, Msi, PciDevice, command as pci_command};
 use port::Port;
 
 /// Ports.
@@ -40,13 +40,6 @@ struct State {
     /// Ports that have asked for an interrupt.
     pending: u32,
     ports: [Port; PORTS],
-}
-
-#[derive(Serialize, Deserialize)]
-struct Saved {
-    config: Registers,
-    state: State,
-    units: Vec<Option<UnitState>>,
 }
 
 /// The devices at the ports.
@@ -205,23 +198,11 @@ impl Device for Ahci {
         ctx.request(Request::Remap);
     }
     fn save(&self) -> Vec<u8> {
-        let units = self.units.iter().map(|unit| unit.as_ref().map(Unit::state)).collect();
-        encode(2, &Saved { config: self.config.registers().clone(), state: self.state.clone(), units })
+        encode(2, &Saved::of(&self.config, &self.state, &self.units))
     }
     fn load(&mut self, bytes: &[u8]) -> Result<(), StateError> {
-        let saved: Saved = decode(self.name(), 2, bytes)?;
-        let fits = saved.units.len() == self.units.len() && saved.units.iter().zip(&self.units).all(|(s, u)| s.is_some() == u.is_some());
-        if !fits {
-            return Err(StateError::Corrupt(self.name(), "it has other devices".into()));
-        }
-        for (unit, state) in self.units.iter_mut().zip(saved.units) {
-            if let (Some(unit), Some(state)) = (unit, state) {
-                unit.set_state(state);
-            }
-        }
-        self.config.set_registers(saved.config);
-        self.state = saved.state;
-        Ok(())
+        let saved: Saved<State> = decode(self.name(), 2, bytes)?;
+        saved.restore(self.name(), &mut self.config, &mut self.state, &mut self.units)
     }
 }
 

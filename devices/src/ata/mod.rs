@@ -4,9 +4,9 @@
 //! |---|---|
 //! | here | the registers of a command, a device and its transfer in progress |
 //! | `disk` | the commands of a disk |
-//! | `packet` | the commands of a packet device |
+//! | `packet` | the commands of a packet device; what its packets mean is in [`crate::scsi`] |
 //! | `identify` | what a device says of itself |
-//! | [`scsi_cd`] | the packets of a CD-ROM drive |
+//! | `saved` | the saved form of a host adapter |
 //! | `dma` | the way of data between a device and guest memory |
 //!
 //! A host adapter puts a command's registers into a [`Taskfile`] and calls [`Unit::command`]. With [`Step::Data`] it then
@@ -16,13 +16,15 @@ mod disk;
 mod dma;
 mod identify;
 mod packet;
-pub mod scsi_cd;
+mod saved;
 
 use serde::{Deserialize, Serialize};
 use softmetal_bus::{BlockBackend, BlockError, Drive, SharedDisk};
 
+use crate::scsi::Sense;
+use crate::scsi::cd::{self, Extent, ScsiCd};
 pub use dma::{Moved, transfer};
-use scsi_cd::{Extent, ScsiCd, Sense};
+pub use saved::Saved;
 
 /// Bits of the status register.
 pub mod status {
@@ -158,7 +160,7 @@ pub struct UnitState {
     packet: [u8; 12],
     transfer: Option<Transfer>,
     data: Vec<u8>,
-    cd: scsi_cd::State,
+    cd: cd::State,
     /// The queued command that failed last, for its log: tag, status, error, sector.
     failed: Option<(u8, u8, u8, u64)>,
 }
@@ -177,7 +179,7 @@ impl Default for UnitState {
             packet: [0; 12],
             transfer: None,
             data: Vec::new(),
-            cd: scsi_cd::State::default(),
+            cd: cd::State::default(),
             failed: None,
         }
     }

@@ -1,7 +1,7 @@
 //! The commands of a packet device (ATA/ATAPI-7, volume 1, chapter 6; MMC-5 for the packets).
 
-use super::scsi_cd::Reply;
 use super::{ABORTED, COD, DEVICE_RESET, DIAGNOSTIC, Failure, Media, Place, SECTOR, Step, Taskfile, Transfer, Unit, error, status};
+use crate::scsi::cd::Reply;
 
 /// The PACKET command.
 pub(super) const PACKET: u8 = 0xa0;
@@ -64,8 +64,8 @@ impl Unit {
                 let block = self.packet_block(data.len() as u64);
                 return Ok(self.answer(data, dma, block));
             }
-            Reply::Read(extent) if extent.is_empty() => return Ok(Step::Done),
-            Reply::Read(extent) => (false, extent.len(), Place::Cd(extent)),
+            Reply::Transfer(extent) if extent.is_empty() => return Ok(Step::Done),
+            Reply::Transfer(extent) => (false, extent.len(), Place::Cd(extent)),
             Reply::Wants(0) => return Ok(Step::Done),
             Reply::Wants(n) => (true, n.into(), Place::Parameters),
         };

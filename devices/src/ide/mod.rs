@@ -12,9 +12,9 @@ use serde::{Deserialize, Serialize};
 use softmetal_bus::device::{decode, encode};
 use softmetal_bus::{Ctx, Device, Input, Request, StateError};
 
-use crate::ata::{DEVICE_RESET, DIAGNOSTIC, Step, Taskfile, Unit, UnitState, status};
+use crate::ata::{DEVICE_RESET, DIAGNOSTIC, Saved, Step, Taskfile, Unit, status};
 use crate::lanes::{read_bytes, write_bytes};
-use crate::pci::{BarKind, ConfigSpace, FixedPorts, Identity, PciDevice, Registers};
+use crate::pci::{BarKind, ConfigSpace, FixedPorts, Identity, PciDevice};
 use bus_master::BusMaster;
 
 /// Nanoseconds that a device is busy with a command.
@@ -73,13 +73,6 @@ struct Channel {
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 struct State {
     channels: [Channel; 2],
-}
-
-#[derive(Serialize, Deserialize)]
-struct Saved {
-    config: Registers,
-    state: State,
-    units: Vec<Option<UnitState>>,
 }
 
 /// The devices at the four places: primary master and slave, secondary master and slave.
@@ -449,24 +442,14 @@ impl Device for Ide {
         ctx.request(Request::Remap);
     }
     fn save(&self) -> Vec<u8> {
-        let units = self.units.iter().map(|unit| unit.as_ref().map(Unit::state)).collect();
-        encode(2, &Saved { config: self.config.registers().clone(), state: self.state.clone(), units })
+        encode(2, &Saved::of(&self.config, &self.state, &self.units))
     }
     fn load(&mut self, bytes: &[u8]) -> Result<(), StateError> {
-        let saved: Saved = decode(self.name(), 2, bytes)?;
-        let fits = saved.units.len() == self.units.len() && saved.units.iter().zip(&self.units).all(|(s, u)| s.is_some() == u.is_some());
-        let sound = saved.state.channels.iter().all(|c| c.selected < 2 && c.active < 2);
-        if !fits || !sound {
-            return Err(StateError::Corrupt(self.name(), "it has other devices".into()));
+        let saved: Saved<State> = decode(self.name(), 2, bytes)?;
+        if saved.state().channels.iter().any(|c| c.selected > 1 || c.active > 1) {
+            return Err(StateError::Corrupt(self.name(), "it selects a device that cannot be".into()));
         }
-        for (unit, state) in self.units.iter_mut().zip(saved.units) {
-            if let (Some(unit), Some(state)) = (unit, state) {
-                unit.set_state(state);
-            }
-        }
-        self.config.set_registers(saved.config);
-        self.state = saved.state;
-        Ok(())
+        saved.restore(self.name(), &mut self.config, &mut self.state, &mut self.units)
     }
 }
 

@@ -3,8 +3,9 @@
 use serde::{Deserialize, Serialize};
 use softmetal_bus::{BlockBackend, BlockError, Ctx};
 
-use super::VirtioDevice;
+use super::flush::Flushes;
 use super::queue::{Broken, Chain, Fault, Queue};
+use super::{VirtioDevice, plain_state};
 
 const SECTOR: u64 = 512;
 const QUEUE_SIZE: u16 = 256;
@@ -87,9 +88,7 @@ pub struct VirtioBlk {
 pub struct State {
     /// The driver has not accepted flush commands: each write must be durable when it completes.
     write_through: bool,
-    /// Flush requests for which the disk is being flushed, and those that came since: they need one more.
-    flushing: Vec<Held>,
-    waiting: Vec<Held>,
+    flushes: Flushes<Held>,
 }
 
 /// A flush request that has not ended.
@@ -100,11 +99,6 @@ struct Held {
     /// Where its status byte goes.
     status: u64,
 }
-
-/// Most flush requests at a time: no driver has more.
-const MAX_HELD: usize = QUEUES * QUEUE_SIZE as usize;
-/// The timer of a flush.
-const FLUSH_TIMER: u32 = 0;
 
 impl VirtioBlk {
     /// The disk `backend`; of `serial` the first 20 bytes count. Read-only if `read_only` or the backend says so.
@@ -152,11 +146,9 @@ impl VirtioBlk {
         };
         let room = chain.writable.left();
         let result = match self.execute(ctx, chain) {
-            Ok(Done::Flush) if self.state.flushing.len() + self.state.waiting.len() < MAX_HELD => {
-                self.state.waiting.push(Held { queue, head: chain.head(), status });
-                if self.state.flushing.is_empty() {
-                    self.begin_flush(ctx);
-                }
+            Ok(Done::Flush) if self.state.flushes.has_room() => {
+                let held = Held { queue, head: chain.head(), status };
+                self.state.flushes.hold(ctx, held, |_| self.backend.begin_flush());
                 return None;
             }
             Ok(Done::Flush) => Err(Failure::Io),
@@ -169,13 +161,6 @@ impl VirtioBlk {
         Some(if ctx.dma_write(status, &[code]) { written.saturating_add(1) } else { written })
     }
 
-    /// Begins to flush the disk for the requests that wait.
-    fn begin_flush(&mut self, ctx: &mut Ctx) {
-        self.state.flushing = std::mem::take(&mut self.state.waiting);
-        self.backend.begin_flush();
-        ctx.arm_host(FLUSH_TIMER);
-    }
-
     fn execute(&mut self, ctx: &Ctx, chain: &mut Chain) -> Result<Done, Failure> {
         let mut header = [0; 16];
         if chain.readable.read(ctx, &mut header)? < header.len() {
@@ -186,27 +171,21 @@ impl VirtioBlk {
         let (kind, sector) = (header as u32, (header >> 64) as u64);
         match kind {
             request::IN => {
-                let mut at = self.place(sector, chain.writable.left())?;
-                while chain.writable.left() > 0 {
-                    let n = chain.writable.left().min(BUFFER as u64) as usize;
-                    let buffer = &mut self.buffer[..n];
-                    self.backend.read_at(at, buffer)?;
-                    chain.writable.write(ctx, buffer)?;
-                    at += n as u64;
-                }
+                let len = chain.writable.left();
+                let at = self.place(sector, len)?;
+                let backend = &mut self.backend;
+                chain.writable.fill(ctx, &mut self.buffer, len, |done, bytes| backend.read_at(at + done, bytes).map_err(Failure::from))?;
             }
             request::OUT => {
                 if self.read_only {
                     return Err(BlockError::ReadOnly.into());
                 }
-                let mut at = self.place(sector, chain.readable.left())?;
-                while chain.readable.left() > 0 {
-                    let n = chain.readable.left().min(BUFFER as u64) as usize;
-                    let buffer = &mut self.buffer[..n];
-                    chain.readable.read(ctx, buffer)?;
-                    self.backend.write_at(at, buffer)?;
-                    at += n as u64;
-                }
+                let len = chain.readable.left();
+                let at = self.place(sector, len)?;
+                let backend = &mut self.backend;
+                chain
+                    .readable
+                    .drain(ctx, &mut self.buffer, len, |done, bytes| backend.write_at(at + done, bytes).map_err(Failure::from))?;
                 if self.state.write_through {
                     self.backend.flush()?;
                 }
@@ -297,31 +276,18 @@ impl VirtioDevice for VirtioBlk {
 
     fn process(&mut self, ctx: &mut Ctx, index: usize, queues: &mut [Queue]) -> Result<(), Broken> {
         let mut chain = std::mem::take(&mut self.chain);
-        let queue = &mut queues[index];
-        let result = loop {
-            match queue.pop(ctx, &mut chain) {
-                Ok(true) => {}
-                Ok(false) => break Ok(()),
-                Err(broken) => break Err(broken),
-            }
-            let Some(written) = self.request(ctx, index, &mut chain) else { continue };
-            if let Err(broken) = queue.push(ctx, &chain, written) {
-                break Err(broken);
-            }
-        };
+        let result = queues[index].serve(ctx, &mut chain, |ctx, chain| self.request(ctx, index, chain));
         self.chain = chain;
         result
     }
 
     fn host_done(&mut self, ctx: &mut Ctx, queues: &mut [Queue]) -> Result<(), Broken> {
-        if self.state.flushing.is_empty() {
+        if self.state.flushes.running().is_empty() {
             return Ok(());
         }
         let code = self.backend.flush().map_or_else(|e| Failure::from(e) as u8, |()| 0);
-        let ended = std::mem::take(&mut self.state.flushing);
-        if !self.state.waiting.is_empty() {
-            self.begin_flush(ctx);
-        }
+        let ended = self.state.flushes.end();
+        self.state.flushes.next(ctx, |_| self.backend.begin_flush());
         for held in ended {
             let written = u32::from(ctx.dma_write(held.status, &[code]));
             // Saved state may name a queue that is not there.
@@ -331,17 +297,12 @@ impl VirtioDevice for VirtioBlk {
         Ok(())
     }
     fn waits_for_host(&mut self) -> Option<bool> {
-        (!self.state.flushing.is_empty()).then(|| !self.backend.flushing())
+        (!self.state.flushes.running().is_empty()).then(|| !self.backend.flushing())
     }
     fn reset(&mut self, _power: bool) {
         self.state = State::default();
     }
-    fn state(&self) -> &State {
-        &self.state
-    }
-    fn set_state(&mut self, state: State) {
-        self.state = state;
-    }
+    plain_state!();
 }
 
 #[cfg(test)]

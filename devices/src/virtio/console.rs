@@ -5,8 +5,8 @@ use std::collections::VecDeque;
 use serde::{Deserialize, Serialize};
 use softmetal_bus::{Channel, Ctx, Input};
 
-use super::VirtioDevice;
 use super::queue::{Broken, Chain, Queue};
+use super::{VirtioDevice, plain_state};
 
 const RX: usize = 0;
 const TX: usize = 1;
@@ -67,14 +67,9 @@ impl VirtioConsole {
     }
 
     fn receive(&mut self, ctx: &mut Ctx, queue: &mut Queue) -> Result<(), Broken> {
-        while !self.state.input.is_empty() && queue.pop(ctx, &mut self.chain)? {
-            let bytes = self.state.input.make_contiguous();
-            let written = self.chain.writable.write(ctx, bytes).unwrap_or_else(|fault| {
-                log::warn!("virtio-console: {fault}");
-                0
-            });
+        while !self.state.input.is_empty() {
+            let Some(written) = queue.give(ctx, &mut self.chain, self.state.input.make_contiguous())? else { break };
             self.state.input.drain(..written);
-            queue.push(ctx, &self.chain, written as u32)?;
         }
         Ok(())
     }
@@ -125,12 +120,7 @@ impl VirtioDevice for VirtioConsole {
             self.state = State::default();
         }
     }
-    fn state(&self) -> &State {
-        &self.state
-    }
-    fn set_state(&mut self, state: State) {
-        self.state = state;
-    }
+    plain_state!();
 }
 
 #[cfg(test)]

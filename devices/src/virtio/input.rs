@@ -5,8 +5,8 @@ use std::collections::VecDeque;
 use serde::{Deserialize, Serialize};
 use softmetal_bus::{Ctx, Input};
 
-use super::VirtioDevice;
 use super::queue::{Broken, Chain, Queue};
+use super::{VirtioDevice, plain_state};
 
 const EVENTS: usize = 0;
 const STATUS: usize = 1;
@@ -201,18 +201,13 @@ impl VirtioDevice for VirtioInput {
             return Ok(());
         }
         while let Some(&(kind, code, value)) = self.state.waiting.front() {
-            if !queue.pop(ctx, &mut self.chain)? {
-                break;
-            }
             let mut bytes = [0; EVENT];
             bytes[..2].copy_from_slice(&kind.to_le_bytes());
             bytes[2..4].copy_from_slice(&code.to_le_bytes());
             bytes[4..].copy_from_slice(&value.to_le_bytes());
-            let written = self.chain.writable.write(ctx, &bytes).unwrap_or_else(|fault| {
-                log::warn!("{}: {fault}", Self::NAME);
-                0
-            });
-            queue.push(ctx, &self.chain, written as u32)?;
+            if queue.give(ctx, &mut self.chain, &bytes)?.is_none() {
+                break;
+            }
             self.state.waiting.pop_front();
         }
         Ok(())
@@ -235,12 +230,7 @@ impl VirtioDevice for VirtioInput {
             (self.state.prefix, self.state.buttons) = (prefix, buttons);
         }
     }
-    fn state(&self) -> &State {
-        &self.state
-    }
-    fn set_state(&mut self, state: State) {
-        self.state = state;
-    }
+    plain_state!();
 }
 
 #[cfg(test)]

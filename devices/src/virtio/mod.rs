@@ -4,7 +4,8 @@
 //! |---|---|
 //! | `queue` | the split virtqueue, as the device sees it |
 //! | `pci` | the transport: registers, interrupts, feature negotiation |
-//! | `block`, `console`, `input`, `rng` | the devices |
+//! | `block`, `scsi`, `console`, `input`, `rng` | the devices |
+//! | `flush` | flushes that go on beside the guest |
 //!
 //! A queue is processed to its end inside the guest's notification, so a run repeats exactly. Whatever the driver puts
 //! into a ring, work is bounded: a chain has at most as many buffers as its table has entries, and a ring that makes no
@@ -12,10 +13,12 @@
 
 mod block;
 mod console;
+mod flush;
 mod input;
 mod pci;
 mod queue;
 mod rng;
+mod scsi;
 #[cfg(test)]
 mod testing;
 
@@ -28,6 +31,20 @@ pub use input::{Kind as InputKind, VirtioInput};
 pub use pci::VirtioPci;
 pub use queue::{Broken, Chain, Fault, Queue, QueueState, Segments};
 pub use rng::VirtioRng;
+pub use scsi::{LUNS, Lun, VirtioScsi};
+
+/// `state` and `set_state` of a device whose volatile state is its field `state`.
+macro_rules! plain_state {
+    () => {
+        fn state(&self) -> &State {
+            &self.state
+        }
+        fn set_state(&mut self, state: State) {
+            self.state = state;
+        }
+    };
+}
+use plain_state;
 
 /// What makes a virtio device more than its transport.
 pub trait VirtioDevice: Send {

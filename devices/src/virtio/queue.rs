@@ -29,7 +29,7 @@ pub struct Broken(pub &'static str);
 pub struct Fault;
 
 /// A list of guest buffers, consumed from the front.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Segments {
     list: Vec<(u64, u32)>,
     /// The first entry that is not used up.
@@ -67,6 +67,59 @@ impl Segments {
         }
         self.left -= 1;
         Some(at)
+    }
+
+    /// Takes the first `len` bytes off; fewer if there are no more.
+    pub fn take_front(&mut self, len: usize) -> Self {
+        let mut front = Self::default();
+        // Nothing is touched, so nothing can fail.
+        let _ = self.consume(len, |addr, _, n| {
+            front.push(addr, n as u32);
+            true
+        });
+        front
+    }
+
+    /// Fills the next `len` guest bytes, a bufferful at a time, with what `read(place within them, buffer)` gives.
+    ///
+    /// # Errors
+    /// That of `read`, or [`Fault`] when a buffer is not RAM.
+    pub fn fill<E: From<Fault>>(
+        &mut self,
+        ctx: &Ctx,
+        buffer: &mut [u8],
+        len: u64,
+        mut read: impl FnMut(u64, &mut [u8]) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let mut done = 0;
+        while done < len {
+            let n = (len - done).min(buffer.len() as u64) as usize;
+            read(done, &mut buffer[..n])?;
+            self.write(ctx, &buffer[..n])?;
+            done += n as u64;
+        }
+        Ok(())
+    }
+
+    /// Hands the next `len` guest bytes, a bufferful at a time, to `write(place within them, buffer)`.
+    ///
+    /// # Errors
+    /// That of `write`, or [`Fault`] when a buffer is not memory.
+    pub fn drain<E: From<Fault>>(
+        &mut self,
+        ctx: &Ctx,
+        buffer: &mut [u8],
+        len: u64,
+        mut write: impl FnMut(u64, &[u8]) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let mut done = 0;
+        while done < len {
+            let n = (len - done).min(buffer.len() as u64) as usize;
+            self.read(ctx, &mut buffer[..n])?;
+            write(done, &buffer[..n])?;
+            done += n as u64;
+        }
+        Ok(())
     }
 
     /// Consumes up to `len` bytes, a contiguous piece at a time: `f(address, offset within the whole, length)`.
@@ -300,6 +353,40 @@ impl Queue {
     /// [`Broken`] when the ring is not RAM.
     pub fn push(&mut self, ctx: &Ctx, chain: &Chain, written: u32) -> Result<(), Broken> {
         self.push_head(ctx, chain.head, written)
+    }
+
+    /// Takes all chains that wait. Each is handed to `request`, and given back if that says how many bytes it wrote.
+    ///
+    /// # Errors
+    /// [`Broken`] when the ring makes no sense.
+    pub fn serve(
+        &mut self,
+        ctx: &mut Ctx,
+        chain: &mut Chain,
+        mut request: impl FnMut(&mut Ctx, &mut Chain) -> Option<u32>,
+    ) -> Result<(), Broken> {
+        while self.pop(ctx, chain)? {
+            if let Some(written) = request(ctx, chain) {
+                self.push(ctx, chain, written)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives the driver as much of `bytes` as its next chain takes; how much, or `None` if no chain waits.
+    ///
+    /// # Errors
+    /// [`Broken`] when the ring makes no sense.
+    pub fn give(&mut self, ctx: &Ctx, chain: &mut Chain, bytes: &[u8]) -> Result<Option<usize>, Broken> {
+        if !self.pop(ctx, chain)? {
+            return Ok(None);
+        }
+        let written = chain.writable.write(ctx, bytes).unwrap_or_else(|fault| {
+            log::warn!("{fault}");
+            0
+        });
+        self.push(ctx, chain, written as u32)?;
+        Ok(Some(written))
     }
 
     /// Gives the chain that begins at descriptor `head` back to the driver, as [`Queue::push`] does.

@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 use softmetal_bus::Ctx;
 
-use super::VirtioDevice;
 use super::queue::{Broken, Chain, Queue};
+use super::{VirtioDevice, plain_state};
 
 /// Most bytes given to one request; the driver asks again for more.
 const PIECE: usize = 4096;
@@ -70,12 +70,7 @@ impl VirtioDevice for VirtioRng {
             self.state.counter = self.seed;
         }
     }
-    fn state(&self) -> &State {
-        &self.state
-    }
-    fn set_state(&mut self, state: State) {
-        self.state = state;
-    }
+    plain_state!();
 }
 
 #[cfg(test)]

@@ -145,6 +145,8 @@ struct Slot {
     changes: u64,
     /// The guest prevents removal.
     locked: bool,
+    /// The eject button was pressed while it did.
+    asked: bool,
 }
 
 impl Drive {
@@ -181,6 +183,22 @@ impl Drive {
         let mut slot = self.slot();
         slot.changes += 1;
         slot.medium.replace(medium)
+    }
+
+    /// The eject button is pressed: the medium comes out, or where the guest prevents that, the guest is asked for it.
+    pub fn press_eject(&self) -> Option<SharedDisk> {
+        if self.locked() {
+            self.slot().asked = true;
+            None
+        } else {
+            self.eject()
+        }
+    }
+
+    /// Whether the eject button was pressed in vain since the last call.
+    #[must_use]
+    pub fn take_eject_request(&self) -> bool {
+        std::mem::take(&mut self.slot().asked)
     }
 
     /// Takes the medium out, locked or not: to ask first is the caller's part.
@@ -247,6 +265,7 @@ mod tests {
         assert!(drive.medium().is_none());
         assert!(drive.insert(SharedDisk::new(vec![0; 1024])).is_none());
         other.set_locked(true);
+        assert!(drive.press_eject().is_none() && other.take_eject_request() && !drive.take_eject_request());
         assert_eq!((drive.changes(), drive.locked(), other.medium().unwrap().size()), (2, true, 1024));
     }
 }

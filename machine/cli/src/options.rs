@@ -6,6 +6,7 @@ use clap::{ArgMatches, Args, FromArgMatches, Parser, Subcommand, ValueEnum};
 use softmetal_machine::board::BootDevice;
 use softmetal_machine::host::clock::parse_date;
 use softmetal_machine::host::serial::Target;
+use softmetal_machine::media::MediumEvent;
 use softmetal_machine::screen::{chords, strokes};
 use softmetal_machine::script::{Step, pattern, unescape};
 use softmetal_machine::session;
@@ -143,14 +144,14 @@ pub struct MachineArgs {
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true, help_heading = "Image")]
     pub append: Option<String>,
     /// A disk image (raw, qcow2; to read also VMDK, VDI, VHD, VHDX):
-    /// FILE[,ro][,snapshot[=FILE]][,if=virtio|ide|ahci][,format=X][,backing=any]; repeatable; `snapshot` drops all writes at
+    /// FILE[,ro][,snapshot[=FILE]][,if=virtio|scsi|ide|ahci][,format=X][,backing=any]; repeatable; `snapshot` drops all writes at
     /// the end, `snapshot=FILE` keeps them in FILE; `backing=any` lets an image depend on files outside its folder
     #[arg(long, value_name = "DISK", value_parser = disk, help_heading = "Machine")]
     pub disk: Vec<DiskArg>,
-    /// A CD-ROM drive with this ISO image in it; repeatable
+    /// A CD-ROM drive with this ISO image in it, or with nothing (`none`); repeatable
     #[arg(long, value_name = "FILE", help_heading = "Machine")]
     pub cdrom: Vec<PathBuf>,
-    /// A floppy drive with this image in it; at most two
+    /// A floppy drive with this image in it, or with nothing (`none`); at most two
     #[arg(long, value_name = "FILE", help_heading = "Machine")]
     pub floppy: Vec<PathBuf>,
     /// What to boot from, in this order: disk, cdrom, floppy, net [default: IMAGE, then disk, cdrom, floppy; what cannot be booted is passed over]
@@ -219,6 +220,12 @@ pub struct MachineArgs {
     /// Send this to the serial port
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true, help_heading = "Script, in the order given")]
     send: Vec<String>,
+    /// Press the eject button of a drive: cdrom, cdrom1, floppy or floppy1
+    #[arg(long, value_name = "DRIVE", help_heading = "Script, in the order given")]
+    eject: Vec<String>,
+    /// Put another medium into a drive, like cdrom=other.iso
+    #[arg(long, value_name = "DRIVE=FILE", help_heading = "Script, in the order given")]
+    insert: Vec<String>,
     /// Fail at once if the serial output matches
     #[arg(long, value_name = "REGEX", allow_hyphen_values = true, help_heading = "Script, in the order given")]
     forbid: Vec<String>,
@@ -297,6 +304,13 @@ pub fn script(matches: &ArgMatches) -> Result<(Vec<Step>, Vec<regex::bytes::Rege
         })?;
         steps.push((at, Step::Keys(keys)));
     }
+    for (at, drive) in given("eject") {
+        steps.push((at, Step::Medium(drive.parse()?, MediumEvent::Eject)));
+    }
+    for (at, text) in given("insert") {
+        let (drive, file) = text.split_once('=').ok_or_else(|| format!("--insert {text}: it wants DRIVE=FILE, like cdrom=other.iso"))?;
+        steps.push((at, Step::Medium(drive.parse()?, MediumEvent::Insert(file.into()))));
+    }
     steps.sort_by_key(|(at, _)| *at);
     let forbidden = given("forbid").map(|(_, text)| pattern(text)).collect::<Result<_, _>>()?;
     Ok((steps.into_iter().map(|(_, step)| step).collect(), forbidden))
@@ -365,6 +379,9 @@ mod tests {
             "k",
             "--key",
             "ctrl-c,f1",
+            "--insert",
+            "floppy1=a=b",
+            "--eject=cdrom",
             "--send=-d",
             "--expect",
             "e",
@@ -378,9 +395,13 @@ mod tests {
                 Step::ScreenExpect(re) => format!("screen {re}"),
                 Step::Keys(keys) => format!("keys {keys:x?}"),
                 Step::Send(bytes) => format!("send {}", String::from_utf8_lossy(bytes)),
+                Step::Medium(drive, event) => format!("{drive} {event:?}"),
             })
             .collect();
-        assert_eq!(told, ["send a", "expect b", "screen s", "keys [[25, a5]]", "keys [[1d, 2e, ae, 9d], [3b, bb]]", "send -d", "expect e"]);
+        let keys = ["keys [[25, a5]]", "keys [[1d, 2e, ae, 9d], [3b, bb]]"];
+        assert_eq!(told[..3], ["send a", "expect b", "screen s"]);
+        assert_eq!(told[3..5], keys);
+        assert_eq!(told[5..], ["floppy1 Insert(\"a=b\")", "cdrom Eject", "send -d", "expect e"]);
         assert_eq!(forbidden.len(), 1);
     }
 }

@@ -1,19 +1,19 @@
 //! From the command line to a running session.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::ArgMatches;
 use softmetal_firmware::Chipset;
 use softmetal_machine::UserError;
-use softmetal_machine::board::{AHCI_PLACES, Disk, Drive, IDE_PLACES, Interface, Plugs, cds_are_sata};
+use softmetal_machine::board::{AHCI_PLACES, Disk, Drive, IDE_PLACES, Interface, Plugs, SharedDisk, cd_interface};
 use softmetal_machine::gdb::Server;
 use softmetal_machine::host::clock::{fresh_seed, unix_now};
-use softmetal_machine::host::disk::{DiskMode, Format};
 use softmetal_machine::host::serial::{Serial, Target};
 use softmetal_machine::host::{disk, files, signals, terminal};
 use softmetal_machine::machine::{Config, Engine, Images, Machine, translator};
+use softmetal_machine::media::{DriveName, MediumEvent};
 use softmetal_machine::screen;
 use softmetal_machine::script::Step;
 use softmetal_machine::session::{Clock, Debugger, End, Options, Session};
@@ -105,6 +105,7 @@ pub fn start(args: &MachineArgs, matches: &ArgMatches, purpose: &Purpose) -> Res
         }),
         _ => None,
     };
+    let offered = offered(args, &options.steps)?;
     let config = |plugs| Config { memory: args.memory, model: args.cpu.0.clone(), plugs, images: images.clone() };
     let mut machine = Machine::new(config(plugs))?;
     match args.engine {
@@ -120,6 +121,9 @@ pub fn start(args: &MachineArgs, matches: &ArgMatches, purpose: &Purpose) -> Res
                 machine.in_lockstep_with(Machine::new(config(plugs))?);
             }
         }
+    }
+    for (name, medium) in &offered {
+        machine.offer_medium(name, medium);
     }
     let debugger = args.gdb.as_deref().map(|at| debugger(at, args.wait)).transpose()?;
     let serial = Serial::open(&args.serial, !purpose.test)?;
@@ -250,26 +254,47 @@ fn floppies(paths: &[PathBuf]) -> Result<Vec<Drive>, UserError> {
     media("floppy", paths, false)
 }
 
-/// Drives with an image in each. One that cannot be written is write-protected.
+/// Drives with an image in each, or with nothing.
 fn media(what: &str, paths: &[PathBuf], read_only: bool) -> Result<Vec<Drive>, UserError> {
     if paths.len() > MAX_DISKS {
         return Err(UserError(format!("{} {what} drives are more than fit; give at most {MAX_DISKS}", paths.len())));
     }
-    let medium = |path: &PathBuf| {
-        let read_only = read_only || std::fs::metadata(path).is_ok_and(|m| m.permissions().readonly());
-        disk::open(path, &DiskMode { read_only, format: Some(Format::Raw), ..DiskMode::default() })
-            .map(|backend| Drive::with(backend.into()))
+    let drive = |path: &PathBuf| match path.to_str() {
+        Some("none") => Ok(Drive::new()),
+        _ => disk::open_medium(path, read_only).map(Drive::with),
     };
-    paths.iter().map(medium).collect()
+    paths.iter().map(drive).collect()
+}
+
+/// The media that the script's steps put in, by name.
+fn offered(args: &MachineArgs, steps: &[Step]) -> Result<BTreeMap<String, SharedDisk>, UserError> {
+    let mut media = BTreeMap::new();
+    for step in steps {
+        let Step::Medium(drive, event) = step else { continue };
+        let (n, drives) = match drive {
+            DriveName::Cdrom(n) => (*n, args.cdrom.len()),
+            DriveName::Floppy(n) => (*n, args.floppy.len()),
+        };
+        if usize::from(n) >= drives {
+            return Err(UserError(format!("the machine has no drive {drive} to put media into; add --cdrom none or --floppy none")));
+        }
+        if let MediumEvent::Insert(name) = event {
+            if !media.contains_key(name) {
+                let read_only = matches!(drive, DriveName::Cdrom(_)) || matches!(args.engine, options::Engine::Lockstep);
+                media.insert(name.clone(), disk::open_medium(name.as_ref(), read_only)?);
+            }
+        }
+    }
+    Ok(media)
 }
 
 /// The host adapters have so many places.
 fn check_places(args: &MachineArgs) -> Result<(), UserError> {
     let interfaces = args.disk.iter().map(|disk| disk.interface);
-    let cds_are_sata = cds_are_sata(interfaces.clone());
+    let with_cds = cd_interface(interfaces.clone());
     for (interface, name, places) in [(Interface::Ide, "IDE", IDE_PLACES), (Interface::Ahci, "AHCI", AHCI_PLACES)] {
         let disks = interfaces.clone().filter(|i| *i == interface).count();
-        let cds = if cds_are_sata == (interface == Interface::Ahci) { args.cdrom.len() } else { 0 };
+        let cds = if with_cds == interface { args.cdrom.len() } else { 0 };
         if disks + cds > places {
             return Err(UserError(format!(
                 "{disks} disks and {cds} CD-ROM drives are more than the {places} places of {name}; use if=virtio for some disks"

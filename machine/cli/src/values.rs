@@ -32,7 +32,7 @@ pub struct LogFilter {
     pub level: log::LevelFilter,
 }
 
-/// `FILE[,if=virtio|ide|ahci][,snapshot][,ro][,format=raw]`. A comma in the file's name is doubled.
+/// `FILE[,if=virtio|scsi|ide|ahci][,snapshot][,ro][,format=raw]`. A comma in the file's name is doubled.
 pub fn disk(text: &str) -> Result<DiskArg, String> {
     let mut parts = Vec::new();
     let mut part = String::new();
@@ -61,7 +61,8 @@ pub fn disk(text: &str) -> Result<DiskArg, String> {
             "if=virtio" => disk.interface = Interface::Virtio,
             "if=ide" => disk.interface = Interface::Ide,
             "if=ahci" => disk.interface = Interface::Ahci,
-            "if=nvme" => return Err(format!("`{part}` does not work yet; use if=virtio, if=ide or if=ahci")),
+            "if=scsi" => disk.interface = Interface::Scsi,
+            "if=nvme" => return Err(format!("`{part}` does not work yet; use if=virtio, if=scsi, if=ide or if=ahci")),
             _ => {
                 let (name, value) = part.split_once('=').unwrap_or((&part, ""));
                 match name {
@@ -70,7 +71,7 @@ pub fn disk(text: &str) -> Result<DiskArg, String> {
                     "backing" => disk.mode.backing_anywhere = backing_anywhere(value)?,
                     _ => {
                         return Err(format!(
-                            "`{part}` is none of ro, snapshot, snapshot=FILE, if=virtio, if=ide, if=ahci, format=FORMAT, \
+                            "`{part}` is none of ro, snapshot, snapshot=FILE, if=virtio, if=scsi, if=ide, if=ahci, format=FORMAT, \
                              backing=any (write a comma in a file's name twice)"
                         ));
                     }
@@ -213,7 +214,8 @@ mod tests {
         let d = disk("x,snapshot=y,format=vhd,backing=any").unwrap();
         assert_eq!((d.mode.overlay, d.mode.format, d.mode.backing_anywhere), (Some("y".into()), Some(Format::Vhd), true));
         assert_eq!(disk("x,if=ahci").unwrap().interface, Interface::Ahci);
-        for bad in ["", ",ro", "x,if=nvme", "x,if=scsi", "x,format=qcow3", "x,backing=some", "x,ro,snapshot=y", "x,snapshot=", "x,rw"] {
+        assert_eq!(disk("x,if=scsi").unwrap().interface, Interface::Scsi);
+        for bad in ["", ",ro", "x,if=nvme", "x,if=usb", "x,format=qcow3", "x,backing=some", "x,ro,snapshot=y", "x,snapshot=", "x,rw"] {
             assert!(disk(bad).is_err(), "{bad}");
         }
     }

@@ -7,10 +7,11 @@ use softmetal_bus::{Backing, BlockBackend, DeviceId, GuestMemory, Region, Shared
 use softmetal_devices::flash::{BLOCK, Flash};
 use softmetal_devices::fw_cfg::{FwCfg, key};
 use softmetal_devices::vga::VIDEO_MEMORY;
-use softmetal_firmware::{E820Kind, Layout, acpi, smbios};
+use softmetal_devices::virtio::LUNS;
+use softmetal_firmware::{Chipset, E820Kind, Layout, acpi, smbios};
 
 use super::chips::id;
-use super::storage::{CD_ORDER, IDE_PLACES};
+use super::storage::{CD_ORDER, IDE_PLACES, cd_interface};
 use super::{BootDevice, Interface, Plugs};
 
 /// What runs first.
@@ -210,12 +211,21 @@ pub(super) fn boot_order(plugs: &Plugs, first_slot: u8, ide: (u8, u8)) -> Vec<u8
     };
     let place = |n: usize| format!("{ROOT}/ide@{at}/drive@{}/disk@{}", n / 2, n % 2);
     let ide_disks = count(Interface::Ide).min(IDE_PLACES);
+    let cds = cd_interface(plugs.disks.iter().map(|disk| disk.interface));
+    // Behind the virtio disks, and a SATA adapter that is a card.
+    let sata_card = count(Interface::Ahci) > 0 && plugs.chipset == Chipset::I440fx;
+    let scsi_slot = usize::from(first_slot) + count(Interface::Virtio) + usize::from(sata_card);
+    let unit = |n: usize| format!("{ROOT}/scsi@{scsi_slot:x}/channel@0/disk@{:x},{:x}", n / LUNS, n % LUNS);
     let mut lines: Vec<String> = Vec::new();
     for device in &plugs.boot {
         match device {
             BootDevice::Disk => {
                 lines.extend((0..count(Interface::Virtio)).map(|n| format!("{ROOT}/scsi@{:x}/disk@0,0", usize::from(first_slot) + n)));
                 lines.extend((0..ide_disks).map(place));
+                lines.extend((0..count(Interface::Scsi)).map(unit));
+            }
+            BootDevice::Cdrom if cds == Interface::Scsi => {
+                lines.extend((count(Interface::Scsi)..).take(plugs.cdroms.len()).map(unit));
             }
             BootDevice::Cdrom => {
                 let free = CD_ORDER.into_iter().filter(|place| *place >= ide_disks);
@@ -317,6 +327,12 @@ mod tests {
             "/pci@i0cf8/scsi@4/disk@0,0",
             "/pci@i0cf8/ide@1,1/drive@0/disk@0\0",
         ];
+        assert_eq!(text, lines.join("\n"));
+        let interfaces = [Interface::Scsi, Interface::Virtio, Interface::Scsi];
+        let plugs = Plugs { disks: interfaces.map(disk).into(), ..plugs };
+        let text = String::from_utf8(boot_order(&plugs, 3, (1, 1))).unwrap();
+        let unit = |n| format!("/pci@i0cf8/scsi@4/channel@0/disk@0,{n}");
+        let lines = [unit(2), "/pci@i0cf8/scsi@3/disk@0,0".into(), unit(0), unit(1) + "\0"];
         assert_eq!(text, lines.join("\n"));
     }
 

@@ -41,8 +41,10 @@ pub use firmware::Firmware;
 use firmware::Parts;
 pub use setup::{Disk, Interface, Plugs};
 pub use softmetal_bus::{Drive, SharedDisk};
-pub use storage::{AHCI_PLACES, IDE_PLACES, cds_are_sata};
+pub use storage::{AHCI_PLACES, IDE_PLACES, cd_interface};
 use wires::{Pin, Routes, Wires, route};
+
+use crate::media::DriveName;
 
 /// What the chips' calls need around them.
 struct Around {
@@ -195,6 +197,15 @@ impl Board {
     #[must_use]
     pub fn inputs(&self) -> Inputs {
         self.inputs
+    }
+
+    /// A drive for removable media.
+    #[must_use]
+    pub fn drive(&self, name: DriveName) -> Option<&Drive> {
+        match name {
+            DriveName::Cdrom(n) => self.drives.cdroms.get(usize::from(n)),
+            DriveName::Floppy(n) => self.drives.floppies.get(usize::from(n)),
+        }
     }
 
     /// Of the devices that wait for work on the host: those for which it has ended, and whether others still wait.

@@ -18,7 +18,7 @@ use softmetal_devices::ports::{CoprocessorError, DebugCon, DebugExit, FirmwareCo
 use softmetal_devices::rtc_mc146818::Rtc;
 use softmetal_devices::uart16550::Uart16550;
 use softmetal_devices::vga::{Vga, region};
-use softmetal_devices::virtio::{InputKind, VirtioBlk, VirtioConsole, VirtioInput, VirtioPci, VirtioRng};
+use softmetal_devices::virtio::{InputKind, VirtioBlk, VirtioConsole, VirtioInput, VirtioPci, VirtioRng, VirtioScsi};
 use softmetal_firmware::bios::rom::TRAP_PORT;
 use softmetal_firmware::layout::{
     Chipset, EXTENDED_BASE, GPIO_PORT, HPET_BASE, IOAPIC_BASE, IOAPIC_ID, LAPIC_BASE, Layout, PCI_IRQS, PCI_WINDOW, PM1A_EVT_PORT,
@@ -45,6 +45,8 @@ pub enum Interface {
     Ide,
     /// A SATA host adapter.
     Ahci,
+    /// A virtio SCSI host.
+    Scsi,
 }
 
 /// A disk to plug in.
@@ -123,6 +125,9 @@ impl Board {
         let ahci: Option<Box<dyn PciDevice>> = has_ahci.then(|| Box::new(Ahci::new(storage.ahci)) as _);
         let (integrated, card) = if layout.chipset() == Chipset::Q35 { (ahci, None) } else { (None, ahci) };
         cards.extend(card);
+        if !storage.scsi.is_empty() {
+            cards.push(Box::new(VirtioPci::new(VirtioScsi::new(storage.scsi))));
+        }
         if entropy {
             cards.push(Box::new(VirtioPci::new(VirtioRng::new(plugs.seed))));
         }

@@ -2,6 +2,9 @@
 
 use softmetal_bus::Drive;
 use softmetal_devices::ata::Unit;
+use softmetal_devices::scsi::cd::ScsiCd;
+use softmetal_devices::scsi::disk::ScsiDisk;
+use softmetal_devices::virtio::Lun;
 use softmetal_devices::{ahci, ide};
 
 use super::{Disk, Interface};
@@ -20,12 +23,13 @@ pub struct Storage {
     pub ide: ide::Places,
     /// By port.
     pub ahci: ahci::Places,
+    /// By target and unit.
+    pub scsi: Vec<Lun>,
 }
 
 impl Storage {
-    /// Disks fill the places of their interface from the first one on. CD-ROM drives take IDE places from the secondary
-    /// channel on; where the disks are on the SATA adapter and none is on IDE, they are beside the disks. What finds no
-    /// place is left out, with a log line.
+    /// Disks fill the places of their interface from the first one on. CD-ROM drives are where [`cd_interface`] says: on IDE
+    /// from the secondary channel on, elsewhere behind the disks. What finds no place is left out, with a log line.
     pub fn new(disks: &[Disk], cdroms: &[Drive]) -> Self {
         let mut all = Self::default();
         let disk = |interface: Interface| {
@@ -35,10 +39,17 @@ impl Storage {
         };
         disk(Interface::Ide).for_each(|unit| plug(&mut all.ide, 0..IDE_PLACES, unit));
         disk(Interface::Ahci).for_each(|unit| plug(&mut all.ahci, 0..AHCI_PLACES, unit));
-        let sata = cds_are_sata(disks.iter().map(|disk| disk.interface));
+        for (n, disk) in disks.iter().enumerate().filter(|(_, disk)| disk.interface == Interface::Scsi) {
+            all.scsi.push(Lun::Disk(ScsiDisk::new(disk.backend.clone(), format!("softmetal-{n}"))));
+        }
+        let interface = cd_interface(disks.iter().map(|disk| disk.interface));
         for (n, drive) in cdroms.iter().enumerate() {
-            let unit = Unit::cdrom(drive.clone(), format!("softmetal-cd{n}"), sata);
-            if sata { plug(&mut all.ahci, 0..AHCI_PLACES, unit) } else { plug(&mut all.ide, CD_ORDER, unit) }
+            let unit = |sata| Unit::cdrom(drive.clone(), format!("softmetal-cd{n}"), sata);
+            match interface {
+                Interface::Ahci => plug(&mut all.ahci, 0..AHCI_PLACES, unit(true)),
+                Interface::Scsi => all.scsi.push(Lun::Cd(ScsiCd::new(drive.clone()))),
+                Interface::Ide | Interface::Virtio => plug(&mut all.ide, CD_ORDER, unit(false)),
+            }
         }
         all
     }
@@ -49,10 +60,12 @@ impl Storage {
     }
 }
 
-/// Whether CD-ROM drives are on the SATA adapter, by the interfaces of the disks.
-pub fn cds_are_sata(interfaces: impl Iterator<Item = Interface> + Clone) -> bool {
-    let mut all = interfaces.clone();
-    all.any(|i| i == Interface::Ahci) && interfaces.clone().all(|i| i != Interface::Ide)
+/// Where CD-ROM drives are, by the interfaces of the disks: beside the disks where none is on IDE and some are on the SATA
+/// adapter or, failing that, on the SCSI host; else on IDE.
+pub fn cd_interface(interfaces: impl Iterator<Item = Interface> + Clone) -> Interface {
+    let has = |interface| interfaces.clone().any(|i| i == interface);
+    let beside = [Interface::Ahci, Interface::Scsi].into_iter().find(|i| has(*i));
+    beside.filter(|_| !has(Interface::Ide)).unwrap_or(Interface::Ide)
 }
 
 fn plug(places: &mut [Option<Unit>], order: impl IntoIterator<Item = usize>, unit: Unit) {

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, TryRecvError, never, select};
 
+use super::bell;
+
 /// Something that happened outside.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
@@ -51,7 +53,8 @@ impl Events {
         }
     }
 
-    /// Waits for an event, no longer than `limit`; `None` when time is up or the last source of bytes has ended.
+    /// Waits for an event, no longer than `limit`; `None` when time is up, the last source of bytes has ended, or work on the
+    /// host has.
     pub fn wait(&mut self, typing: bool, limit: Option<Duration>) -> Option<Event> {
         let silent = never();
         let typed = if typing && self.open { &self.typed } else { &silent };
@@ -72,6 +75,7 @@ impl Events {
                     None
                 }
             },
+            recv(bell::heard()) -> _ => None,
             recv(end) -> _ => None,
         }
     }

@@ -2,6 +2,7 @@
 //!
 //! **Invariant:** nothing here changes the guest except through the machine's input events and the disks' stores.
 
+mod bell;
 pub mod catalog;
 pub mod clock;
 pub mod disk;

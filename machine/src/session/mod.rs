@@ -516,6 +516,9 @@ impl Session {
         let verdict = self.script.feed(bytes, &mut send);
         self.typed.extend(send);
         self.strokes.extend(self.script.take_keys());
+        for (drive, event) in self.script.take_media() {
+            self.machine.apply(InputEvent::Medium(drive, event));
+        }
         match verdict {
             Verdict::Passed if self.options.judge => Some(End::Passed),
             Verdict::Open | Verdict::Passed => None,

@@ -71,6 +71,20 @@ fn initrds() {
 }
 
 #[test]
+fn media() {
+    let dir = tempfile::tempdir().unwrap();
+    let d = dir.path();
+    guest(d, power_off);
+    std::fs::write(d.join("cut"), [1; 700]).unwrap();
+    refused(d, &["test", "guest.bin", "--insert", "cdrom"], &["DRIVE=FILE"]);
+    refused(d, &["test", "guest.bin", "--eject", "tape"], &["no drive `tape`", "cdrom"]);
+    refused(d, &["test", "guest.bin", "--cdrom", "none", "--eject", "cdrom1"], &["no drive cdrom1", "--cdrom none"]);
+    refused(d, &["test", "guest.bin", "--insert", "floppy=guest.bin"], &["no drive floppy", "--floppy none"]);
+    refused(d, &["test", "guest.bin", "--cdrom", "none", "--insert", "cdrom=missing"], &["missing", "does not exist"]);
+    refused(d, &["test", "guest.bin", "--cdrom", "none", "--insert", "cdrom=cut"], &["cut", "700 bytes"]);
+}
+
+#[test]
 fn disks() {
     let dir = tempfile::tempdir().unwrap();
     let d = dir.path();

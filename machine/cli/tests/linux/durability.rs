@@ -1,24 +1,37 @@
-//! Softmetal is killed while its guest writes to a journalling file system: what the guest had flushed is there afterwards,
+//! The process is killed while its guest writes to a journalling file system: what the guest had flushed is there afterwards,
 //! the image is sound, and the file system is clean once its journal is replayed.
 //!
-//! `SOFTMETAL_KILLS=100` makes so many kills of each format (the default is short).
+//! A guest is booted once and saved at its prompt; each process that is killed goes on from there. `SOFTMETAL_KILLS=100`
+//! makes so many kills of each format (the default is short).
 
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::OnceLock;
 use std::time::Duration;
 
-use softmetal_machine::host::disk::tool::{self, Source};
-use softmetal_machine::host::disk::{Format, tool::Check};
+use softmetal_machine::board::{Disk, Interface, Plugs};
+use softmetal_machine::host::disk::tool::{self, Check, Source};
+use softmetal_machine::host::disk::{self, DiskMode, Format};
+use softmetal_machine::host::serial::{Serial, Target};
+use softmetal_machine::host::signals;
+use softmetal_machine::machine::{Config, Engine, Images, Machine, Model};
+use softmetal_machine::session::{Clock, Options, Session};
 
-use crate::{images, softmetal};
+use crate::images;
 
 /// Kills of each format in the suite.
-const KILLS: u64 = 2;
+const KILLS: u64 = 4;
 /// The guest removes the file that it wrote so many turns ago.
 const KEPT: u64 = 40;
 /// File numbers of a run.
 const RUN: u64 = 10_000;
+/// The guest's memory.
+const MEMORY: u64 = 128 << 20;
+/// The disk's size.
+const SIZE: u64 = 64 << 20;
+/// What tells the process that is killed what it is to do: the saved guest, the disk, the clock, what to type.
+const ORDERS: [&str; 4] = ["SOFTMETAL_KILLED_GUEST", "SOFTMETAL_KILLED_DISK", "SOFTMETAL_KILLED_CLOCK", "SOFTMETAL_KILLED_SCRIPT"];
 
 /// What the guest types into file `n`.
 fn contents(n: u64) -> String {
@@ -27,9 +40,9 @@ fn contents(n: u64) -> String {
 
 fn script(first: u64) -> String {
     format!(
-        "modprobe ext4; mkdir -p /mnt; mount -t ext4 /dev/vda /mnt; rm -f /mnt/f*; i={first}; while :; do i=$((i+1)); \
+        "mount -t ext4 /dev/vda /mnt; rm -f /mnt/f*; i={first}; while :; do i=$((i+1)); \
          seq $i $((i+i*37%1500)) | dd of=/mnt/t conv=fsync 2>/dev/null; mv /mnt/t /mnt/f$i; rm -f /mnt/f$((i-{KEPT})); \
-         sync; echo FLUSHED $i; done\\n"
+         sync; echo FLUSHED $i; done\n"
     )
 }
 
@@ -39,13 +52,90 @@ fn run(program: &str, args: &[&str]) -> (Option<i32>, String) {
     (out.status.code(), format!("{}{}", String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr)))
 }
 
-/// Runs the guest on `disk`, and kills it once it has flushed `turns` files and `pause` has passed; the last file that it
-/// said it had flushed.
-fn killed_run(disk: &Path, first: u64, clock: &str, turns: u64, pause: Duration) -> u64 {
-    let mut child = softmetal()
-        .args(["test", "busybox", "--memory", "128M", "--timeout", "200", "--clock", clock, "--expect", "guest# "])
-        .args(["--send", &script(first), "--expect", "this never comes", "--disk"])
-        .arg(format!("{},format={}", disk.display(), disk.extension().unwrap().to_str().unwrap()))
+fn format_of(disk: &Path) -> Format {
+    if disk.extension().is_some_and(|e| e == "qcow2") { Format::Qcow2 } else { Format::Raw }
+}
+
+fn machine(disk: &Path, clock: Clock, images: Images) -> Machine {
+    let backend = disk::open(disk, &DiskMode { format: Some(format_of(disk)), ..DiskMode::default() }).unwrap();
+    let disks = vec![Disk { backend: backend.into(), interface: Interface::Virtio }];
+    let plugs = Plugs { disks, host_paced: clock == Clock::Host, ..Plugs::default() };
+    Machine::new(Config { memory: MEMORY, model: Model::by_name("x86-64-v3").unwrap(), plugs, images }).unwrap()
+}
+
+/// The file with a guest at its prompt that has seen a disk of [`SIZE`] and remembers nothing of what is on it. `None`
+/// where it cannot be had.
+fn guest() -> Option<&'static Path> {
+    static GUEST: OnceLock<Option<PathBuf>> = OnceLock::new();
+    let boot = || {
+        let linux = images("busybox")?;
+        let images = Images {
+            kernel: std::fs::read(&linux.kernel).unwrap(),
+            initrd: Some(std::fs::read(&linux.initrd).unwrap()),
+            cmdline: linux.cmdline.into(),
+            ..Images::default()
+        };
+        let disk = tempfile::NamedTempFile::new().unwrap();
+        disk.as_file().set_len(SIZE).unwrap();
+        let mut machine = machine(disk.path(), Clock::Virtual, images);
+        for (prompt, line) in [
+            ("guest# ", &b"modprobe ext4; mkdir -p /mnt; echo 3 > /proc/sys/vm/drop_caches; echo READY $((6*7))\n"[..]),
+            ("READY 42\r\nguest# ", b""),
+        ] {
+            let mut log = Vec::new();
+            while !log.windows(prompt.len()).any(|w| w == prompt.as_bytes()) {
+                assert!(machine.icount() < 100_000_000_000, "{}", String::from_utf8_lossy(&log));
+                machine.run_until(machine.icount() + 1_000_000);
+                log.extend(machine.take_output().into_iter().flat_map(|(_, bytes)| bytes));
+            }
+            let mut rest = line;
+            while !rest.is_empty() {
+                let n = machine.type_serial(rest);
+                rest = &rest[n..];
+                machine.run_until(machine.icount() + 100_000);
+            }
+        }
+        let file = Path::new(env!("CARGO_TARGET_TMPDIR")).join("guest-to-be-killed");
+        std::fs::write(&file, machine.save()).unwrap();
+        Some(file)
+    };
+    GUEST.get_or_init(boot).as_deref()
+}
+
+/// The process that is killed.
+#[test]
+#[ignore = "it is started, and killed, by the tests beside it"]
+fn the_killed() {
+    let [guest, disk, clock, script] = ORDERS.map(|name| std::env::var(name).expect("it is started by the tests beside it"));
+    let clock = if clock == "host" { Clock::Host } else { Clock::Virtual };
+    let mut machine = machine(disk.as_ref(), clock, Images::default());
+    machine.load(&std::fs::read(guest).unwrap()).unwrap();
+    // It is faster, where the host has it.
+    let _ = machine.set_engine(Engine::Translator);
+    let options = Options {
+        clock,
+        no_reboot: true,
+        timeout: Some(Duration::from_secs(120)),
+        guest_timeout: None,
+        steps: vec![softmetal_machine::script::Step::Send(script.into_bytes())],
+        forbidden: Vec::new(),
+        judge: false,
+        success_code: None,
+        farewell: None,
+    };
+    let serial = Serial::open(&Target::Stdio, false).unwrap();
+    let end = Session::new(machine, serial, signals::catch().unwrap(), options).run();
+    panic!("the run ended by itself: {end}");
+}
+
+/// Lets the guest go on with `disk`, and kills its process once it has flushed `turns` files and `pause` has passed; the
+/// last file that it said it had flushed.
+fn killed_run(guest: &Path, disk: &Path, first: u64, clock: &str, turns: u64, pause: Duration) -> u64 {
+    let orders = [guest.to_str().unwrap(), disk.to_str().unwrap(), clock, &script(first)];
+    let mut child = Command::new(std::env::current_exe().unwrap())
+        .args(["durability::the_killed", "--exact", "--ignored", "--nocapture"])
+        .envs(ORDERS.into_iter().zip(orders))
+        .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::inherit())
         .spawn()
@@ -81,7 +171,7 @@ fn verify(dir: &Path, disk: &Path, first: u64, last: u64) -> u64 {
     let copy = dir.join("copy.raw");
     let source = Source { path: disk.into(), format: None, backing_anywhere: false };
     let mut leaks = 0;
-    if disk.extension().unwrap() == "qcow2" {
+    if format_of(disk) == Format::Qcow2 {
         let check: Check = tool::check(&source, false).unwrap();
         assert_eq!(check.corruptions, 0, "{:?}", check.messages);
         leaks = check.leaks;
@@ -109,12 +199,10 @@ fn verify(dir: &Path, disk: &Path, first: u64, last: u64) -> u64 {
 }
 
 fn kills(format: Format, mut random: u64) {
-    if images("busybox").is_none() {
-        return;
-    }
+    let Some(guest) = guest() else { return };
     let dir = tempfile::tempdir().unwrap();
     let raw = dir.path().join("disk.raw");
-    std::fs::File::create(&raw).unwrap().set_len(64 << 20).unwrap();
+    std::fs::File::create(&raw).unwrap().set_len(SIZE).unwrap();
     let (code, words) = run("mke2fs", &["-q", "-F", "-t", "ext4", raw.to_str().unwrap()]);
     assert_eq!(code, Some(0), "{words}");
     let disk: PathBuf = dir.path().join(format!("disk.{}", format.name()));
@@ -128,7 +216,7 @@ fn kills(format: Format, mut random: u64) {
         random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         let [turns, pause] = [(random >> 33) % 60, (random >> 45) % 150];
         let clock = if n % 2 == 0 { "virtual" } else { "host" };
-        let last = killed_run(&disk, n * RUN, clock, turns, Duration::from_millis(pause));
+        let last = killed_run(guest, &disk, n * RUN, clock, turns, Duration::from_millis(pause));
         flushed += last - n * RUN;
         lost += verify(dir.path(), &disk, n * RUN, last);
     }

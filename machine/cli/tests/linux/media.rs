@@ -149,7 +149,9 @@ fn a_hybrid_grub_image_boots_by_uefi() {
     }
     if let Some(iso) = grub_iso(folder.path()) {
         boots_until("uefi", &["--cdrom", text(&iso)], "Linux version");
-        boots_until("uefi", &["--disk", &format!("{},ro,if=ahci", text(&iso)), "--machine", "q35"], "Linux version");
+        for interface in ["ahci", "scsi"] {
+            boots_until("uefi", &["--disk", &format!("{},ro,if={interface}", text(&iso)), "--machine", "q35"], "Linux version");
+        }
     }
 }
 
@@ -164,7 +166,7 @@ fn a_grub_disk_boots_on_ide_and_virtio() {
             boots(&["--disk", &on(interface)]);
         }
         boots_until("builtin", &["--disk", &on("ahci"), "--machine", "q35"], "Linux version");
-        for interface in ["ide", "virtio"] {
+        for interface in ["ide", "virtio", "scsi"] {
             boots_until("seabios", &["--disk", &on(interface)], "Linux version");
         }
         let log = boots_until("seabios", &["--disk", &on("ahci"), "--machine", "q35"], "ACPI: (Interpreter enabled|Unable)");

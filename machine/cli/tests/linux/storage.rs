@@ -46,3 +46,96 @@ fn on_ide() {
 fn on_ahci() {
     works_on("ahci", "ahci");
 }
+
+#[test]
+fn on_scsi() {
+    works_on("scsi", "virtio_scsi");
+}
+
+/// A CD-ROM and a floppy are changed while the kernel runs: by the user's hand, which must wait while the guest holds the
+/// medium, and by the guest's command.
+#[test]
+fn media_are_changed() {
+    if images("busybox-full").is_none() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let medium = |name: &str, len: usize| {
+        let path = dir.path().join(name);
+        std::fs::write(&path, name.bytes().cycle().take(len).collect::<Vec<_>>()).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let [first, second] = ["cd-one.", "cd-two."].map(|name| medium(name, 1 << 20));
+    let [one, two] = ["fd-one.", "fd-two."].map(|name| medium(name, 1440 << 10));
+    let read = |device: &str| format!("head -c 6 {device}; echo \" says {device} $?\"\\n");
+    let insert = |drive: &str, file: &str| format!("{drive}={file}");
+    let put = [insert("cdrom", &second), insert("cdrom", &first), insert("floppy", &two)];
+    let [cd, fd] = ["/dev/sr0", "/dev/fd0"].map(read);
+    passes(softmetal().args(["test", "busybox-full", "--cdrom", &first, "--floppy", &one]).args([
+        "--expect",
+        "guest# ",
+        "--send",
+        "modprobe ata_piix; modprobe sr_mod; modprobe floppy; sleep 3; echo up $?\\n",
+        "--expect",
+        "up 0",
+        "--send",
+        &cd,
+        "--expect",
+        "cd-one says /dev/sr0 0",
+        // The guest holds it.
+        "--send",
+        "exec 3</dev/sr0; echo holds $?\\n",
+        "--expect",
+        "holds 0",
+        "--eject",
+        "cdrom",
+        "--send",
+        "dd bs=2k count=1 skip=9 <&3 | wc -c; exec 3<&-; echo let go $?\\n",
+        "--expect",
+        "2048[^$]*let go 0",
+        // It puts it out when it closes it, and there is none.
+        "--send",
+        "cd /proc/sys/dev/cdrom; echo 1 > autoeject; head -c 6 /dev/sr0; echo 0 > autoeject; echo out $?\\n",
+        "--expect",
+        "out 0",
+        "--send",
+        &cd,
+        "--expect",
+        "says /dev/sr0 1",
+        "--insert",
+        &put[0],
+        "--send",
+        &cd,
+        "--expect",
+        "cd-two says /dev/sr0 0",
+        // By hand.
+        "--eject",
+        "cdrom",
+        "--send",
+        &cd,
+        "--expect",
+        "says /dev/sr0 1",
+        "--insert",
+        &put[1],
+        "--send",
+        &cd,
+        "--expect",
+        "cd-one says /dev/sr0 0",
+        "--send",
+        &fd,
+        "--expect",
+        "fd-one says /dev/fd0 0",
+        "--insert",
+        &put[2],
+        "--send",
+        &fd,
+        "--expect",
+        "fd-two says /dev/fd0 0",
+        "--send",
+        "echo written | dd of=/dev/fd0 conv=notrunc,fsync; poweroff -f\\n",
+        "--expect",
+        "Power down",
+    ]));
+    let start = |path: &str| std::fs::read(path).unwrap()[..7].to_vec();
+    assert_eq!((start(&one), start(&two)), (b"fd-one.".to_vec(), b"written".to_vec()));
+}

@@ -9,9 +9,10 @@ use super::{CatalogError, Result, apt, at, cpio, deb, gzip, modules};
 /// The programs and scripts of every initramfs; see the script itself for what it does.
 const INIT: &[u8] = include_bytes!("init.sh");
 /// Drivers for the hardware that Softmetal's boards have, where the kernel has them as modules.
-const DRIVERS: [&str; 20] = [
+const DRIVERS: [&str; 22] = [
     "virtio_pci",
     "virtio_blk",
+    "virtio_scsi",
     "virtio_net",
     "virtio_console",
     "virtio-rng",
@@ -20,6 +21,7 @@ const DRIVERS: [&str; 20] = [
     "ext4",
     "sd_mod",
     "sr_mod",
+    "floppy",
     "e1000",
     "8139cp",
     "isofs",

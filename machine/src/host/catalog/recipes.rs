@@ -90,7 +90,7 @@ pub const RECIPES: [Recipe; 7] = [
     Recipe {
         name: "busybox-full",
         description: "the distribution's full kernel and a busybox shell",
-        version: 7,
+        version: 8,
         download_mib: 70,
         memory_mib: None,
         boots: Boots::Linux { cmdline: "console=ttyS0" },

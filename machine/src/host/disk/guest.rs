@@ -8,6 +8,7 @@ use std::thread::JoinHandle;
 use softmetal_bus::{BlockBackend, BlockError};
 
 use super::image::Image;
+use crate::host::bell;
 
 type Shared = Arc<Mutex<Box<dyn Image>>>;
 
@@ -51,6 +52,7 @@ impl Worker {
                 if answer.send(result).is_err() {
                     break;
                 }
+                bell::ring();
             }
         };
         let thread = std::thread::Builder::new().name("disk flush".into()).spawn(work)?;

@@ -14,7 +14,7 @@ mod vmdk;
 
 use std::path::{Path, PathBuf};
 
-use softmetal_bus::BlockBackend;
+use softmetal_bus::{BlockBackend, SharedDisk};
 
 use self::chain::{Access, Reach};
 use self::file::{ImageFile, Lock};
@@ -56,6 +56,15 @@ pub fn open(path: &Path, mode: &DiskMode) -> Result<Box<dyn BlockBackend>, UserE
         _ => Disk::new(image),
     };
     Ok(if mode.snapshot && !mode.read_only { Box::new(Overlay::new(Box::new(disk))) } else { Box::new(disk) })
+}
+
+/// Opens a raw image as a removable medium. One that cannot be written is write-protected, as is every one if `read_only`.
+///
+/// # Errors
+/// As of [`open`].
+pub fn open_medium(path: &Path, read_only: bool) -> Result<SharedDisk, UserError> {
+    let read_only = read_only || std::fs::metadata(path).is_ok_and(|m| m.permissions().readonly());
+    open(path, &DiskMode { read_only, format: Some(Format::Raw), ..DiskMode::default() }).map(SharedDisk::from)
 }
 
 /// Over the size limit of its files a process is killed unless it says otherwise; a failed write serves better.
