@@ -383,31 +383,38 @@ fn enter_flat(cpu: &mut Cpu, selector: u16, stack: u16, long: bool, level: u8, r
     cpu.set_segment(seg::SS, flat(stack, false, false, level));
 }
 
+/// What AMD's processors do outside of 64-bit mode, and Intel's do not.
+fn amd(cpu: &Cpu) -> bool {
+    cpu.model.vendor() == Vendor::Amd
+}
+
 /// #UD where SYSCALL and SYSRET are not: outside of 64-bit mode only AMD has them (SDM 2, SYSCALL; APM 3, SYSCALL).
 fn fast_call_ready(cpu: &mut Cpu) -> Result<(), Fault> {
     let s = &cpu.state;
-    let here = s.mode.long() || cpu.model.vendor() == Vendor::Amd && cpu.pe();
+    let here = s.mode.long() || amd(cpu) && cpu.pe();
     if s.efer & bits::EFER_SCE != 0 && here { Ok(()) } else { Err(cpu.ud()) }
 }
 
+/// SDM 2, SYSCALL; APM 3, SYSCALL: from compatibility mode to CSTAR, from legacy mode to what STAR holds.
 fn syscall(cpu: &mut Cpu, op: &Op, _: &[Op]) -> Exit {
     last(cpu, op, |cpu, _| {
         fast_call_ready(cpu)?;
+        let (long, lma) = (cpu.state.mode.long(), cpu.lma());
         let eflags = cpu.eflags() & !flags::RF;
         let m = &cpu.state.msr;
         let star = (m.star >> 32) as u16;
+        let (target, mask) = match (long, lma) {
+            (true, _) => (m.lstar, m.fmask),
+            (_, true) => (m.cstar, m.fmask),
+            _ => (m.star & 0xffff_ffff, flags::VM | flags::IF),
+        };
         cpu.state.regs[usize::from(reg::RCX)] = cpu.state.rip;
-        if !cpu.lma() {
-            let target = cpu.state.msr.star & 0xffff_ffff;
-            cpu.set_eflags(eflags & !(flags::VM | flags::IF));
-            enter_flat(cpu, star, (star & !3).wrapping_add(8), false, 0, target);
-            return Ok(());
+        if lma {
+            cpu.state.regs[11] = eflags;
         }
-        let (target, mask) = (if cpu.state.mode.long() { m.lstar } else { m.cstar }, m.fmask);
-        cpu.state.regs[11] = eflags;
         cpu.set_eflags(eflags & !mask);
         cpu.untraced = mask & flags::TF != 0;
-        enter_flat(cpu, star, (star & !3).wrapping_add(8), true, 0, target);
+        enter_flat(cpu, star, (star & !3).wrapping_add(8), lma, 0, target);
         Ok(())
     })
 }
@@ -418,7 +425,8 @@ fn sysret<W: Width>(cpu: &mut Cpu, op: &Op, _: &[Op]) -> Exit {
         cpu.need_cpl0()?;
         let long = W::BYTES == 8;
         let target = W::get(&cpu.state.regs, reg::RCX).zx();
-        if !cpu.canonical(target) {
+        // With AMD the fault is the program's, at its first instruction (APM 3, SYSRET).
+        if !cpu.canonical(target) && !amd(cpu) {
             return Err(cpu.gp(0));
         }
         let star = (cpu.state.msr.star >> 48) as u16;
@@ -431,7 +439,7 @@ fn sysret<W: Width>(cpu: &mut Cpu, op: &Op, _: &[Op]) -> Exit {
 
 /// #UD where SYSENTER and SYSEXIT are not: AMD has none in long mode (APM 3, SYSENTER); #GP(0) where they lead nowhere.
 fn system_enter_ready(cpu: &mut Cpu, cs: u16) -> Result<(), Fault> {
-    if cpu.model.vendor() == Vendor::Amd && cpu.lma() {
+    if amd(cpu) && cpu.lma() {
         return Err(cpu.ud());
     }
     if !cpu.pe() || cs == 0 { Err(cpu.gp(0)) } else { Ok(()) }
