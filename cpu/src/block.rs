@@ -65,6 +65,9 @@ pub struct Block {
     pub mode: Mode,
     /// Runs over into a second page.
     pub crosses: bool,
+    /// The physical address of its part of the second page, and the pages of guest memory that it is in, if it is kept.
+    pub second: u64,
+    pages: [u64; 2],
     /// Successors by exit ordinal.
     pub links: [Cell<Link>; 4],
     /// Of a block in a volatile page: what it was made from.
@@ -189,6 +192,8 @@ pub struct BlockCache {
     blocks: Vec<Block>,
     free: Vec<u32>,
     by_start: Map<u32>,
+    /// Blocks that run over into a second page: whoever finds one must look whether that is still the next one.
+    crossing: Map<u32>,
     by_page: Map<Vec<u32>>,
     /// By page: how often its code was written in a row, and the instruction count of the last time.
     churn: Map<(u32, u64)>,
@@ -267,6 +272,51 @@ impl BlockCache {
         index
     }
 
+    /// Enters a block of one instruction that runs over into the page of `second`; `offsets` are the places of its parts in
+    /// guest memory.
+    pub fn insert_crossing(
+        &mut self,
+        ops: &[Op],
+        (physical, second): (u64, u64),
+        mode: Mode,
+        offsets: [u64; 2],
+        memory: &GuestMemory,
+    ) -> u32 {
+        if self.by_start.len() + self.crossing.len() >= MAX_BLOCKS {
+            self.clear(memory);
+        }
+        if let Some(index) = self.crossing.remove(&key(physical, mode)) {
+            self.release_crossing(index);
+        }
+        // Its serial number is 0, so that nobody comes here without a look at the second page.
+        let pages = offsets.map(|offset| offset / PAGE_SIZE as u64);
+        let block = Block { serial: 0, second, pages, ..self.make(ops, physical, mode, true, None) };
+        let index = self.place(block);
+        self.crossing.insert(key(physical, mode), index);
+        for page in pages {
+            self.by_page.entry(page).or_default().push(index);
+        }
+        index
+    }
+
+    /// The block that starts at `physical` in `mode` and runs over into the page of [`Block::second`].
+    #[must_use]
+    pub fn find_crossing(&self, physical: u64, mode: Mode) -> Option<u32> {
+        self.crossing.get(&key(physical, mode)).copied()
+    }
+
+    /// Takes a block across pages out of the lists of both.
+    fn release_crossing(&mut self, index: u32) {
+        let b = &self.blocks[index as usize];
+        self.crossing.remove(&key(b.physical, b.mode));
+        for page in b.pages {
+            if let Some(list) = self.by_page.get_mut(&page) {
+                list.retain(|&i| i != index);
+            }
+        }
+        self.free.push(index);
+    }
+
     /// Brings a checked block whose bytes have changed up to date, if only constants have; false if it must be made anew.
     pub fn patch(&mut self, index: u32, memory: &GuestMemory) -> bool {
         let block = &mut self.blocks[index as usize];
@@ -282,6 +332,8 @@ impl BlockCache {
             physical,
             mode,
             crosses,
+            second: 0,
+            pages: [0; 2],
             links: Default::default(),
             checked,
             offset: None,
@@ -318,6 +370,10 @@ impl BlockCache {
         memory.clear_code(offset);
         for index in self.by_page.remove(&(offset / PAGE_SIZE as u64)).unwrap_or_default() {
             let b = &mut self.blocks[index as usize];
+            if b.crosses {
+                self.release_crossing(index);
+                continue;
+            }
             self.by_start.remove(&key(b.physical, b.mode));
             b.serial = 0;
             let translation = b.translation.take();
@@ -340,6 +396,7 @@ impl BlockCache {
         self.retired.clear();
         self.emptied = true;
         self.by_start.clear();
+        self.crossing.clear();
         self.by_page.clear();
         self.churn.clear();
         self.free = (0..self.blocks.len() as u32).rev().collect();

@@ -71,6 +71,13 @@ impl Cpu {
         self.state.eflags & flags::TF != 0 || self.state.dr[7] & ENABLES != 0
     }
 
+    /// RF or the shadow of the last instruction may be on, but there is nothing that they hold off: so they may as well go
+    /// when the next instruction begins, which needs not run by itself.
+    #[must_use]
+    pub fn nothing_held_off(&self) -> bool {
+        !self.traced() && self.state.pending_debug == 0 && self.wanted() == 0
+    }
+
     /// Looks for an instruction breakpoint at RIP.
     ///
     /// # Errors
@@ -140,7 +147,7 @@ impl Cpu {
             *page = b.start >> 12;
         }
         self.mmu.watch(pages);
-        self.stamp = self.stamp.wrapping_add(1);
+        self.mmu.renew_code();
     }
 
     /// Notes the data breakpoints that an access of `len` bytes at `lin` meets.

@@ -94,7 +94,6 @@ impl Processor {
             exit_ordinal: 0,
             block_icount: 0,
             solo: false,
-            stamp: 1,
             watch_hits: 0,
             untraced: false,
             repeat_budget: 0,
@@ -169,7 +168,6 @@ impl Processor {
     pub fn load(&mut self, state: State) {
         self.cpu.state = state;
         self.cpu.mmu.flush_all();
-        self.cpu.stamp = self.cpu.stamp.wrapping_add(1);
         self.chain.clear();
         self.passed = None;
         self.cpu.update_mode();
@@ -208,7 +206,6 @@ impl Processor {
     pub fn forget_code(&mut self) {
         self.cache.clear(&self.cpu.memory);
         self.cpu.mmu.flush_all();
-        self.cpu.stamp = self.cpu.stamp.wrapping_add(1);
     }
 
     /// Runs until the instruction count is exactly `until`, or something else comes first.
@@ -234,8 +231,13 @@ impl Processor {
             }
             let s = &self.cpu.state;
             let mut left = until - s.icount;
-            let single = s.eflags & (flags::TF | flags::RF) | u64::from(s.shadow);
+            let shadow = s.shadow;
+            let single = s.eflags & (flags::TF | flags::RF) | u64::from(shadow);
             let careful = single | s.dr[7] & debug::ENABLES | self.breakpoints.len() as u64 != 0;
+            // RF and the shadow of STI end with the next instruction; it need not run by itself if they hold nothing off.
+            let free = careful && self.breakpoints.is_empty() && self.cpu.nothing_held_off();
+            let careful = careful && !free;
+            let begun = s.icount;
             if careful {
                 (follow, from) = (None, None);
                 if self.at_breakpoint() {
@@ -246,9 +248,6 @@ impl Processor {
                         return stop;
                     }
                     continue;
-                }
-                if single != 0 {
-                    left = 1;
                 }
             }
             let index = match follow.take() {
@@ -271,7 +270,8 @@ impl Processor {
             };
             from = None;
             let mut before = Before::default();
-            if careful {
+            if careful || free {
+                interpret = free;
                 before = self.cpu.begin_careful();
             }
             let mut index = index;
@@ -288,7 +288,6 @@ impl Processor {
                             match back {
                                 Back::Next(e) => edge = e,
                                 Back::Interpret => interpret = true,
-                                Back::Leave => self.cpu.retire(u64::from(self.cpu.exit_ordinal) + 1),
                                 Back::Fault => self.cpu.retire(u64::from(self.cpu.exit_ordinal)),
                             }
                             break if back == Back::Fault { Exit::Fault } else { Exit::Leave };
@@ -298,6 +297,9 @@ impl Processor {
                 }
                 let block = self.cache.get(index);
                 let mut n = block.ops.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+                if single != 0 {
+                    n = 1;
+                }
                 if careful {
                     n = self.before_breakpoint(&block.ops[..n]);
                 }
@@ -307,7 +309,7 @@ impl Processor {
                 self.history_at = (self.history_at + 1) % HISTORY;
                 self.history[self.history_at] = s.rip;
                 self.cpu.block_icount = s.icount;
-                let stepwise = block.checked.is_some() || careful && self.cpu.traced();
+                let stepwise = block.checked.is_some() || shadow || careful && self.cpu.traced();
                 self.cpu.repeat_budget = if stepwise { 0 } else { left.saturating_sub(n as u64) };
                 self.exits += 1;
                 let exit = crate::op::next(&mut self.cpu, ops);
@@ -357,7 +359,9 @@ impl Processor {
                     self.alone(op, until);
                 }
                 if self.cpu.fault != Reason::None {
-                    self.cpu.state.eflags |= before.rf;
+                    if self.cpu.state.icount == begun {
+                        self.cpu.state.eflags |= before.rf;
+                    }
                     if let Some(stop) = self.deliver_fault() {
                         return stop;
                     }
@@ -415,7 +419,7 @@ impl Processor {
 
     #[inline(always)]
     fn stamp(&self) -> u64 {
-        u64::from(self.cpu.stamp) << 16 | u64::from(self.cpu.mmu.generation())
+        self.cpu.mmu.code_epoch(self.cpu.state.mode.user())
     }
 
     /// The block at RIP: from the jump cache, the block cache, or decoded now.
@@ -456,7 +460,10 @@ impl Processor {
                     self.decode(linear, physical)?
                 }
             },
-            None => self.decode(linear, physical)?,
+            None => match self.cache.find_crossing(physical, mode) {
+                Some(i) if self.goes_on(i, linear)? => i,
+                _ => self.decode(linear, physical)?,
+            },
         };
         let index = if mode.long() { index } else { self.within_limit(index, physical)? };
         let b = self.cache.get(index);
@@ -529,26 +536,44 @@ impl Processor {
         let second = self.cpu.translate_code(next)?;
         let mut bytes = [0; MAX_LEN];
         bytes[..first.len()].copy_from_slice(first);
-        self.fetch(second, self.memory_offset(second), &mut bytes[first.len()..]);
+        let offset = self.memory_offset(second);
+        self.fetch(second, offset, &mut bytes[first.len()..]);
         if block::decode(&bytes, mode, &self.forms, Extent::Single, out).is_err() {
             return Err(self.cpu.ud());
         }
-        // A repeated store over itself is noticed.
-        for (at, len) in [(physical, first.len()), (second, MAX_LEN - first.len())] {
-            if let Some(offset) = self.memory_offset(at) {
+        let parts = [(physical, first.len()), (second, MAX_LEN - first.len())];
+        let offsets = parts.map(|(at, _)| self.memory_offset(at));
+        // A store over it, even its own, is noticed.
+        for (offset, (_, len)) in offsets.iter().zip(parts) {
+            if let &Some(offset) = offset {
                 if self.cpu.memory.mark_code(offset, len) {
                     self.cpu.mmu.protect(offset);
                 }
             }
         }
-        // Used once and looked up again each time, so that a change of either page is seen.
-        Ok(self.cache.insert(&out.ops, physical, mode, true, &self.cpu.memory, None))
+        Ok(match offsets {
+            [Some(a), Some(b)] => self.cache.insert_crossing(&out.ops, (physical, second), mode, [a, b], &self.cpu.memory),
+            // Used once and made again each time.
+            _ => self.cache.insert(&out.ops, physical, mode, true, &self.cpu.memory, None),
+        })
+    }
+
+    /// Whether block `index`, found at `linear`, still goes on in the page that is next to it now.
+    fn goes_on(&mut self, index: u32, linear: u64) -> Result<bool, Fault> {
+        let next = (linear | (PAGE_SIZE as u64 - 1)).wrapping_add(1);
+        let long = self.cpu.state.mode.long();
+        // With a limit, decoding finds out what is to be done.
+        if !long && self.cpu.state.mode.limited() {
+            return Ok(false);
+        }
+        let second = self.cpu.translate_code(if long { next } else { next & 0xffff_ffff })?;
+        Ok(second == self.cache.get(index).second)
     }
 
     /// The place of a physical address in guest memory, if that is what is there.
-    fn memory_offset(&self, physical: u64) -> Option<u64> {
+    fn memory_offset(&mut self, physical: u64) -> Option<u64> {
         let mask = PAGE_SIZE as u64 - 1;
-        match self.cpu.bus.page(physical & !mask) {
+        match self.cpu.page_kind(physical & !mask) {
             PageKind::Memory { offset, .. } => Some(offset + (physical & mask)),
             PageKind::Device => None,
         }
@@ -653,6 +678,13 @@ impl Cpu {
     pub(crate) fn wanted(&self) -> u32 {
         let held_off = if self.state.eflags & flags::IF == 0 && !self.state.halted { attention::INTR } else { 0 };
         self.attention.bits() & !held_off
+    }
+
+    /// The run loop has something to look at before the next instruction; with `in_shadow`, a shadow does not count.
+    pub(crate) fn asks(&self, in_shadow: bool) -> bool {
+        let s = &self.state;
+        let careful = s.eflags & (flags::TF | flags::RF) | u64::from(s.shadow && !in_shadow) | s.dr[7] & debug::ENABLES;
+        careful | u64::from(s.halted) | s.pending_debug | u64::from(self.wanted()) != 0 || self.memory.code_written()
     }
 
     #[inline(always)]

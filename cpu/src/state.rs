@@ -344,8 +344,6 @@ pub struct Cpu {
     pub block_icount: u64,
     /// The one instruction now running is alone: device and code accesses go through.
     pub solo: bool,
-    /// Set by handlers that changed control registers, CR3, or did INVLPG: cached code addresses must be looked up anew.
-    pub stamp: u32,
     /// How many more iterations a repeated string instruction may retire in this run, beyond its first (exact stop).
     pub repeat_budget: u64,
     /// Iterations retired by repeated instructions beyond one each; the run loop adds it to the count.
@@ -489,7 +487,6 @@ impl State {
     /// The state after power-on or RESET (SDM 3A, table 9-1).
     #[must_use]
     pub fn power_on(model: &crate::exec::cpuid::Model) -> Self {
-        let _ = model;
         let mut segments = [Segment::real(0); 6];
         segments[seg::CS] = Segment { selector: 0xf000, attributes: 0x9b, limit: 0xffff, base: 0xffff_0000 };
         let system = |kind: u16| Segment { selector: 0, attributes: 0x80 | kind, limit: 0xffff, base: 0 };
@@ -498,8 +495,10 @@ impl State {
         let mut dr = [0; 8];
         dr[6] = 0xffff_0ff0;
         dr[7] = 0x400;
+        let mut regs = [0; 32];
+        regs[usize::from(reg::RDX)] = model.signature().into();
         Self {
-            regs: [0; 32],
+            regs,
             rip: 0xfff0,
             lazy: Lazy { zero: 1, sign: 1, carry: 0 },
             eflags: 2,

@@ -120,7 +120,7 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// A machine at its first instruction.
+    /// A machine at its first instruction, with the fastest engine that the host can run ([`translator`] says which).
     ///
     /// # Errors
     /// [`UserError`] when the host has not the memory, or an image cannot be booted.
@@ -155,6 +155,9 @@ impl Machine {
             lockstep: None,
             shelf: BTreeMap::new(),
         };
+        if let Err(why) = machine.set_engine(Engine::Translator) {
+            log::info!("the interpreter carries out instructions: {why}");
+        }
         machine.boot().map_err(|e| UserError(e.to_string()))?;
         Ok(machine)
     }
@@ -193,7 +196,9 @@ impl Machine {
     }
 
     /// Runs `other`, made from the same configuration and not run yet, beside this machine, and compares them all the time.
-    pub fn in_lockstep_with(&mut self, other: Self) {
+    /// Its engine is the interpreter.
+    pub fn in_lockstep_with(&mut self, mut other: Self) {
+        other.set_engine(Engine::Interpreter).expect("every host runs the interpreter");
         self.lockstep = Some(Box::new(Lockstep::new(other)));
     }
 

@@ -98,8 +98,7 @@ pub fn lower_mov(l: &Lower) -> Option<Op> {
 impl Cpu {
     /// Drops all translations, those of code too.
     pub fn flush_translations(&mut self) {
-        self.mmu.flush_all();
-        self.stamp = self.stamp.wrapping_add(1);
+        self.mmu.flush(true);
     }
 
     /// Writes CR0.
@@ -148,9 +147,7 @@ impl Cpu {
 
     /// Switches to the address space `pcid`; its cached translations are kept if `keep`.
     pub(super) fn switch_space(&mut self, pcid: u16, keep: bool) {
-        if self.mmu.switch(pcid, keep) {
-            self.stamp = self.stamp.wrapping_add(1);
-        }
+        self.mmu.switch(pcid, keep);
     }
 
     fn set_cr4(&mut self, v: u64) -> Result<(), Fault> {
@@ -300,7 +297,6 @@ fn invlpg(cpu: &mut Cpu, op: &Op, _: &[Op]) -> Exit {
         let lin = cpu.state.bases[usize::from(op.seg & 7)].wrapping_add(cpu.effective(op));
         let lin = if cpu.state.mode.long() { lin } else { lin & 0xffff_ffff };
         cpu.mmu.invalidate(lin);
-        cpu.stamp = cpu.stamp.wrapping_add(1);
         Ok(())
     })
 }
@@ -322,13 +318,11 @@ fn invpcid<W: Width>(cpu: &mut Cpu, op: &Op, _: &[Op]) -> Exit {
         let pcid = pcid as u16;
         let current = if pcide { cpu.state.cr3 as u16 & 0xfff } else { 0 };
         match kind {
-            0 if pcid == current => {
-                cpu.mmu.invalidate(lin);
-                cpu.stamp = cpu.stamp.wrapping_add(1);
-            }
+            0 if pcid == current => cpu.mmu.invalidate(lin),
             1 if pcid == current => cpu.switch_space(pcid, false),
             0 | 1 => cpu.mmu.forget(pcid),
-            _ => cpu.flush_translations(),
+            // Kind 2 drops global translations too.
+            _ => cpu.mmu.flush(kind == 2),
         }
         Ok(())
     })

@@ -2,6 +2,7 @@
 
 use iced_x86::{Code, CpuidFeature as Cf, Instruction, Mnemonic as M};
 
+use super::models::{GENERIC, Identity, NAMED, NEEDS, Vendor};
 use super::wait::LINE;
 use super::xsave;
 use crate::mmu::PHYSICAL_BITS;
@@ -29,6 +30,8 @@ enum Word {
     Extended1Edx,
 }
 const WORDS: usize = 8;
+/// By [`Word`]: leaf and register.
+const WORD_NAMES: [&str; WORDS] = ["1.ECX", "1.EDX", "7.EBX", "7.ECX", "7.EDX", "0xd/1.EAX", "0x80000001.ECX", "0x80000001.EDX"];
 
 /// The smallest model that has a feature.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -154,24 +157,14 @@ features! {
 }
 
 /// Features that every processor with SSE2 has, without a bit of their own.
-const IMPLIED: &[Cf] = &[
-    Cf::INTEL8086,
-    Cf::INTEL186,
-    Cf::INTEL286,
-    Cf::INTEL386,
-    Cf::INTEL486,
-    Cf::CPUID,
-    Cf::FPU287,
-    Cf::FPU387,
-    Cf::MULTIBYTENOP,
-    Cf::PAUSE,
-    Cf::RDPMC,
-];
+const IMPLIED: &[Cf] =
+    &[Cf::INTEL8086, Cf::INTEL186, Cf::INTEL286, Cf::INTEL386, Cf::INTEL486, Cf::CPUID, Cf::FPU287, Cf::FPU387, Cf::PAUSE];
 
 /// What CPUID tells.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Model {
     words: [u32; WORDS],
+    identity: &'static Identity,
     /// This processor's APIC ID.
     pub apic_id: u32,
     /// Processors in the package, at least 1.
@@ -187,7 +180,7 @@ impl Default for Model {
 
 impl Model {
     fn of_level(level: Level) -> Self {
-        let mut model = Self { words: [0; WORDS], apic_id: 0, processors: 1 };
+        let mut model = Self { words: [0; WORDS], identity: &GENERIC, apic_id: 0, processors: 1 };
         for e in FEATURES.iter().filter(|e| e.level <= level) {
             model.words[e.word as usize] |= 1 << e.bit;
         }
@@ -195,7 +188,8 @@ impl Model {
     }
 
     /// The names that [`Model::by_name`] knows.
-    pub const NAMES: [&'static str; 4] = ["x86-64", "x86-64-v2", "x86-64-v3", "max"];
+    pub const NAMES: [&'static str; 10] =
+        ["x86-64-v1", "x86-64-v2", "x86-64-v3", "max", "486", "pentium3", "core2duo", "nehalem", "haswell", "zen3"];
 
     /// Everything that is implemented.
     #[must_use]
@@ -203,11 +197,23 @@ impl Model {
         Self::of_level(Level::Max)
     }
 
-    /// A model by its name.
+    fn named(identity: &'static Identity) -> Self {
+        let mut model = Self { words: [0; WORDS], identity, apic_id: 0, processors: 1 };
+        for name in identity.features.iter().flat_map(|f| f.split_whitespace()) {
+            let known = model.set(name, true);
+            debug_assert!(known, "{}: no feature {name}", identity.name);
+        }
+        model
+    }
+
+    /// A model by its name; `x86-64` is `x86-64-v1`.
     #[must_use]
     pub fn by_name(name: &str) -> Option<Self> {
+        if let Some(identity) = NAMED.iter().find(|i| i.name == name) {
+            return Some(Self::named(identity));
+        }
         let level = match name {
-            "x86-64" => Level::V1,
+            "x86-64" | "x86-64-v1" => Level::V1,
             "x86-64-v2" => Level::V2,
             "x86-64-v3" => Level::V3,
             "max" => Level::Max,
@@ -219,6 +225,36 @@ impl Model {
     /// The names of all features, as Linux calls them.
     pub fn feature_names() -> impl Iterator<Item = &'static str> {
         FEATURES.iter().map(|e| e.name)
+    }
+
+    /// The features: name, where CPUID tells it (leaf and register), and the bit there.
+    pub fn features() -> impl Iterator<Item = (&'static str, &'static str, u32)> {
+        FEATURES.iter().map(|e| (e.name, WORD_NAMES[e.word as usize], e.bit))
+    }
+
+    /// Whether the model has the feature of that name.
+    #[must_use]
+    pub fn has_named(&self, name: &str) -> bool {
+        FEATURES.iter().any(|e| e.name == name && self.has(e.feature))
+    }
+
+    /// The features that are on while one that they need is off: name, and name of the needed one.
+    #[must_use]
+    pub fn unmet(&self) -> Vec<(&'static str, &'static str)> {
+        let name = |f: Feature| FEATURES[f as usize].name;
+        NEEDS.iter().filter(|(f, needed)| self.has(*f) && !self.has(*needed)).map(|&(f, needed)| (name(f), name(needed))).collect()
+    }
+
+    /// Family, model and stepping as leaf 1 EAX and, after RESET, EDX tell them.
+    #[must_use]
+    pub fn signature(&self) -> u32 {
+        self.identity.signature
+    }
+
+    /// Who made it.
+    #[must_use]
+    pub fn vendor(&self) -> Vendor {
+        self.identity.vendor
     }
 
     /// Adds or takes away a feature by name; false if there is none of that name.
@@ -240,6 +276,12 @@ impl Model {
     /// Whether instructions of `feature` are there.
     #[must_use]
     pub fn supports(&self, feature: Cf) -> bool {
+        // From the P6 on.
+        let p6 = self.signature() >> 8 & 15 >= 6;
+        match feature {
+            Cf::MULTIBYTENOP | Cf::RDPMC => return p6,
+            _ => {}
+        }
         IMPLIED.contains(&feature) || FEATURES.iter().any(|e| e.iced == Some(feature) && self.has(e.feature))
     }
 
@@ -264,22 +306,29 @@ impl Model {
     /// EAX, EBX, ECX, EDX of a leaf, for a processor with this CR4 and XCR0.
     #[must_use]
     pub fn leaf(&self, leaf: u32, sub: u32, cr4: u64, xcr0: u64) -> [u32; 4] {
-        const MAX_BASIC: u32 = 0x16;
-        const MAX_EXTENDED: u32 = 0x8000_0008;
         const MAX_HYPERVISOR: u32 = 0x4000_0010;
+        let id = self.identity;
+        let amd = id.vendor == Vendor::Amd;
+        if leaf <= 0x3fff_ffff && leaf > id.basic || leaf >= 0x8000_0000 && leaf > id.extended {
+            // Beyond the end: as the last basic leaf, or nothing (AMD).
+            return if amd { [0; 4] } else { self.leaf(id.basic, sub, cr4, xcr0) };
+        }
         let text = |s: &[u8; 12]| [0, 4, 8].map(|i| u32::from_le_bytes([s[i], s[i + 1], s[i + 2], s[i + 3]]));
         match leaf {
             0 => {
-                let [b, d, c] = text(b"GenuineIntel");
-                [MAX_BASIC, b, c, d]
+                let [b, d, c] = text(id.vendor.text());
+                [id.basic, b, c, d]
             }
             1 => {
                 let osxsave = if cr4 & bits::CR4_OSXSAVE != 0 { 1 << 27 } else { 0 };
                 let htt = u32::from(self.processors > 1) << 28;
-                // Family 6, model 94, stepping 3; 64-byte cache lines.
+                // 64-byte cache lines.
                 let ebx = self.apic_id << 24 | (self.processors & 0xff) << 16 | 8 << 8;
-                [0x0005_06e3, ebx, self.word(Word::Leaf1Ecx) | osxsave, self.word(Word::Leaf1Edx) | htt]
+                [id.signature, ebx, self.word(Word::Leaf1Ecx) | osxsave, self.word(Word::Leaf1Edx) | htt]
             }
+            2 | 4 if amd => [0; 4],
+            // L1 16 KiB each, L2 256 KiB.
+            2 if id.basic < 4 => [0x0302_0101, 0, 0, 0x0c04_0882],
             // "See leaf 4"; 64-byte prefetching.
             2 => [0x00fe_ff01, 0xf0, 0, 0],
             4 => self.cache(sub),
@@ -307,31 +356,45 @@ impl Model {
                 [MAX_HYPERVISOR, b, c, d]
             }
             MAX_HYPERVISOR if self.has(Feature::Hypervisor) => [TSC_HZ / 1000, TSC_HZ / 1000, 0, 0],
-            0x8000_0000 => [MAX_EXTENDED, 0, 0, 0],
-            0x8000_0001 => [0, 0, self.word(Word::Extended1Ecx), self.word(Word::Extended1Edx)],
+            0x8000_0000 => {
+                let [b, d, c] = if amd { text(id.vendor.text()) } else { [0; 3] };
+                [id.extended, b, c, d]
+            }
+            0x8000_0001 => {
+                // AMD repeats bits of leaf 1, and has leaves 0x8000_001D and E.
+                let [eax, ecx, edx] = if amd { [id.signature, 1 << 22, self.word(Word::Leaf1Edx) & 0x0183_f3ff] } else { [0; 3] };
+                [eax, 0, self.word(Word::Extended1Ecx) | ecx, self.word(Word::Extended1Edx) | edx]
+            }
             0x8000_0002..=0x8000_0004 => {
-                let brand = b"Softmetal virtual CPU\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0";
+                let mut brand = [0; 48];
+                brand[..id.brand.len()].copy_from_slice(id.brand.as_bytes());
                 let at = (leaf - 0x8000_0002) as usize * 16;
                 [0, 4, 8, 12].map(|i| u32::from_le_bytes([brand[at + i], brand[at + i + 1], brand[at + i + 2], brand[at + i + 3]]))
             }
-            // L2: 256 KiB, 8-way, 64-byte lines.
-            0x8000_0006 => [0, 0, 0x0100_6040, 0],
+            // L1: 32 KiB each, 8-way, 64-byte lines.
+            0x8000_0005 if amd => [0, 0, 0x2008_0140, 0x2008_0140],
+            // L2 and L3: 8-way and 16-way.
+            0x8000_0006 => [0, 0, id.l2 << 16 | 0x6040 | u32::from(amd) << 8, if amd { (id.l3 / 512) << 18 | 0x9140 } else { 0 }],
             // Invariant TSC.
             0x8000_0007 => [0, 0, 0, 1 << 8],
-            0x8000_0008 => [if self.has(Feature::La57) { 57 << 8 } else { 48 << 8 } | PHYSICAL_BITS, 0, 0, 0],
-            0..=MAX_BASIC | 0x4000_0000..=0x4fff_ffff | 0x8000_0000..=MAX_EXTENDED => [0; 4],
-            // Beyond the end: as the last basic leaf.
-            _ => self.leaf(MAX_BASIC, sub, cr4, xcr0),
+            0x8000_0008 => {
+                let linear = if self.has(Feature::La57) { 57 } else { 48 };
+                [linear << 8 | PHYSICAL_BITS, 0, if amd { self.processors - 1 } else { 0 }, 0]
+            }
+            0x8000_001d if amd => self.cache(sub),
+            0x8000_001e if amd => [self.apic_id, self.apic_id, 0, 0],
+            _ => [0; 4],
         }
     }
 
-    /// Leaf 4: L1 data and code 32 KiB, L2 256 KiB, L3 8 MiB.
+    /// Leaf 4 (AMD: 0x8000_001D): L1 data and code 32 KiB, L2 and L3 as the model has them.
     fn cache(&self, sub: u32) -> [u32; 4] {
         let (kind, level, ways, sets, shared) = match sub {
             0 => (1, 1, 8, 64, 1),
             1 => (2, 1, 8, 64, 1),
-            2 => (3, 2, 8, 512, 1),
-            3 => (3, 3, 16, 8192, self.processors),
+            // Sets: KiB * 1024 / (64-byte lines * ways).
+            2 if self.identity.l2 != 0 => (3, 2, 8, self.identity.l2 * 2, 1),
+            3 if self.identity.l3 != 0 => (3, 3, 16, self.identity.l3, self.processors),
             _ => return [0; 4],
         };
         let eax = kind | level << 5 | 1 << 8 | (shared - 1) << 14 | (self.processors - 1) << 26;
@@ -397,6 +460,38 @@ fn cpuid(cpu: &mut Cpu, op: &Op, rest: &[Op]) -> Exit {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_model_is_whole_and_tells_one_story() {
+        for name in Model::NAMES {
+            let m = Model::by_name(name).unwrap();
+            assert_eq!(m.unmet(), [], "{name}");
+            let [basic, ..] = m.leaf(0, 0, 0, 1);
+            assert_eq!(m.leaf(1, 0, 0, 1)[0], m.signature(), "{name}");
+            // What a leaf describes is there only with the leaf, and the other way round.
+            assert!(basic >= 7 || m.leaf(1, 0, 0, 1)[2] >> 28 & 1 == 0, "{name}: AVX without leaf 7");
+            assert_eq!(m.has(Feature::Xsave), basic >= 0xd && m.leaf(0xd, 0, 0, 1)[2] >= 576, "{name}");
+            assert_eq!(m.has(Feature::Lm), m.identity.extended >= 0x8000_0001, "{name}");
+            // The cache's size is that of its ways, lines and sets.
+            let [_, ebx, ecx, _] = if m.vendor() == Vendor::Amd { m.leaf(0x8000_001d, 2, 0, 1) } else { m.cache(2) };
+            let size = ((ebx >> 22) + 1) * ((ebx & 0xfff) + 1) * (ecx + 1);
+            assert!(m.identity.l2 == 0 || size == m.identity.l2 << 10, "{name}");
+        }
+        let zen3 = Model::by_name("zen3").unwrap();
+        let [_, b, c, d] = zen3.leaf(0, 0, 0, 1);
+        assert_eq!([b, d, c].map(u32::to_le_bytes).concat(), b"AuthenticAMD");
+        assert_eq!(zen3.leaf(0x8000_0001, 0, 0, 1)[3] & 1, 1);
+        let old = Model::by_name("486").unwrap();
+        assert_eq!(old.leaf(0x8000_0000, 0, 0, 1), old.leaf(1, 0, 0, 1));
+        assert!(!old.supports(Cf::CMOV) && !old.supports(Cf::MULTIBYTENOP) && !old.supports(Cf::X64));
+    }
+
+    #[test]
+    fn a_feature_without_what_it_needs_is_told() {
+        let mut m = Model::max();
+        m.set("sse4_1", false);
+        assert_eq!(m.unmet(), [("sse4_2", "sse4_1")]);
+    }
 
     #[test]
     fn leaves() {

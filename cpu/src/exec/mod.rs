@@ -12,6 +12,7 @@ pub mod far;
 pub mod fma;
 pub mod interrupt;
 pub mod io;
+pub mod models;
 pub mod msr;
 pub mod segment;
 pub mod shift;

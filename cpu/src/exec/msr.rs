@@ -4,6 +4,7 @@ use iced_x86::Mnemonic as M;
 use serde::{Deserialize, Serialize};
 
 use super::cpuid::Feature;
+use super::models::Vendor;
 use crate::fault::Fault;
 use crate::op::{Exit, Op, last};
 use crate::state::{Cpu, bits, reg, seg};
@@ -101,6 +102,11 @@ const ARCH_CAPABILITIES: u64 = 1 << 0 // RDCL_NO
     | 1 << 26 // GDS_NO
     | 1 << 27 // RFDS_NO
     | 1 << 62; // ITS_NO
+
+/// SYSCFG, HWCR, NB_CFG, interrupt pending, MMIO base, OSVW, and core configuration of AMD processors: they read as 0, and
+/// writes change nothing.
+const AMD: [u32; 10] =
+    [0xc001_0010, 0xc001_0015, 0xc001_001f, 0xc001_0055, 0xc001_0058, 0xc001_0140, 0xc001_0141, 0xc001_1022, 0xc001_1029, 0xc001_102c];
 
 /// MSR numbers, named as in SDM 4 without the IA32_ prefix.
 mod n {
@@ -213,12 +219,16 @@ impl Cpu {
             n::GS_BASE => self.state.segments[seg::GS].base,
             n::KERNEL_GS_BASE => m.kernel_gs_base,
             n::TSC_AUX => m.tsc_aux,
+            _ if self.model.vendor() == Vendor::Amd && AMD.contains(&msr) => 0,
             _ => return FIXED_MTRRS.iter().position(|&f| f == msr).map(|i| m.mtrr_fixed[i]),
         })
     }
 
     /// Writes MSR `msr`; false is #GP.
     pub fn write_msr(&mut self, msr: u32, v: u64, at: u64) -> bool {
+        if self.model.vendor() == Vendor::Amd && AMD.contains(&msr) {
+            return true;
+        }
         let (spec_ctrl, waits) = (self.model.has(Feature::SpecCtrl), self.model.has(Feature::Waitpkg));
         let base_ok = self.canonical_base(v);
         let m = &mut self.state.msr;
@@ -284,13 +294,17 @@ impl Cpu {
     }
 
     fn set_efer(&mut self, v: u64) -> bool {
-        const WRITABLE: u64 = bits::EFER_SCE | bits::EFER_LME | bits::EFER_NXE;
-        let old = self.state.efer;
-        let paging = self.state.cr0 & bits::CR0_PG != 0;
-        if v & !(WRITABLE | bits::EFER_LMA) != 0 || (paging && (old ^ v) & bits::EFER_LME != 0) {
+        let of = |feature, bits| if self.model.has(feature) { bits } else { 0 };
+        let writable = of(Feature::Syscall, bits::EFER_SCE) | of(Feature::Lm, bits::EFER_LME) | of(Feature::Nx, bits::EFER_NXE);
+        if writable == 0 {
             return false;
         }
-        self.state.efer = v & WRITABLE | old & bits::EFER_LMA;
+        let old = self.state.efer;
+        let paging = self.state.cr0 & bits::CR0_PG != 0;
+        if v & !(writable | bits::EFER_LMA) != 0 || (paging && (old ^ v) & bits::EFER_LME != 0) {
+            return false;
+        }
+        self.state.efer = v & writable | old & bits::EFER_LMA;
         if (old ^ v) & bits::EFER_NXE != 0 {
             self.flush_translations();
         }

@@ -9,6 +9,19 @@ use super::tlb::ENTRIES;
 
 const OFFSET: u64 = 0xfff;
 
+/// Which of the places of a page.
+#[derive(Clone, Copy)]
+pub(super) struct Place {
+    /// For CPL 3.
+    pub user: bool,
+    /// It stays when the address space changes.
+    pub global: bool,
+}
+
+/// Bits of [`Fast::listed`].
+const LOCAL: u8 = 1;
+const GLOBAL: u8 = 2;
+
 /// Places by index and privilege (user is 1).
 #[repr(C, align(64))]
 pub struct Fast {
@@ -18,8 +31,12 @@ pub struct Fast {
     pub(crate) write: [[u64; ENTRIES]; 2],
     /// What is added to a linear address to make the host's.
     pub(crate) host: [[u64; ENTRIES]; 2],
-    /// Places that may not be empty.
-    filled: Vec<(u16, u8)>,
+    /// Places that may not be empty: those whose page is not global, ...
+    local: Vec<(u16, u8)>,
+    /// ... and those whose page is.
+    global: Vec<(u16, u8)>,
+    /// Which of these lists each place is in.
+    listed: Box<[[u8; ENTRIES]; 2]>,
     /// The part of the TLB proper that each privilege's places are from.
     parts: [usize; 2],
 }
@@ -35,37 +52,34 @@ fn index(lin: u64) -> usize {
 impl Fast {
     pub(super) fn new() -> Self {
         let tags = [std::array::from_fn(empty), std::array::from_fn(empty)];
-        Self { read: tags, write: tags, host: [[0; ENTRIES]; 2], filled: Vec::new(), parts: [0; 2] }
+        Self {
+            read: tags,
+            write: tags,
+            host: [[0; ENTRIES]; 2],
+            local: Vec::new(),
+            global: Vec::new(),
+            listed: Box::new([[0; ENTRIES]; 2]),
+            parts: [0; 2],
+        }
     }
 
     /// From now on the places of a privilege are from `part` of the TLB proper.
     #[inline(always)]
     pub(super) fn select(&mut self, part: usize, user: bool) {
         if self.parts[usize::from(user)] != part {
-            self.replace(part, user);
+            self.parts[usize::from(user)] = part;
+            self.clear();
         }
     }
 
-    #[cold]
-    fn replace(&mut self, part: usize, user: bool) {
-        self.parts[usize::from(user)] = part;
-        let Self { read, write, filled, .. } = self;
-        filled.retain(|&(i, h)| {
-            let (n, half) = (usize::from(i), usize::from(h));
-            let goes = half == usize::from(user);
-            if goes {
-                (read[half][n], write[half][n]) = (empty(n), empty(n));
-            }
-            !goes
-        });
-    }
-
-    /// Enters the page of `lin` for the privilege, whose bytes are at `host`.
-    pub(super) fn fill(&mut self, lin: u64, user: bool, host: u64, stores: bool) {
-        let (i, h) = (index(lin), usize::from(user));
+    /// Enters the page of `lin`, whose bytes are at `host`.
+    pub(super) fn fill(&mut self, lin: u64, place: Place, host: u64, stores: bool) {
+        let (i, h) = (index(lin), usize::from(place.user));
         let page = lin & !OFFSET;
-        if self.read[h][i] == empty(i) {
-            self.filled.push((i as u16, h as u8));
+        let (list, bit) = if place.global { (&mut self.global, GLOBAL) } else { (&mut self.local, LOCAL) };
+        if self.listed[h][i] & bit == 0 {
+            self.listed[h][i] |= bit;
+            list.push((i as u16, h as u8));
         }
         self.read[h][i] = page.wrapping_neg();
         self.write[h][i] = if stores { page.wrapping_neg() } else { empty(i) };
@@ -88,16 +102,31 @@ impl Fast {
 
     /// No stores hit.
     pub(super) fn protect_all(&mut self) {
-        for &(i, h) in &self.filled {
+        for &(i, h) in self.local.iter().chain(&self.global) {
             self.write[usize::from(h)][usize::from(i)] = empty(i.into());
         }
     }
 
+    /// Empties all but the places of global pages.
+    pub(super) fn clear_local(&mut self) {
+        let mut local = std::mem::take(&mut self.local);
+        self.empty(&mut local, LOCAL);
+        self.local = local;
+    }
+
     /// Empties all.
     pub(super) fn clear(&mut self) {
-        for (i, h) in self.filled.drain(..) {
+        self.clear_local();
+        let mut global = std::mem::take(&mut self.global);
+        self.empty(&mut global, GLOBAL);
+        self.global = global;
+    }
+
+    fn empty(&mut self, list: &mut Vec<(u16, u8)>, bit: u8) {
+        for (i, h) in list.drain(..) {
             let (i, h) = (usize::from(i), usize::from(h));
             (self.read[h][i], self.write[h][i]) = (empty(i), empty(i));
+            self.listed[h][i] &= !bit;
         }
     }
 }

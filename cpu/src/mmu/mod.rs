@@ -1,7 +1,9 @@
 //! From linear addresses to host memory: loads and stores with segmentation, the TLB's fast path, and the slow path for
 //! page crossings, misses, devices, ROM and writes over code.
 
+mod code;
 mod fast;
+mod spaces;
 mod tlb;
 mod walk;
 
@@ -166,10 +168,11 @@ impl Cpu {
     #[must_use]
     pub fn rights_of(&self, user: bool) -> Rights {
         let s = &self.state;
-        match (user, s.cr4 & bits::CR4_SMAP != 0 && s.eflags & flags::AC == 0) {
-            (true, _) => Rights::User,
-            (false, true) => Rights::Guarded,
-            (false, false) => Rights::System,
+        match (user, s.cr4 & bits::CR4_SMAP != 0, s.eflags & flags::AC != 0) {
+            (true, ..) => Rights::User,
+            (false, false, _) => Rights::System,
+            (false, true, false) => Rights::Guarded,
+            (false, true, true) => Rights::Opened,
         }
     }
 

@@ -8,42 +8,48 @@ use std::sync::Arc;
 
 use softmetal_bus::{GuestMemory, PAGE_SIZE, PageKind};
 
-use super::fast::Fast;
+use super::code::{CodeTlb, Pages};
+use super::fast::{Fast, Place};
+use super::spaces::Spaces;
 use crate::debug::NO_PAGE;
 use crate::width::Value;
 
 const OFFSET: u64 = PAGE_SIZE as u64 - 1;
 /// Entries in each part.
 pub(crate) const ENTRIES: usize = 2048;
-/// One part for each of [`Rights`], and one that is always empty (alignment checks).
+/// One part for the system, one for CPL 3, and one that is always empty (alignment checks); a power of two, so that no
+/// index needs a check.
 const PARTS: usize = 4;
-const EMPTY_PART: usize = 3 * ENTRIES;
+const SYSTEM_PART: usize = 0;
+const USER_PART: usize = ENTRIES;
+const EMPTY_PART: usize = 2 * ENTRIES;
 const ALL: usize = PARTS * ENTRIES;
-/// Entries of the code TLB.
-const CODE_ENTRIES: usize = 512;
-/// Generations before tags repeat.
-const GENERATIONS: u16 = 4095;
+/// How many user pages the system may reach at a time under SMAP.
+const OPEN: usize = 16;
+/// How many physical pages it is remembered of what backs them.
+const KINDS: usize = 256;
 /// A page that is written through several linear addresses.
 const MANY: u64 = u64::MAX;
 
-/// Whose rights an access has. Each has its own part of the TLB, so that what decides a permission (CPL, EFLAGS.AC with
-/// SMAP) is looked at when it changes, not at each access.
+/// Whose rights an access has. What decides them (CPL, EFLAGS.AC with SMAP) is looked at when it changes, not at each
+/// access: CPL 3 has its own part of the TLB, and the user pages that the system has reached leave its part when AC is
+/// cleared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Rights {
-    /// The system's: CPL 0 to 2 without SMAP or with EFLAGS.AC set.
+    /// The system's: CPL 0 to 2 without SMAP.
     System,
     /// Those of CPL 3.
     User,
     /// The system's, kept from user pages by SMAP (SDM 3A, 4.6.1).
     Guarded,
+    /// The system's under SMAP while EFLAGS.AC is set.
+    Opened,
 }
 
 impl Rights {
-    const EACH: [Self; 3] = [Self::System, Self::User, Self::Guarded];
-
     const fn part(self) -> usize {
-        self as usize * ENTRIES
+        if matches!(self, Self::User) { USER_PART } else { SYSTEM_PART }
     }
 }
 
@@ -67,8 +73,20 @@ pub struct Translation {
     pub kind: PageKind,
     /// Stores are allowed at the privilege of the walk and the dirty bit is set.
     pub write: bool,
-    /// The page size was larger than 4 KiB.
-    pub large: bool,
+    /// The page size, as a power of two.
+    pub shift: u8,
+    /// The same page in all address spaces (CR4.PGE).
+    pub global: bool,
+    /// A page that CPL 3 may reach.
+    pub user: bool,
+}
+
+impl Translation {
+    /// The page size is larger than 4 KiB.
+    #[must_use]
+    pub fn is_large(&self) -> bool {
+        self.shift != 12
+    }
 }
 
 #[derive(Clone, Copy)]
@@ -80,7 +98,7 @@ struct Entry {
     write: u64,
     /// Host address of the page.
     host: *mut u8,
-    /// Offset of the page in guest memory, with [`LARGE`] and [`STORES`].
+    /// Offset of the page in guest memory, with [`LARGE`], [`STORES`], [`GLOBAL`] and [`USER`].
     offset: u64,
 }
 
@@ -89,15 +107,18 @@ const LARGE: u64 = 1;
 /// Bit of [`Entry::offset`]: the guest may store there. `write` may hold stores back nevertheless, for the host's sake.
 const STORES: u64 = 2;
 
+/// Bit of [`Entry::offset`]: [`Translation::global`].
+const GLOBAL: u64 = 4;
+/// Bit of [`Entry::offset`]: [`Translation::user`].
+const USER: u64 = 8;
+
 const EMPTY: Entry = Entry { read: 0, write: 0, host: std::ptr::null_mut(), offset: 0 };
 
+/// A user page that the system had reached before AC was cleared.
 #[derive(Clone, Copy, Default)]
-struct CodeEntry {
-    /// Linear page | generation.
+struct Closed {
     tag: u64,
-    user: bool,
-    large: bool,
-    physical: u64,
+    offset: u64,
 }
 
 /// A checked pointer to guest memory for one access.
@@ -125,16 +146,21 @@ pub struct Mmu {
     memory: Arc<GuestMemory>,
     // caches: nothing here is architectural state
     entries: Box<[Entry; ALL]>,
-    code: Box<[CodeEntry; CODE_ENTRIES]>,
+    code: CodeTlb,
+    spaces: Spaces,
     /// By page of guest memory: 0, or the one linear page through which it is writable in `entries`, or [`MANY`].
     writers: Box<[u64]>,
-    generation: u64,
     /// Where the entries of the current rights begin in `entries`.
     part: usize,
-    next_generation: u16,
-    /// The generation that belongs to each PCID, 0 if none.
-    by_pcid: Box<[u16; 4096]>,
-    large_seen: bool,
+    /// The user pages in the system's part, if there is SMAP; oldest first.
+    open: Vec<u64>,
+    /// Those that were there, oldest at `closed_at`.
+    closed: [Closed; OPEN],
+    closed_at: usize,
+    /// Regions of 2 MiB with (parts of) large pages, and of 1 GiB with those of that size.
+    large: [Pages; 2],
+    /// What backs physical pages: page | 1, and the answer.
+    kinds: Box<[(u64, PageKind); KINDS]>,
     /// Linear pages that are never entered: data breakpoints are on them.
     watched: [u64; 4],
     /// What of `entries` translated code may use by itself.
@@ -154,13 +180,15 @@ impl Mmu {
         Self {
             memory,
             entries: vec![EMPTY; ALL].into_boxed_slice().try_into().unwrap_or_else(|_| unreachable!()),
-            code: Box::new([CodeEntry::default(); CODE_ENTRIES]),
+            code: CodeTlb::new(),
+            spaces: Spaces::new(),
             writers: vec![0; pages].into_boxed_slice(),
-            generation: 1,
-            part: 0,
-            next_generation: 2,
-            by_pcid: Box::new([0; 4096]),
-            large_seen: false,
+            part: SYSTEM_PART,
+            open: Vec::with_capacity(OPEN),
+            closed: [Closed::default(); OPEN],
+            closed_at: 0,
+            large: [Pages::NONE; 2],
+            kinds: Box::new([(0, PageKind::Device); KINDS]),
             watched: [NO_PAGE; 4],
             fast: Fast::new(),
             misses: 0,
@@ -173,6 +201,26 @@ impl Mmu {
     pub fn select(&mut self, rights: Rights, check_alignment: bool) {
         self.part = if check_alignment { EMPTY_PART } else { rights.part() };
         self.fast.select(self.part, rights == Rights::User);
+        if rights == Rights::Guarded && !self.open.is_empty() {
+            self.close();
+        }
+    }
+
+    /// The system is kept from user pages again.
+    fn close(&mut self) {
+        while let Some(lin) = self.open.pop() {
+            self.close_one(lin);
+        }
+    }
+
+    fn close_one(&mut self, lin: u64) {
+        let e = &mut self.entries[Self::index(lin) | SYSTEM_PART];
+        if e.offset & USER != 0 && (e.read ^ lin) & !OFFSET == 0 {
+            self.closed[self.closed_at] = Closed { tag: e.read, offset: e.offset };
+            self.closed_at = (self.closed_at + 1) % OPEN;
+            *e = EMPTY;
+            self.fast.drop_one(lin, false);
+        }
     }
 
     /// The slow path checks alignment.
@@ -189,7 +237,7 @@ impl Mmu {
 
     #[inline(always)]
     fn tag(&self, lin: u64) -> u64 {
-        (lin & !OFFSET) | self.generation
+        self.spaces.tag(lin)
     }
 
     /// The memory of a load, on a hit.
@@ -267,14 +315,39 @@ impl Mmu {
             let page = (lin & !OFFSET) | 1;
             *w = if *w == 0 || *w == page { page } else { MANY };
         }
-        self.large_seen |= t.large;
+        if t.is_large() {
+            self.note_large(lin, t.shift);
+        }
+        let page = lin & !OFFSET;
+        if rights == Rights::Opened && t.user && !self.open.contains(&page) {
+            if self.open.len() == OPEN {
+                let oldest = self.open.remove(0);
+                self.close_one(oldest);
+            }
+            self.open.push(page);
+        }
+        let flag = |is: bool, bit: u64| if is { bit } else { 0 };
         self.entries[Self::index(lin) | rights.part()] = Entry {
             read: tag,
             write: if write { tag } else { 0 },
             host,
-            offset: offset | if t.large { LARGE } else { 0 } | if stores { STORES } else { 0 },
+            offset: offset | flag(t.is_large(), LARGE) | flag(stores, STORES) | flag(t.global, GLOBAL) | flag(t.user, USER),
         };
         self.fast.drop_one(lin, rights == Rights::User);
+    }
+
+    fn note_large(&mut self, lin: u64, shift: u8) {
+        if shift == 30 {
+            self.large[1].add(lin >> 30);
+        } else {
+            let first = lin >> shift << (shift - 21);
+            (0..1 << (shift - 21)).for_each(|n| self.large[0].add(first + n));
+        }
+    }
+
+    /// Whether the page of `lin` may be part of a large one that is here.
+    fn may_be_large(&self, lin: u64) -> bool {
+        self.large[0].may_hold(lin >> 21) || self.large[1].may_hold(lin >> 30)
     }
 
     /// Lets translated code use the entry of `lin` by itself, if there is one.
@@ -282,7 +355,8 @@ impl Mmu {
         let e = &self.entries[(Self::index(lin) | self.part) & (ALL - 1)];
         let tag = self.tag(lin);
         if e.read == tag {
-            self.fast.fill(lin, self.part == Rights::User.part(), e.host as u64, e.write == tag);
+            let place = Place { user: self.part == USER_PART, global: e.offset & GLOBAL != 0 };
+            self.fast.fill(lin, place, e.host as u64, e.write == tag);
         }
     }
 
@@ -313,8 +387,8 @@ impl Mmu {
             }
             lin => {
                 self.fast.protect(lin);
-                for rights in Rights::EACH {
-                    let e = &mut self.entries[Self::index(lin) | rights.part()];
+                for part in [SYSTEM_PART, USER_PART] {
+                    let e = &mut self.entries[Self::index(lin) | part];
                     if e.offset >> 12 == page as u64 {
                         e.write = 0;
                     }
@@ -328,12 +402,24 @@ impl Mmu {
     #[must_use]
     pub fn cached(&self, lin: u64, access: Access) -> Option<Translation> {
         let e = &self.entries[Self::index(lin) | access.rights.part()];
-        let stores = e.offset & STORES != 0;
-        (e.read == self.tag(lin) && (stores || !access.write)).then_some(Translation {
+        let offset = if self.spaces.hits(e.read, lin, e.offset & GLOBAL != 0) {
+            e.offset
+        } else if access.rights == Rights::Opened {
+            self.closed.iter().find(|c| self.spaces.hits(c.tag, lin, c.offset & GLOBAL != 0))?.offset
+        } else {
+            return None;
+        };
+        let (stores, user) = (offset & STORES != 0, offset & USER != 0);
+        // The processor's own accesses are guarded whatever AC says.
+        let allowed = (stores || !access.write) && !(user && access.rights == Rights::Guarded);
+        allowed.then_some(Translation {
             physical: 0,
-            kind: PageKind::Memory { offset: e.offset & !OFFSET, writable: stores },
+            kind: PageKind::Memory { offset: offset & !OFFSET, writable: stores },
             write: stores,
-            large: e.offset & LARGE != 0,
+            // Which size exactly was noted when it was entered.
+            shift: if offset & LARGE != 0 { 21 } else { 12 },
+            global: offset & GLOBAL != 0,
+            user,
         })
     }
 
@@ -349,86 +435,103 @@ impl Mmu {
     /// The physical page of the code at `lin`, if cached.
     #[inline]
     #[must_use]
-    pub fn code_hit(&self, lin: u64, user: bool) -> Option<u64> {
-        let e = &self.code[(lin >> 12) as usize & (CODE_ENTRIES - 1)];
-        (e.tag == self.tag(lin) && e.user == user).then_some(e.physical | (lin & OFFSET))
+    pub fn code_hit(&mut self, lin: u64, user: bool) -> Option<u64> {
+        self.code.hit(lin, user, &self.spaces)
     }
 
     /// Enters a code translation.
     pub fn code_fill(&mut self, lin: u64, user: bool, t: &Translation) {
-        self.large_seen |= t.large;
-        self.code[(lin >> 12) as usize & (CODE_ENTRIES - 1)] =
-            CodeEntry { tag: self.tag(lin), user, large: t.large, physical: t.physical & !OFFSET };
-    }
-
-    /// A number that changes whenever the address space does.
-    #[must_use]
-    pub fn generation(&self) -> u16 {
-        self.generation as u16
-    }
-
-    /// Drops every translation.
-    pub fn flush_all(&mut self) {
-        self.by_pcid.fill(0);
-        self.fresh();
-    }
-
-    /// Switches to the address space `pcid`; its cached translations are kept if `keep`. True if generations repeat from here on.
-    #[must_use]
-    pub fn switch(&mut self, pcid: u16, keep: bool) -> bool {
-        let slot = usize::from(pcid & 0xfff);
-        self.fast.clear();
-        if keep && self.by_pcid[slot] != 0 {
-            self.generation = u64::from(self.by_pcid[slot]);
-            false
-        } else {
-            let again = self.fresh();
-            self.by_pcid[slot] = self.generation as u16;
-            again
+        if t.is_large() {
+            self.note_large(lin, t.shift);
         }
+        self.code.fill(lin, user, t, &self.spaces);
+    }
+
+    /// A number that changes whenever the code at a linear address, as it is run at CPL 3 (`user`) or further in, may have
+    /// become another.
+    #[inline(always)]
+    #[must_use]
+    pub fn code_epoch(&self, user: bool) -> u64 {
+        self.code.epoch(user, self.spaces.generation())
+    }
+
+    /// What remembers code addresses shall look them up anew.
+    pub fn renew_code(&mut self) {
+        self.code.flushed();
+    }
+
+    /// What backs the physical page `page`, if it is known.
+    #[inline(always)]
+    #[must_use]
+    pub fn kind(&self, page: u64) -> Option<PageKind> {
+        let (tag, kind) = self.kinds[(page >> 12) as usize & (KINDS - 1)];
+        (tag == page | 1).then_some(kind)
+    }
+
+    /// Remembers what backs a physical page, until all translations are dropped.
+    pub fn note_kind(&mut self, page: u64, kind: PageKind) {
+        self.kinds[(page >> 12) as usize & (KINDS - 1)] = (page | 1, kind);
+    }
+
+    /// Drops every translation, and what is known of physical pages.
+    pub fn flush_all(&mut self) {
+        self.kinds.fill((0, PageKind::Device));
+        self.flush(true);
+    }
+
+    /// Drops every translation of every address space, but those of global pages only if `global`.
+    pub fn flush(&mut self, global: bool) {
+        let again = self.spaces.flush(global);
+        if global {
+            self.fast.clear();
+            self.code.flushed();
+        }
+        self.renewed(again);
+    }
+
+    /// Switches to the address space `pcid`; its cached translations are kept if `keep`.
+    pub fn switch(&mut self, pcid: u16, keep: bool) {
+        let again = self.spaces.switch(pcid, keep);
+        self.renewed(again);
     }
 
     /// Forgets the translations of another address space, `pcid`.
     pub fn forget(&mut self, pcid: u16) {
-        self.by_pcid[usize::from(pcid & 0xfff)] = 0;
+        self.spaces.forget(pcid);
     }
 
-    /// Begins a generation that no entry has; true if it is a number that was there before.
-    fn fresh(&mut self) -> bool {
-        self.fast.clear();
-        let again = self.next_generation > GENERATIONS;
+    /// The address space is another one; with `again` its number may be on old entries.
+    fn renewed(&mut self, again: bool) {
+        self.fast.clear_local();
+        self.code.switched();
         if again {
+            self.fast.clear();
             self.entries.fill(EMPTY);
-            self.code.fill(CodeEntry::default());
+            self.closed.fill(Closed::default());
+            self.code.clear();
             self.writers.fill(0);
-            self.by_pcid.fill(0);
-            self.large_seen = false;
-            self.next_generation = 1;
+            self.large.fill(Pages::NONE);
         }
-        self.generation = u64::from(self.next_generation);
-        self.next_generation += 1;
-        again
     }
 
     /// Drops the translation of one page, of the whole large page if it is (part of) one (SDM 3A, 4.10.4.1).
     pub fn invalidate(&mut self, lin: u64) {
+        let large = self.may_be_large(lin);
         self.fast.drop_one(lin, false);
         self.fast.drop_one(lin, true);
-        if self.large_seen {
-            self.fast.clear();
-        }
-        for rights in Rights::EACH {
-            let e = &mut self.entries[Self::index(lin) | rights.part()];
+        for part in [SYSTEM_PART, USER_PART] {
+            let e = &mut self.entries[Self::index(lin) | part];
             (e.read, e.write) = (0, 0);
         }
-        self.code[(lin >> 12) as usize & (CODE_ENTRIES - 1)] = CodeEntry::default();
-        if self.large_seen {
+        for c in self.closed.iter_mut().filter(|c| large || (c.tag ^ lin) & !OFFSET == 0) {
+            c.tag = 0;
+        }
+        self.code.invalidate(lin, large);
+        if large {
+            self.fast.clear();
             let near = |tag: u64| tag >> 30 == lin >> 30;
             for e in self.entries.iter_mut().filter(|e| e.offset & LARGE != 0 && near(e.read)) {
                 (e.read, e.write) = (0, 0);
-            }
-            for e in self.code.iter_mut().filter(|e| e.large && near(e.tag)) {
-                *e = CodeEntry::default();
             }
         }
     }

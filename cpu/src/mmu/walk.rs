@@ -19,6 +19,7 @@ const US: u64 = 1 << 2;
 const A: u64 = 1 << 5;
 const D: u64 = 1 << 6;
 const PS: u64 = 1 << 7;
+const G: u64 = 1 << 8;
 const NX: u64 = 1 << 63;
 
 /// Page-fault error code bits (SDM 3A, 4.7).
@@ -54,7 +55,14 @@ impl Cpu {
     pub fn translate(&mut self, lin: u64, access: Access) -> Result<Translation, Fault> {
         if self.state.cr0 & bits::CR0_PG == 0 {
             let physical = lin & 0xffff_ffff;
-            return Ok(Translation { physical, kind: self.bus.page(physical & !OFFSET), write: true, large: false });
+            return Ok(Translation {
+                physical,
+                kind: self.page_kind(physical & !OFFSET),
+                write: true,
+                shift: 12,
+                global: false,
+                user: false,
+            });
         }
         if self.lma() && !self.canonical(lin) {
             return Err(self.gp(0));
@@ -104,10 +112,20 @@ impl Cpu {
         Ok(t.physical)
     }
 
+    /// What backs the physical page `page`.
+    pub(crate) fn page_kind(&mut self, page: u64) -> PageKind {
+        if let Some(kind) = self.mmu.kind(page) {
+            return kind;
+        }
+        let kind = self.bus.page(page);
+        self.mmu.note_kind(page, kind);
+        kind
+    }
+
     fn table_entry(&mut self, addr: u64, wide: bool) -> u64 {
         let mut b = [0; 8];
         let n = if wide { 8 } else { 4 };
-        match self.bus.page(addr & !OFFSET) {
+        match self.page_kind(addr & !OFFSET) {
             PageKind::Memory { offset, .. } if self.memory.read(offset + (addr & OFFSET), &mut b[..n]).is_ok() => u64::from_le_bytes(b),
             _ => {
                 log::warn!("page table entry at {addr:#x} is not in memory");
@@ -117,7 +135,7 @@ impl Cpu {
     }
 
     fn set_table_bits(&mut self, addr: u64, entry: u64) {
-        if let PageKind::Memory { offset, writable: true } = self.bus.page(addr & !OFFSET) {
+        if let PageKind::Memory { offset, writable: true } = self.page_kind(addr & !OFFSET) {
             // Accessed and dirty are in the low byte; only that one is written.
             let _ = self.memory.write(offset + (addr & OFFSET), &[entry as u8]);
         }
@@ -220,9 +238,11 @@ impl Cpu {
             let physical = (page & !(size - 1)) | (lin & (size - 1));
             return Ok(Translation {
                 physical,
-                kind: self.bus.page(physical & !OFFSET),
+                kind: self.page_kind(physical & !OFFSET),
                 write: e & D != 0 && !unwritable && (rw || (!user && cr0 & bits::CR0_WP == 0)),
-                large: level.shift != 12,
+                shift: level.shift as u8,
+                global: cr4 & bits::CR4_PGE != 0 && e & G != 0,
+                user: us,
             });
         }
         Err(0)

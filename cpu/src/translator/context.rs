@@ -8,7 +8,7 @@ use std::mem::offset_of;
 use super::assembler::{At, host};
 use crate::mmu::{Fast, Mmu, TLB_ENTRIES};
 use crate::op::Op;
-use crate::state::{Cpu, State};
+use crate::state::{Cpu, Mode, State};
 
 /// From the processor's start to where [`host::RBP`] points.
 pub const ANCHOR: i32 = 12;
@@ -30,8 +30,8 @@ pub struct Jumps {
     filled: Vec<u16>,
     /// What an empty entry leads to: the way out.
     home: u64,
-    /// The address space and mode that it is for.
-    pub stamp: u64,
+    /// The epoch and mode that it is for.
+    stamp: (u64, Mode),
 }
 
 /// What translated code works with.
@@ -71,7 +71,7 @@ pub struct Context {
 impl Default for Context {
     /// Empty caches.
     fn default() -> Self {
-        let jumps = || Jumps { tags: [NOWHERE; JUMPS], codes: [0; JUMPS], filled: Vec::new(), home: 0, stamp: 0 };
+        let jumps = || Jumps { tags: [NOWHERE; JUMPS], codes: [0; JUMPS], filled: Vec::new(), home: 0, stamp: (0, Mode(0)) };
         Self {
             budget: 0,
             page: 0,
@@ -101,6 +101,24 @@ impl Jumps {
         self.codes.fill(home);
         self.tags.fill(NOWHERE);
         self.filled.clear();
+    }
+
+    /// The jump cache of the processor's privilege, emptied if it is of another epoch or mode.
+    pub fn of(cpu: &mut Cpu) -> &mut Self {
+        let mode = cpu.state.mode;
+        let stamp = (cpu.mmu.code_epoch(mode.user()), mode);
+        let jumps = &mut cpu.jit.jumps[usize::from(mode.user())];
+        if jumps.stamp != stamp {
+            jumps.clear();
+            jumps.stamp = stamp;
+        }
+        jumps
+    }
+
+    /// The code for address `rip`.
+    pub fn get(&self, rip: u64) -> Option<u64> {
+        let i = (rip & JUMP_BITS) as usize;
+        (self.tags[i] == rip.wrapping_neg() && self.codes[i] != self.home).then_some(self.codes[i])
     }
 
     /// Enters the code for address `rip`.

@@ -38,6 +38,7 @@ use iced_x86::{Decoder, DecoderOptions, Instruction};
 use softmetal_bus::{GuestMemory, PAGE_SIZE};
 
 use self::arena::Arena;
+use self::context::Jumps;
 pub use self::context::{Context, SPARE};
 use self::emit::{Edge, Emitter, Input, Site};
 use self::policy::Host;
@@ -66,13 +67,14 @@ struct Translation {
     _ops: Box<[Op]>,
 }
 
+/// The masks of MXCSR: with one of them clear, blocks with vector instructions are interpreted.
+const MASKS: u32 = 0x1f80;
+
 /// Why translated code came back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Back {
     /// RIP is the next block; the number is that of the edge taken, if a jump can be patched.
     Next(u32),
-    /// As [`Exit::Leave`].
-    Leave,
     /// As [`Exit::Fault`].
     Fault,
     /// The block at RIP must be interpreted.
@@ -84,7 +86,13 @@ pub enum Back {
 /// # Errors
 /// A sentence about what it lacks.
 pub fn available() -> Result<(), String> {
-    Host::detect().map(|_| ()).ok_or("the translator needs a processor with AVX2 and BMI2".into())
+    host_and_memory().map(|_| ())
+}
+
+fn host_and_memory() -> Result<(Host, Arena), String> {
+    let host = Host::detect().ok_or("the translator needs a processor with AVX2 and BMI2")?;
+    let arena = Arena::new().map_err(|e| format!("the translator needs executable memory, which the host does not give: {e}"))?;
+    Ok((host, arena))
 }
 
 /// All translated code.
@@ -104,8 +112,7 @@ impl Translator {
     /// # Errors
     /// A sentence about what the host lacks.
     pub fn new(cpu: &mut Cpu) -> Result<Self, String> {
-        let host = Host::detect().ok_or("the translator needs a processor with AVX2 and BMI2")?;
-        let mut arena = Arena::new().map_err(|e| format!("the host gives no executable memory: {e}"))?;
+        let (host, mut arena) = host_and_memory()?;
         let thunks = thunks::make(&mut arena);
         cpu.jit.handle = handle as *const () as u64;
         for j in &mut cpu.jit.jumps {
@@ -225,7 +232,6 @@ impl Translator {
     /// [`SPARE`]. `edge` has led here, if it is not 0. Afterwards all state is in [`Cpu`]; the instruction count is that
     /// before the block in which an operation ended the run.
     pub fn run(&mut self, cpu: &mut Cpu, number: u32, block: &Block, left: u64, edge: u32) -> Back {
-        let stamp = u64::from(cpu.stamp) << 32 | u64::from(cpu.mmu.generation()) << 16 | u64::from(cpu.state.mode.0);
         if edge != 0 {
             self.link(edge, number, block);
         }
@@ -241,12 +247,7 @@ impl Translator {
         jit.flags = to_host(flags);
         jit.vectors_home = 1;
         jit.edge = 0;
-        let jumps = &mut jit.jumps[usize::from(block.mode.user())];
-        if jumps.stamp != stamp {
-            jumps.clear();
-            jumps.stamp = stamp;
-        }
-        jumps.set(rip, t.far);
+        Jumps::of(cpu).set(rip, t.far);
         // SAFETY: the code was made for this processor's layout, by `emit` and `thunks`, and lives as long as the arena;
         // it reaches guest memory through the TLB alone.
         let back = unsafe { arena::call(self.thunks.enter, cpu, t.near) };
@@ -257,7 +258,6 @@ impl Translator {
         match back {
             result::NEXT => Back::Next(cpu.jit.edge as u32),
             result::INTERPRET => Back::Interpret,
-            result::LEAVE => Back::Leave,
             _ => Back::Fault,
         }
     }
@@ -277,7 +277,22 @@ fn from_host(flags: u64) -> u64 {
     flags >> 8 & 0xd5 | (flags & 1) << 11
 }
 
-/// Carries out operations for translated code.
+/// Where a handler's branch leads: to translated code, unless the run loop has something to look at.
+fn chain(cpu: &mut Cpu) -> u64 {
+    // The shadow of STI ends with the next instruction, which is sure to be run.
+    let in_shadow = cpu.state.shadow && cpu.nothing_held_off() && cpu.state.mxcsr & MASKS == MASKS;
+    if cpu.jit.budget < 0 || cpu.asks(in_shadow) {
+        return result::NEXT;
+    }
+    let rip = cpu.state.rip;
+    let Some(code) = Jumps::of(cpu).get(rip) else { return result::NEXT };
+    if in_shadow {
+        (cpu.state.shadow, cpu.state.debug_shadow) = (false, false);
+    }
+    code
+}
+
+/// Carries out operations for translated code. The result is one of [`result`], or the host address of code to go on with.
 extern "sysv64" fn handle(cpu: *mut Cpu, site: *const Site) -> u64 {
     // SAFETY: translated code passes the processor that it was entered with, which nobody else uses meanwhile, and a site
     // of a translation, which lives, as do its operations, until all code is dropped.
@@ -299,12 +314,11 @@ extern "sysv64" fn handle(cpu: *mut Cpu, site: *const Site) -> u64 {
             }
             result::GO_ON
         }
-        Exit::Branch => {
+        Exit::Branch | Exit::Leave => {
             cpu.jit.budget -= i64::from(cpu.exit_ordinal) + 1 + std::mem::take(&mut cpu.repeat_extra) as i64;
             cpu.jit.edge = 0;
-            result::NEXT
+            chain(cpu)
         }
-        Exit::Leave => result::LEAVE,
         Exit::Fault => {
             let failed = ops.iter().find(|op| op.ordinal == cpu.exit_ordinal);
             cpu.jit.failed = failed.copied();

@@ -19,7 +19,6 @@ pub struct Context {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Back {
     Next(u32),
-    Leave,
     Fault,
     Interpret,
 }

@@ -11,12 +11,12 @@ pub mod result {
     pub const GO_ON: u64 = 0;
     /// RIP is the next block.
     pub const NEXT: u64 = 1;
-    /// A handler ended its block; the run loop must look around.
-    pub const LEAVE: u64 = 2;
     /// An operation did not complete.
     pub const FAULT: u64 = 3;
     /// The block at RIP must be interpreted: MXCSR unmasks exceptions.
     pub const INTERPRET: u64 = 4;
+    /// Anything beyond is the host address of translated code.
+    pub const LAST: u8 = 15;
 }
 
 /// Host addresses.
@@ -129,8 +129,8 @@ pub fn make(arena: &mut Arena) -> Thunks {
     a.lea(host::RSP, At::base(host::RSP, -8));
     a.call_indirect(context::HANDLE);
     a.lea(host::RSP, At::base(host::RSP, 8));
-    // TEST EAX, EAX
-    a.bytes(&[0x85, 0xc0]);
+    // TEST RAX, RAX
+    a.bytes(&[0x48, 0x85, 0xc0]);
     let out = a.jcc(5);
     load_registers(&mut a);
     restore_flags(&mut a);
@@ -138,7 +138,17 @@ pub fn make(arena: &mut Arena) -> Thunks {
     let here = a.here();
     a.bind(out, here);
     a.lea(host::RSP, At::base(host::RSP, 8));
+    // CMP RAX, LAST; JA
+    a.bytes(&[0x48, 0x83, 0xf8, result::LAST]);
+    let on = a.jcc(7);
     epilogue(&mut a);
+    let here = a.here();
+    a.bind(on, here);
+    a.store(context::TARGET, host::RAX);
+    load_registers(&mut a);
+    restore_flags(&mut a);
+    a.load(host::R15, context::RIP);
+    a.jmp_indirect(context::TARGET);
 
     t.vectors = origin + a.here() as u64;
     a.load32(host::RCX, context::MXCSR);

@@ -2,6 +2,7 @@
 
 use softmetal_machine::host::catalog::Catalog;
 use softmetal_machine::host::{files, terminal};
+use softmetal_machine::machine::Model;
 
 /// Tells what the host offers, on stdout.
 pub fn doctor() {
@@ -18,7 +19,7 @@ pub fn doctor() {
         "none: the serial port is on stdin and stdout as they are"
     };
     let engine = match softmetal_machine::machine::translator() {
-        Ok(()) => "interpreter; --engine translator works here".into(),
+        Ok(()) => "translator".into(),
         Err(why) => format!("interpreter; {why}"),
     };
     terminal::print(&format!(
@@ -33,4 +34,24 @@ pub fn doctor() {
         std::env::consts::OS,
         std::env::consts::ARCH,
     ));
+}
+
+/// Prints which processor model has which feature, and where CPUID tells it.
+pub fn processors() {
+    let models: Vec<_> = Model::NAMES.iter().filter_map(|name| Some((*name, Model::by_name(name)?))).collect();
+    let mut table = format!("{:<20}{:<20}", "feature", "CPUID");
+    for (name, _) in &models {
+        table += &format!("{name:<11}");
+    }
+    table.truncate(table.trim_end().len());
+    table.push('\n');
+    for (feature, register, bit) in Model::features() {
+        let mut line = format!("{feature:<20}{:<20}", format!("{register}[{bit}]"));
+        for (_, model) in &models {
+            line += &format!("{:<11}", if model.has_named(feature) { "x" } else { "" });
+        }
+        table += line.trim_end();
+        table.push('\n');
+    }
+    terminal::print(&table);
 }

@@ -54,8 +54,12 @@ fn carry_out(command: &Command, matches: &ArgMatches) -> Result<u8, UserError> {
             log_to_stderr(&[]);
             catalog::catalog(args).map(|()| 0)
         }
-        Command::Doctor => {
-            doctor::doctor();
+        Command::Doctor { cpu } => {
+            if *cpu {
+                doctor::processors()
+            } else {
+                doctor::doctor()
+            }
             Ok(0)
         }
     }

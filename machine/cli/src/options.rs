@@ -74,8 +74,12 @@ pub enum Command {
     Disk(DiskCommand),
     /// List, fetch and remove the images that can be booted by name
     Catalog(CatalogArgs),
-    /// Tell what this host offers
-    Doctor,
+    /// Tell what this host offers, or what the processor models have
+    Doctor {
+        /// List the features of each processor model, for `--cpu MODEL,+FEATURE,-FEATURE`
+        #[arg(long)]
+        cpu: bool,
+    },
 }
 
 /// The board.
@@ -165,7 +169,8 @@ pub struct MachineArgs {
     /// Processors; only 1 works so far
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = one_cpu, help_heading = "Machine")]
     pub cpus: u8,
-    /// A model (x86-64, x86-64-v2, x86-64-v3, max), with features added or removed: max,-rdrand
+    /// A model (x86-64-v1, x86-64-v2, x86-64-v3, max, 486, pentium3, core2duo, nehalem, haswell, zen3), with features added
+    /// or removed: max,-rdrand; `softmetal doctor --cpu` lists them
     #[arg(long, value_name = "MODEL", default_value = "x86-64-v3", value_parser = processor, help_heading = "Machine")]
     pub cpu: Processor,
     /// The board: pc (440FX) or q35
@@ -177,8 +182,8 @@ pub struct MachineArgs {
     /// Where keyboard and mouse are plugged in: ps2, which all firmware knows, or virtio
     #[arg(long, value_name = "PORT", default_value = "ps2", hide_possible_values = true, help_heading = "Machine")]
     pub input: InputArg,
-    /// How the guest's code is run: interpreter (what auto takes so far); translator (of hot code to host code); or
-    /// lockstep, which runs both and compares them
+    /// How the guest's code is run: translator (of hot code to host code); interpreter; lockstep, which runs both and
+    /// compares them; or auto, the translator where the host can
     #[arg(long, value_name = "ENGINE", default_value = "auto", value_parser = engine, help_heading = "Machine")]
     pub engine: Engine,
     /// The first serial port: stdio, null, file:FILE, tcp:ADDR:PORT, unix:FILE

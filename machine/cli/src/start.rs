@@ -12,7 +12,7 @@ use softmetal_machine::gdb::Server;
 use softmetal_machine::host::clock::{fresh_seed, unix_now};
 use softmetal_machine::host::serial::{Serial, Target};
 use softmetal_machine::host::{disk, files, signals, terminal};
-use softmetal_machine::machine::{Config, Engine, Images, Machine};
+use softmetal_machine::machine::{Config, Engine, Images, Machine, translator};
 use softmetal_machine::media::{DriveName, MediumEvent};
 use softmetal_machine::screen;
 use softmetal_machine::script::Step;
@@ -109,7 +109,12 @@ pub fn start(args: &MachineArgs, matches: &ArgMatches, purpose: &Purpose) -> Res
     let config = |plugs| Config { memory: args.memory, model: args.cpu.0.clone(), plugs, images: images.clone() };
     let mut machine = Machine::new(config(plugs))?;
     match args.engine {
-        options::Engine::Auto | options::Engine::Interpreter => {}
+        options::Engine::Auto => {
+            if let Err(why) = translator() {
+                terminal::say(&format!("softmetal: the interpreter runs the guest, at a fraction of the speed: {why}"));
+            }
+        }
+        options::Engine::Interpreter => machine.set_engine(Engine::Interpreter).map_err(UserError)?,
         options::Engine::Translator | options::Engine::Lockstep => {
             machine.set_engine(Engine::Translator).map_err(|why| UserError(format!("{why}; use --engine interpreter")))?;
             if let Some(plugs) = beside {

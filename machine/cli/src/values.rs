@@ -127,11 +127,10 @@ pub fn seconds(text: &str) -> Result<Duration, String> {
 pub fn processor(text: &str) -> Result<Processor, String> {
     let mut parts = text.split(',');
     let name = parts.next().unwrap_or_default();
-    let models = || Model::NAMES.join(", ");
-    let mut model = match name {
-        "x86-64-v4" => return Err(format!("the processor model {name} does not work yet; there are {}", models())),
-        _ => Model::by_name(name).ok_or_else(|| format!("there is no processor model `{name}`; there are {}", models()))?,
-    };
+    let mut model = Model::by_name(name).ok_or_else(|| {
+        let near = did_you_mean(nearest(name, Model::NAMES.into_iter()));
+        format!("there is no processor model `{name}`{near}; there are {}", Model::NAMES.join(", "))
+    })?;
     for part in parts {
         let (on, feature) = match (part.strip_prefix('+'), part.strip_prefix('-')) {
             (Some(f), _) => (true, f),
@@ -142,6 +141,14 @@ pub fn processor(text: &str) -> Result<Processor, String> {
             let near = nearest(feature, Model::feature_names());
             return Err(format!("there is no processor feature `{feature}`{}", did_you_mean(near)));
         }
+    }
+    if let Some(&(_, needed)) = model.unmet().first() {
+        let dependent: Vec<_> = model.unmet().into_iter().filter(|u| u.1 == needed).map(|u| u.0).collect();
+        return Err(format!(
+            "without the processor feature `{needed}` there can be no {}: switch {needed} on (+{needed}), or these off too (-{})",
+            dependent.join(", "),
+            dependent.join(",-"),
+        ));
     }
     Ok(Processor(model))
 }
@@ -223,6 +230,10 @@ mod tests {
         assert!(exit_code("32").is_err() && exit_code("256").is_err());
         assert!(processor("max,-rdrand").is_ok());
         assert!(processor("max,-rdrnd").unwrap_err().contains("did you mean rdrand"));
+        assert!(processor("max,-sse4_1").unwrap_err().contains("no sse4_2"));
+        assert!(processor("max,-sse4_1,-sse4_2").unwrap_err().contains("no avx"));
+        assert!(processor("x86-64-v2,-sse4_2").is_ok() && processor("zen3,-sha_ni").is_ok());
+        assert!(processor("nehalm").unwrap_err().contains("did you mean nehalem"));
         assert!(processor("i486").is_err() && processor("max,rdrand").is_err());
         assert_eq!(log_filter("cpu::run=debug").unwrap().target.as_deref(), Some("softmetal_cpu::run"));
         assert!(log_filter("loud").is_err());
