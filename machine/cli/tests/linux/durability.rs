@@ -15,7 +15,7 @@ use softmetal_machine::host::disk::tool::{self, Check, Source};
 use softmetal_machine::host::disk::{self, DiskMode, Format};
 use softmetal_machine::host::serial::{Serial, Target};
 use softmetal_machine::host::signals;
-use softmetal_machine::machine::{Config, Engine, Images, Machine, Model};
+use softmetal_machine::machine::{Config, Images, Machine, Model};
 use softmetal_machine::session::{Clock, Options, Session};
 
 use crate::images;
@@ -110,8 +110,6 @@ fn the_killed() {
     let clock = if clock == "host" { Clock::Host } else { Clock::Virtual };
     let mut machine = machine(disk.as_ref(), clock, Images::default());
     machine.load(&std::fs::read(guest).unwrap()).unwrap();
-    // It is faster, where the host has it.
-    let _ = machine.set_engine(Engine::Translator);
     let options = Options {
         clock,
         no_reboot: true,
