@@ -9,9 +9,14 @@ use softmetal_machine::host::catalog::{Catalog, CatalogError};
 
 use crate::{images, passes, skip, softmetal};
 
-/// Whether tests of some minutes are wanted; says so if not.
+/// Whether what takes minutes is wanted.
+pub(crate) fn wanted() -> bool {
+    std::env::var_os("SOFTMETAL_LONG_BOOTS").is_some()
+}
+
+/// The same, for whole tests; says so if not.
 pub(crate) fn long() -> bool {
-    std::env::var_os("SOFTMETAL_LONG_BOOTS").is_some() || skip(&"it takes minutes; set SOFTMETAL_LONG_BOOTS=1 to run it")
+    wanted() || skip(&"it takes minutes; set SOFTMETAL_LONG_BOOTS=1 to run it")
 }
 
 /// The engine for what takes minutes.

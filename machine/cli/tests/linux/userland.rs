@@ -11,7 +11,7 @@ use std::process::Command;
 
 use softmetal_machine::host::catalog::Catalog;
 
-use crate::boots::long;
+use crate::boots::{long, wanted};
 use crate::{TROUBLE, images, skip, softmetal};
 
 const LIBM: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/linux/userland/libm.c");
@@ -108,7 +108,7 @@ fn libm_gives_what_it_gives_here() {
     if images("busybox").is_none() || !able(&["gcc"]) {
         return;
     }
-    let count = if long() { 1_000_000 } else { 3000 };
+    let count = if wanted() { 1_000_000 } else { 3000 };
     let guest = Guest::new();
     guest.compile("libm", Path::new("/"), &[LIBM]);
     guest.agrees(&format!("libm {count} | sed 's/^/RESULT /'"), "256M");
