@@ -10,12 +10,12 @@ use softmetal_machine::host::catalog::{Catalog, CatalogError};
 use crate::{images, passes, skip, softmetal};
 
 /// Whether tests of some minutes are wanted; says so if not.
-fn long() -> bool {
+pub fn long() -> bool {
     std::env::var_os("SOFTMETAL_LONG_BOOTS").is_some() || skip(&"it takes minutes; set SOFTMETAL_LONG_BOOTS=1 to run it")
 }
 
 /// Runs `softmetal test` with `args`, whose screen or serial port must go as they say.
-fn boots(args: &[&str]) {
+pub fn boots(args: &[&str]) {
     let output = softmetal().arg("test").args(args).output().unwrap();
     let (log, words) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert_eq!(output.status.code(), Some(0), "{args:?}\n{log}\n{words}");
