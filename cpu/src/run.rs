@@ -689,6 +689,7 @@ impl Cpu {
     }
 
     /// The run loop has something to look at before the next instruction; with `in_shadow`, a shadow does not count.
+    #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
     pub(crate) fn asks(&self, in_shadow: bool) -> bool {
         let s = &self.state;
         let careful = s.eflags & (flags::TF | flags::RF) | u64::from(s.shadow && !in_shadow) | s.dr[7] & debug::ENABLES;

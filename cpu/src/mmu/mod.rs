@@ -7,11 +7,11 @@ mod spaces;
 mod tlb;
 mod walk;
 
-pub(crate) use fast::Fast;
-pub(crate) use tlb::ENTRIES as TLB_ENTRIES;
 pub use tlb::{Access, Mmu, Rights, Translation};
 pub use walk::PHYSICAL_BITS;
 pub(crate) use walk::reserved_in_directory_pointer;
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+pub(crate) use {fast::Fast, tlb::ENTRIES as TLB_ENTRIES};
 
 use softmetal_bus::{PAGE_SIZE, PageKind};
 

@@ -138,7 +138,8 @@ fn reserved(i: &Instruction) -> bool {
         M::Vpmaskmovd | M::Vpmaskmovq | M::Cpuid | M::Xgetbv | M::Cld | M::Std | M::Xlatb | M::Div | M::Idiv | M::Clflush => true,
         M::Clflushopt | M::Clwb | M::Rdpmc | M::Rdtsc | M::Cmpxchg8b | M::Cmpxchg16b | M::Rdpid | M::Int3 | M::Wait | M::Salc => true,
         M::Bt | M::Bts | M::Btr | M::Btc => i.op0_kind() == OpKind::Memory && i.op1_kind() == OpKind::Register,
-        M::Bswap => i.op0_register().size() == 2,
+        // Undefined; and the host reads 32 bits for MOVSXD of 16, maybe beyond the end of RAM.
+        M::Bswap | M::Movsxd => i.op0_register().size() == 2,
         // Counts above 16 are undefined.
         M::Shld | M::Shrd => i.op1_register().size() == 2,
         // They touch the MMX registers, even with a memory operand.

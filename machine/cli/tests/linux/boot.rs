@@ -152,7 +152,7 @@ fn the_same_boot_twice_ends_the_same() {
 }
 
 /// The instruction count and the state's hash.
-fn figures_of(path: &Path) -> (u64, String) {
+pub fn figures_of(path: &Path) -> (u64, String) {
     let all: serde_json::Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
     (all["instructions"].as_u64().unwrap(), all["state_hash"].as_str().unwrap().to_string())
 }

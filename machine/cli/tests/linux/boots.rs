@@ -25,7 +25,7 @@ fn fast_engine() -> &'static str {
 }
 
 /// Runs `softmetal test` with `args`, whose screen or serial port must go as they say.
-fn boots(args: &[&str]) {
+pub fn boots(args: &[&str]) {
     let output = softmetal().arg("test").args(args).output().unwrap();
     let (log, words) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert_eq!(output.status.code(), Some(0), "{args:?}\n{log}\n{words}");

@@ -6,6 +6,7 @@
 mod boot;
 mod boots;
 mod durability;
+mod engines;
 mod firmware;
 mod media;
 mod processors;
