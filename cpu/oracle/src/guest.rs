@@ -122,7 +122,7 @@ impl Guest {
         let pages =
             WRITABLE_PAGES.into_iter().flat_map(|(at, _, len)| (0..len as u64 / PAGE).map(move |n| (at + n * PAGE, no_execute | 7)));
         for (at, rights) in pages.chain([(CODE, 5), (CONSTANTS, no_execute | 5)]) {
-            h.set_u64(TABLES + 0x3000 + 8 * (at / PAGE), PHYSICAL + at | rights | 0x60);
+            h.set_u64(TABLES + 0x3000 + 8 * (at / PAGE), (PHYSICAL + at) | rights | 0x60);
         }
         h.set_mem(PHYSICAL + CONSTANTS, &constants());
         h.set_mem(PHYSICAL + CODE, &[0xcc; PAGE as usize]);
