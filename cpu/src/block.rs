@@ -445,7 +445,8 @@ fn too_long(bytes: &[u8], mode: Mode) -> bool {
         if !prefix(bytes[taken - 1]) {
             return false;
         }
-        let mut decoder = Decoder::with_ip(mode.bits(), &bytes[taken..], 0, DecoderOptions::NONE);
+        // What is #UD for its operands (MOV to CS) has a length all the same, and is too long first.
+        let mut decoder = Decoder::with_ip(mode.bits(), &bytes[taken..], 0, DecoderOptions::NO_INVALID_CHECK);
         let rest = decoder.decode();
         if !rest.is_invalid() {
             return taken + rest.len() > MAX_LEN;

@@ -13,6 +13,9 @@ pub const ENABLES: u64 = 0xff;
 /// DR6.BS: a single step.
 pub const BS: u64 = 1 << 14;
 
+/// IA32_DEBUGCTL.BTF: single steps follow branches alone.
+pub const BTF: u64 = 1 << 1;
+
 /// R/W of DR7.
 mod kind {
     pub const EXECUTE: u64 = 0;
@@ -30,6 +33,8 @@ pub struct Before {
     pub rf: u64,
     /// TF was set.
     trap: bool,
+    /// Where the instruction was.
+    rip: u64,
 }
 
 /// A breakpoint of DR0 to DR3 that is on.
@@ -92,7 +97,7 @@ impl Cpu {
     pub fn begin_careful(&mut self) -> Before {
         self.untraced = false;
         let s = &mut self.state;
-        let before = Before { rf: s.eflags & flags::RF, trap: s.eflags & flags::TF != 0 };
+        let before = Before { rf: s.eflags & flags::RF, trap: s.eflags & flags::TF != 0, rip: s.rip };
         s.eflags &= !flags::RF;
         (s.shadow, s.debug_shadow) = (false, false);
         if self.traced() {
@@ -101,11 +106,15 @@ impl Cpu {
         before
     }
 
-    /// After it has completed: what it met, and its single step. A MOV SS holds back the one and swallows the other.
+    /// After it has completed, its last instruction being of `len` bytes: what it met, and its single step. A MOV SS holds
+    /// back the one and swallows the other. With DEBUGCTL.BTF only branches are followed by a single step (SDM 3B, 18.4.3).
     #[cold]
-    pub fn end_careful(&mut self, before: Before) {
+    pub fn end_careful(&mut self, before: Before, len: u8) {
         self.collect_watch_hits();
-        if before.trap && !self.untraced && !self.state.debug_shadow {
+        // An iteration of a repeated instruction stays where it is, and is no branch.
+        let branched = || ![before.rip, self.cut_ip(before.rip.wrapping_add(len.into()))].contains(&self.state.rip);
+        let counts = self.state.msr.debugctl & BTF == 0 || branched();
+        if before.trap && counts && !self.untraced && !self.state.debug_shadow {
             self.state.pending_debug |= BS;
         }
     }

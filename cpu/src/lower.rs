@@ -169,7 +169,13 @@ fn memory(i: &Instruction, mode: Mode, op: &mut Op) {
     op.addr = if mode.long() { 0 } else { addr::CHECKED };
     match base {
         Register::None => {}
-        Register::RIP => op.base = BLOCK_RIP,
+        Register::RIP => {
+            op.base = BLOCK_RIP;
+            // Counted from the block's start it may take 33 bits.
+            if i.memory_displacement64() as i64 > i64::from(i32::MAX) {
+                op.addr |= addr::BEYOND;
+            }
+        }
         Register::EIP => {
             op.base = BLOCK_RIP;
             op.addr |= addr::SIZE_32;
@@ -206,7 +212,7 @@ pub fn segment(r: Register, mode: Mode) -> u8 {
     match (r, mode.long()) {
         (Register::FS, _) => 4,
         (Register::GS, _) => 5,
-        (Register::SS, true) => FLAT_STACK,
+        // The prefixes of the others do nothing (SDM 1, 3.3.7.1).
         (_, true) => FLAT,
         (Register::ES, _) => 0,
         (Register::CS, _) => 1,

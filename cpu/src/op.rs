@@ -53,6 +53,8 @@ pub mod addr {
     pub const SIZE_16: u8 = 2;
     /// Segment limit and rights are checked and the linear address is cut to 32 bits (outside 64-bit mode).
     pub const CHECKED: u8 = 4;
+    /// 2^32 is added: a RIP-relative operand's target lies so far beyond the block's start that it does not fit the displacement.
+    pub const BEYOND: u8 = 8;
 }
 
 /// One operation: 32 bytes.

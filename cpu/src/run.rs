@@ -133,6 +133,13 @@ impl Processor {
         Ok(())
     }
 
+    /// Makes the translator, if it is in use, translate a block that has been interpreted `times` times.
+    pub fn set_heat(&mut self, times: u32) {
+        if let Some(t) = &mut self.translator {
+            t.set_heat(times);
+        }
+    }
+
     /// The engine in use.
     #[must_use]
     pub fn engine(&self) -> Engine {
@@ -367,7 +374,8 @@ impl Processor {
             if careful || !self.chain.is_empty() {
                 self.chain.clear();
                 if careful {
-                    self.cpu.end_careful(before);
+                    let len = self.cache.get(index).ops.first().map_or(0, |op| op.len);
+                    self.cpu.end_careful(before, len);
                 }
             }
         }

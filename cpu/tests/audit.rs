@@ -21,7 +21,6 @@ fn excluded(code: Code) -> Option<&'static str> {
         M::Fstdw | M::Fnstdw | M::Fstsg | M::Fnstsg => "80387SL only",
         M::Fstpnce => "an alias that Intel does not document",
         M::Rsm => "no system management mode",
-        M::Ud0 | M::Ud1 | M::Ud2 => "#UD by definition: no row",
         _ => return None,
     })
 }

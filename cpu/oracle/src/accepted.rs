@@ -2,8 +2,8 @@
 
 use iced_x86::{Code, Instruction, MemorySize, Mnemonic as M, OpKind, Register, RflagsBits};
 
-use crate::case::{Case, Outcome, PAGE};
-use crate::generate::address;
+use crate::case::{Case, Machine, Outcome, PAGE};
+use crate::generate::{self, address};
 
 /// Instructions that are not compared at all, and why.
 #[must_use]
@@ -41,8 +41,39 @@ pub fn excluded(i: &Instruction) -> Option<&'static str> {
     })
 }
 
-/// Near branches with prefixes that manufacturers understand differently. A 66 prefix in 64-bit mode: Intel's processors ignore it, AMD's cut RIP to 16 bits
-/// (SDM 2, CALL: "operand size is forced to 64 bits"; APM 3, 1.2.3).
+/// What a host may make of an encoding that is none for the guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Beyond {
+    /// AVX-512: mask registers in VEX encodings, and EVEX. Processors that have it also run some that the manual calls #UD.
+    Avx512,
+    /// LOCK MOV CR0 is MOV CR8 with AMD (APM 3, MOV CRn).
+    Cr8Legacy,
+    /// LOCK SLDT and its like are emulated by Linux where UMIP makes them fault, whatever the prefix.
+    Umip,
+}
+
+/// What an encoding that iced does not know might be to a host.
+#[must_use]
+pub fn beyond(i: &Instruction, bits: u32, bytes: &[u8]) -> Option<Beyond> {
+    if !i.is_invalid() {
+        return None;
+    }
+    let prefix = |b: &u8| matches!(b, 0x26 | 0x2e | 0x36 | 0x3e | 0x64..=0x67 | 0xf0 | 0xf2 | 0xf3) || bits == 64 && b & 0xf0 == 0x40;
+    let locked = bytes.iter().take_while(|b| prefix(b)).any(|b| *b == 0xf0);
+    let opcode = &bytes[bytes.iter().take_while(|b| prefix(b)).count()..];
+    match *opcode {
+        [0x0f, 0x20 | 0x22, ..] if locked => Some(Beyond::Cr8Legacy),
+        [0x0f, 0 | 1, ..] if locked => Some(Beyond::Umip),
+        [0x62, next, ..] if bits == 64 || next >= 0xc0 => Some(Beyond::Avx512),
+        [0xc5, _, 0x41..=0x4b | 0x90..=0x93 | 0x98 | 0x99, ..] => Some(Beyond::Avx512),
+        [0xc4, map, _, 0x41..=0x4b | 0x90..=0x93 | 0x98 | 0x99, ..] if map & 0x1f == 1 => Some(Beyond::Avx512),
+        [0xc4, map, _, 0x30..=0x33, ..] if map & 0x1f == 3 => Some(Beyond::Avx512),
+        _ => None,
+    }
+}
+
+/// Near branches with prefixes that manufacturers understand differently. A 66 prefix in 64-bit mode: Intel's processors
+/// ignore it, AMD's cut RIP to 16 bits (SDM 2, CALL: "operand size is forced to 64 bits"; APM 3, 1.2.3).
 #[must_use]
 pub fn differing_branch(i: &Instruction, bits: u32, bytes: &[u8]) -> bool {
     let near = i.is_jmp_short_or_near()
@@ -108,181 +139,367 @@ fn flags(iced: u32) -> u64 {
     pairs.iter().filter(|(f, _)| iced & f != 0).map(|(_, bit)| 1u64 << bit).sum()
 }
 
-/// The processor that Linux runs on lets the x87 pointers be 0 while no exception is pending (APM 3, FXSAVE).
-fn pointers_hidden(host: &Outcome) -> bool {
-    host.end.x87[2] & 0x80 == 0 && host.end.x87[8..24].iter().all(|b| *b == 0)
+/// A case and what both processors made of it, as the rows of [`ROWS`] look at it.
+pub struct Seen<'a> {
+    i: &'a Instruction,
+    m: M,
+    case: &'a Case,
+    host: &'a Outcome,
+    guest: &'a Outcome,
+    /// Where the memory operand is, as an offset in the region.
+    operand: Option<u64>,
+    /// Its size in bytes.
+    size: u64,
 }
 
-/// What manufacturers leave open in a case.
-#[must_use]
-pub fn ignored(i: &Instruction, case: &Case, host: &Outcome, guest: &Outcome) -> Ignored {
-    let mut ignored = Ignored { pointers: pointers_hidden(host), ..Ignored::default() };
-    let m = i.mnemonic();
-    let operand = (0..i.op_count()).find(|n| i.op_kind(*n) == OpKind::Memory).and_then(|n| address(case, i, n));
-    let size = i.memory_size().size() as u64;
-    let image = matches!(
-        i.memory_size(),
-        MemorySize::FpuEnv14
-            | MemorySize::FpuEnv28
-            | MemorySize::FpuState94
-            | MemorySize::FpuState108
-            | MemorySize::Fxsave_512Byte
-            | MemorySize::Fxsave64_512Byte
-    );
-    // Whether a masked store that stores nothing faults (SDM 2, MASKMOVQ), and whether bytes of an image that are not used
-    // are reached (SDM 1, 10.5.1).
-    let crosses = operand.is_some_and(|at| at % PAGE + size > PAGE);
-    let unstored = matches!(m, M::Maskmovq | M::Maskmovdqu | M::Vmaskmovdqu);
-    // Whether the elements that a masked move leaves out are checked for alignment (SDM 2, VMASKMOV).
-    let masked = matches!(m, M::Vmaskmovps | M::Vmaskmovpd | M::Vpmaskmovd | M::Vpmaskmovq) && (host.vector == 17 || guest.vector == 17);
-    // What the host has beyond the guest (AVX-512's VEX forms), or counts as too long with such a prefix.
-    let beyond = i.is_invalid() && case.bytes().iter().any(|b| matches!(b, 0xc4 | 0xc5 | 0x62 | 0x8f));
-    // Linux emulates SLDT and its like even with LOCK.
-    ignored.everything = i.is_invalid() && case.bytes().contains(&0xf0) && case.bytes().windows(2).any(|w| matches!(w, [0x0f, 0 | 1]));
-    if (unstored || masked || beyond || crosses && matches!(m, M::Fxsave | M::Fxsave64 | M::Fxrstor | M::Fxrstor64))
-        && host.vector != guest.vector
-    {
-        ignored.everything = true;
+impl<'a> Seen<'a> {
+    /// Brings together what belongs to one case.
+    #[must_use]
+    pub fn new(i: &'a Instruction, case: &'a Case, host: &'a Outcome, guest: &'a Outcome) -> Self {
+        let operand = (0..i.op_count()).find(|n| i.op_kind(*n) == OpKind::Memory).and_then(|n| address(case, i, n));
+        Self { i, m: i.mnemonic(), case, host, guest, operand, size: i.memory_size().size() as u64 }
     }
-    // SDM 2, CVTPI2PS: a pending x87 exception comes first; with AMD and an operand in memory there is no MMX state to enter.
-    if m == M::Cvtpi2ps && operand.is_some() && guest.vector == 16 {
-        ignored.everything = true;
+
+    /// The vectors: the host's, the guest's.
+    fn vectors(&self) -> (u32, u32) {
+        (self.host.vector, self.guest.vector)
     }
-    // A vector that is not aligned and beyond the limit of SS: #GP or #SS.
-    if size == 16 && case.bits != 64 && matches!((host.vector, guest.vector), (12, 13) | (13, 12)) {
-        ignored.event = true;
+
+    /// Both vectors are among these.
+    fn both(&self, vectors: &[u32]) -> bool {
+        vectors.contains(&self.host.vector) && vectors.contains(&self.guest.vector)
     }
-    // REX.B makes XCHG of PAUSE, or not.
-    if m == M::Pause && case.bits == 64 && case.bytes().iter().any(|b| matches!(b, 0x41 | 0x43 | 0x45 | 0x47 | 0x49 | 0x4b | 0x4d | 0x4f)) {
-        ignored.everything = true;
+
+    /// Neither came to the INT3 behind the code.
+    fn faulted(&self) -> bool {
+        self.host.vector != 3 && self.guest.vector != 3
     }
-    let faulted = host.vector != 3 && guest.vector != 3;
-    if faulted {
-        // In which order the parts of an image are reached is not defined, nor which part faults first.
-        if image {
-            (ignored.event, ignored.memory) = (true, operand.map(|at| vec![(at, size)]).unwrap_or_default());
-        }
-        // AMD's processors write the frame of a far call before they check its target (APM 2, 8.2.14, says nothing of it).
-        if m == M::Call && (i.is_call_far() || i.is_call_far_indirect()) {
-            ignored.memory = vec![(stack_top(case).wrapping_sub(32), 32)];
-        }
-        // An offset that is not canonical while its sum with the base of FS or GS is; an operand of ten bytes, reached in two
-        // parts; UD0 and UD1, which have a ModRM byte or not where the length is counted.
-        let undefined = i.is_invalid() && case.bytes().windows(2).any(|w| matches!(w, [0x0f, 0xb9 | 0xff]));
-        let halves = size == 10 && matches!((host.vector, guest.vector), (14, 12 | 13));
-        ignored.event |= undefined || halves || host.vector == 13 && guest.vector == 14 && guest.address >> 47 == 0x1_ffff;
-        // Which of the two operands of CMPS is read first; which byte of a masked store faults; whether an interrupted
-        // POPA or a return shows how far it has come.
-        match m {
-            M::Cmpsb | M::Cmpsw | M::Cmpsd | M::Cmpsq => ignored.event = true,
-            M::Maskmovdqu | M::Vmaskmovdqu | M::Maskmovq => ignored.address = host.vector == 14,
-            M::Iret | M::Iretd | M::Iretq | M::Retf => {
-                ignored.address = host.vector == 14;
-                ignored.address |= host.vector == 13;
-                // The frame may be read as a whole, and in which order its parts are checked differs; with an immediate,
-                // what lies beyond it as well.
-                ignored.event = matches!((host.vector, guest.vector), (13, 12) | (12, 13))
-                    || stack_top(case) % PAGE > PAGE - 40
-                    || m == M::Retf && i.op_count() > 0;
+
+    /// The instruction itself was completed.
+    fn completed(&self) -> bool {
+        self.host.vector == 3 || self.host.end.rip != self.case.start.rip
+    }
+
+    fn is(&self, mnemonics: &[M]) -> bool {
+        mnemonics.contains(&self.m)
+    }
+
+    /// The memory operand reaches into a second page.
+    fn crosses(&self) -> bool {
+        self.operand.is_some_and(|at| at % PAGE + self.size > PAGE)
+    }
+
+    /// The memory operand is one of these.
+    fn memory_is(&self, sizes: &[MemorySize]) -> bool {
+        sizes.contains(&self.i.memory_size())
+    }
+
+    /// Where the stack ends, as an offset in the region.
+    fn stack_top(&self, state: &Machine) -> u64 {
+        (state.gpr[4] & if self.case.bits == 16 { 0xffff } else { u64::MAX }).wrapping_sub(self.case.code_base())
+    }
+
+    fn uses_mmx(&self) -> bool {
+        (0..self.i.op_count()).any(|n| self.i.op_kind(n) == OpKind::Register && self.i.op_register(n).is_mm())
+    }
+
+    /// The x87 pointers that the host shows are 0, and no exception is pending.
+    fn pointers_hidden(&self) -> bool {
+        self.host.end.x87[2] & 0x80 == 0 && self.host.end.x87[8..24].iter().all(|b| *b == 0)
+    }
+
+    /// The number of operand 0, a general register.
+    fn destination(&self) -> usize {
+        self.i.op0_register().number()
+    }
+}
+
+/// One thing that manufacturers do differently, or that the manual leaves open.
+pub struct Row {
+    /// What, with its source.
+    pub what: &'static str,
+    /// Whether a case is one of those.
+    applies: fn(&Seen) -> bool,
+    /// What is not compared then.
+    ignore: fn(&Seen, &mut Ignored),
+}
+
+const IMAGES: [MemorySize; 6] = [
+    MemorySize::FpuEnv14,
+    MemorySize::FpuEnv28,
+    MemorySize::FpuState94,
+    MemorySize::FpuState108,
+    MemorySize::Fxsave_512Byte,
+    MemorySize::Fxsave64_512Byte,
+];
+const ESTIMATES: [M; 8] = [M::Rcpps, M::Rcpss, M::Rsqrtps, M::Rsqrtss, M::Vrcpps, M::Vrcpss, M::Vrsqrtps, M::Vrsqrtss];
+const TRANSCENDENTAL: [M; 8] = [M::Fsin, M::Fcos, M::Fsincos, M::Fptan, M::Fpatan, M::F2xm1, M::Fyl2x, M::Fyl2xp1];
+const MASKED_BYTES: [M; 3] = [M::Maskmovq, M::Maskmovdqu, M::Vmaskmovdqu];
+const MASKED_LANES: [M; 4] = [M::Vmaskmovps, M::Vmaskmovpd, M::Vpmaskmovd, M::Vpmaskmovq];
+const SHA: [M; 7] = [M::Sha1msg1, M::Sha1msg2, M::Sha1nexte, M::Sha1rnds4, M::Sha256msg1, M::Sha256msg2, M::Sha256rnds2];
+const RETURNS: [M; 4] = [M::Iret, M::Iretd, M::Iretq, M::Retf];
+
+/// All that may differ. How often each row was needed is in the session's report: one that never is has no place here.
+pub const ROWS: &[Row] = &[
+    // Results.
+    Row {
+        what: "flags and condition codes that the manual leaves undefined (SDM 1, A.1; SDM 1, 8.1.3)",
+        applies: |s| s.completed() && s.i.rflags_undefined() != 0,
+        ignore: |s, x| {
+            let undefined = s.i.rflags_undefined();
+            x.flags |= flags(undefined);
+            for (bit, status) in [(RflagsBits::C0, 8), (RflagsBits::C1, 9), (RflagsBits::C2, 10), (RflagsBits::C3, 14)] {
+                x.status |= if undefined & bit != 0 { 1 << status } else { 0 };
             }
-            // Whether the stack or the target is checked first.
-            M::Call => ignored.event |= guest.vector == 13 && matches!(host.vector, 12 | 14 | 17),
-            M::Popa | M::Popad => ignored.gpr = [!0; 16],
-            // SDM 2, DPPD: the exceptions of the multiplications come first; AMD's report all.
-            M::Dppd | M::Dpps => ignored.mxcsr = 0x3f,
-            _ => {}
-        }
-        // An instruction with MMX registers that faults may have left the x87 state already.
-        if (0..i.op_count()).any(|n| i.op_kind(n) == OpKind::Register && i.op_register(n).is_mm()) {
-            ignored.x87 = true;
-        }
-        // An opcode that is none, at the end of a page: whether the next byte is fetched first.
-        let end = case.code_offset() % PAGE + u64::from(case.len) >= PAGE;
-        if (i.is_invalid() || matches!(m, M::Ud0 | M::Ud1)) && end && [host.vector, guest.vector].iter().all(|v| matches!(v, 6 | 14)) {
-            ignored.event = true;
-        }
-    }
-    // MXCSR.MM, misaligned vectors, is AMD's (APM 2, 11.3).
-    ignored.everything |= host.end.mxcsr & 1 << 17 != 0;
-    if host.vector != 3 && host.end.rip == case.start.rip && host.vector != 14 {
-        return ignored;
-    }
-    let undefined = i.rflags_undefined();
-    ignored.flags |= flags(undefined);
-    for (bit, status) in [(RflagsBits::C0, 8), (RflagsBits::C1, 9), (RflagsBits::C2, 10), (RflagsBits::C3, 14)] {
-        if undefined & bit != 0 {
-            ignored.status |= 1 << status;
-        }
-    }
-    match m {
-        // SDM 1, 8.3.10: within 1 ulp; APM 1, 6.4.5. Precision exceptions follow the result.
-        M::Fsin | M::Fcos | M::Fsincos | M::Fptan | M::Fpatan | M::F2xm1 | M::Fyl2x | M::Fyl2xp1 => {
-            ignored.st = true;
-            ignored.status |= 0x232;
+        },
+    },
+    Row {
+        what: "transcendental functions are exact to 1 ulp, and their exceptions follow the result (SDM 1, 8.3.10; APM 1, 6.4.5)",
+        applies: |s| s.completed() && s.is(&TRANSCENDENTAL),
+        ignore: |s, x| {
+            x.st = true;
+            x.status |= if s.m == M::Fyl2xp1 { 0x23f } else { 0x232 };
             // An operand out of range may be invalid, and an unmasked exception keeps the result away.
-            ignored.x87 = case.start.x87[0] & 0x3f != 0x3f;
-            ignored.status |= if m == M::Fyl2xp1 { 0x3f } else { 0 };
-        }
-        // SDM 2, FCOMI: C1 is cleared; AMD's leave it (APM 5, FCOMI).
-        M::Fcomi | M::Fcomip | M::Fucomi | M::Fucomip => ignored.status |= 0x200,
-        // SDM 2, RCPPS, RSQRTPS: a relative error of 1.5 * 2^-12.
-        M::Rcpps | M::Rcpss | M::Rsqrtps | M::Rsqrtss | M::Vrcpps | M::Vrcpss | M::Vrsqrtps | M::Vrsqrtss => {
-            if i.op0_kind() == OpKind::Register {
-                ignored.vectors |= 1 << i.op0_register().number();
+            x.x87 = s.case.start.x87[0] & 0x3f != 0x3f;
+        },
+    },
+    Row {
+        what: "approximate reciprocals have a relative error of at most 1.5 * 2^-12 (SDM 2, RCPPS, RSQRTPS)",
+        applies: |s| s.completed() && s.is(&ESTIMATES) && s.i.op0_kind() == OpKind::Register,
+        ignore: |s, x| x.vectors |= 1 << s.destination(),
+    },
+    Row {
+        what: "C1 after a comparison is 0 with Intel, kept with AMD (SDM 2, FCOMI; APM 5, FCOMI)",
+        applies: |s| s.completed() && s.is(&[M::Fcomi, M::Fcomip, M::Fucomi, M::Fucomip]),
+        ignore: |_, x| x.status |= 0x200,
+    },
+    Row {
+        what: "the upper half of a 32-bit destination that BSF or BSR of 0 leaves alone (SDM 2, BSF: undefined)",
+        applies: |s| s.completed() && s.is(&[M::Bsf, M::Bsr]) && s.host.end.flags & 0x40 != 0 && s.i.op0_register().size() == 4,
+        ignore: |s, x| x.gpr[s.destination()] = !0 << 32,
+    },
+    Row {
+        what: "BSWAP of 16 bits is undefined (SDM 2, BSWAP)",
+        applies: |s| s.completed() && s.m == M::Bswap && s.i.op0_register().size() == 2,
+        ignore: |s, x| x.gpr[s.destination()] = 0xffff,
+    },
+    Row {
+        what: "a double shift of 16 bits by more than 16 is undefined (SDM 2, SHLD)",
+        applies: |s| {
+            let count = if s.i.op2_kind() == OpKind::Register { s.case.start.gpr[1] as u8 } else { s.i.immediate8() };
+            s.completed() && s.is(&[M::Shld, M::Shrd]) && s.i.op_register(1).size() == 2 && count & 31 > 16
+        },
+        ignore: |s, x| {
+            x.flags |= 0x8d5;
+            match s.operand {
+                Some(at) => x.memory = vec![(at, 2)],
+                None => x.gpr[s.destination()] = 0xffff,
             }
-        }
-        // SDM 2, BSF, BSR: with a source of 0 the destination is undefined; AMD's leave it. BSWAP of 16 bits is undefined.
-        M::Bsf | M::Bsr if host.end.flags & 0x40 != 0 => {
-            if i.op0_register().size() != 8 {
-                ignored.gpr[i.op0_register().number()] = !0 << 32;
-            }
-        }
-        M::Bswap if i.op0_register().size() == 2 => ignored.gpr[i.op0_register().number()] = 0xffff,
-        // A count beyond 16 bits leaves result and flags undefined (SDM 2, SHLD).
-        M::Shld | M::Shrd if i.op_register(1).size() == 2 => wide_count(i, case, &mut ignored, operand),
-        // SDM 2, CVTPI2PS: becomes MMX state; AMD's do not with an operand in memory (APM 5, CVTPI2PS).
-        M::Cvtpi2ps if operand.is_some() => ignored.x87 = true,
-        // A register that CMPXCHG does not replace: its upper half is cleared with Intel, kept with AMD.
-        M::Cmpxchg if i.op0_kind() == OpKind::Register && i.op0_register().size() == 4 && host.end.flags & 0x40 == 0 => {
-            ignored.gpr[i.op0_register().number()] = !0 << 32;
-        }
-        // SDM 2, PUSH: a selector may be written as 16 bits, the rest of the slot is kept.
-        M::Push if i.op0_register().is_segment_register() => {
-            let top = (host.end.gpr[4] & if case.bits == 16 { 0xffff } else { u64::MAX }).wrapping_sub(case.code_base());
-            ignored.memory = vec![(top.wrapping_add(2), 6)];
-        }
-        // MXCSR_MASK has bit 17 with AMD (APM 1, 4.2.2); the pointers are those of the register.
-        M::Fxsave | M::Fxsave64 => {
-            ignored.memory = operand.map(|at| vec![(at.wrapping_add(6), 18), (at.wrapping_add(28), 4)]).unwrap_or_default()
-        }
-        M::Fnstenv | M::Fnsave if ignored.pointers => {
-            let fields = match i.memory_size() {
+        },
+    },
+    Row {
+        what: "the upper half of a 32-bit register that CMPXCHG does not replace: cleared with Intel, kept with AMD (APM 3, CMPXCHG)",
+        applies: |s| {
+            let register = s.i.op0_kind() == OpKind::Register && s.i.op0_register().size() == 4;
+            s.completed() && s.m == M::Cmpxchg && register && s.host.end.flags & 0x40 == 0
+        },
+        ignore: |s, x| x.gpr[s.destination()] = !0 << 32,
+    },
+    Row {
+        what: "a selector is pushed as 16 bits, the rest of its slot kept, or cleared (SDM 2, PUSH)",
+        applies: |s| s.completed() && s.m == M::Push && s.i.op0_register().is_segment_register(),
+        ignore: |s, x| x.memory = vec![(s.stack_top(&s.host.end).wrapping_add(2), 6)],
+    },
+    Row {
+        what: "a null selector makes the base of FS or GS 0 with Intel, keeps it with AMD (APM 2, 4.5.3)",
+        applies: |s| {
+            let loads = [Register::FS, Register::GS].contains(&s.i.op0_register()) || s.is(&[M::Lfs, M::Lgs]);
+            s.completed() && loads && s.host.end.selectors[4..6].iter().any(|v| *v < 4)
+        },
+        ignore: |_, x| x.bases = true,
+    },
+    Row {
+        what: "the limit of selector 0x7b, in which Linux tells programs the number of their processor",
+        applies: |s| s.completed() && s.m == M::Lsl && s.guest.end.gpr[s.destination()] & 0xffff == 0,
+        ignore: |s, x| x.gpr[s.destination()] = 0xffff,
+    },
+    // The x87's and MMX's state.
+    Row {
+        what: "the last x87 pointers are kept, or hidden while no exception is pending (APM 3, FXSAVE)",
+        applies: |s| s.pointers_hidden(),
+        ignore: |s, x| {
+            x.pointers = true;
+            let fields = match s.i.memory_size() {
                 MemorySize::FpuEnv14 | MemorySize::FpuState94 => (6, 8),
                 _ => (12, 16),
             };
-            ignored.memory = operand.map(|at| vec![(at.wrapping_add(fields.0), fields.1)]).unwrap_or_default();
-        }
-        _ => {}
+            if s.is(&[M::Fnstenv, M::Fnsave]) {
+                x.memory = s.operand.map(|at| vec![(at.wrapping_add(fields.0), fields.1)]).unwrap_or_default();
+            }
+        },
+    },
+    Row {
+        what: "FXSAVE: the pointers as above, and MXCSR_MASK, whose bit 17 is AMD's (APM 1, 4.2.2)",
+        applies: |s| s.completed() && s.is(&[M::Fxsave, M::Fxsave64]),
+        ignore: |s, x| x.memory = s.operand.map(|at| vec![(at.wrapping_add(6), 18), (at.wrapping_add(28), 4)]).unwrap_or_default(),
+    },
+    Row {
+        what: "CVTPI2PS enters the MMX state even with an operand in memory (SDM 2, CVTPI2PS), not with AMD (APM 5, CVTPI2PS)",
+        applies: |s| s.m == M::Cvtpi2ps && s.operand.is_some(),
+        ignore: |s, x| {
+            x.x87 = true;
+            // So a pending x87 exception may come first.
+            x.everything = s.guest.vector == 16;
+        },
+    },
+    Row {
+        what: "an MMX instruction that faults may have entered the MMX state (SDM 3A, 12.2, names completed instructions only)",
+        applies: |s| s.faulted() && s.uses_mmx(),
+        ignore: |_, x| x.x87 = true,
+    },
+    Row {
+        what: "DPPS, DPPD: unmasked exceptions of the products come before those of the sums (SDM 2, DPPD); AMD's report all",
+        applies: |s| s.faulted() && s.is(&[M::Dppd, M::Dpps]),
+        ignore: |_, x| x.mxcsr = 0x3f,
+    },
+    Row {
+        what: "MXCSR bit 17, misaligned exception mask, is AMD's (APM 2, 11.3) and reserved with Intel (SDM 1, 10.2.3)",
+        applies: |s| s.host.end.mxcsr & 1 << 17 != 0 && s.guest.vector == 13,
+        ignore: |_, x| x.everything = true,
+    },
+    // Which of two faults.
+    Row {
+        what: "in which order the parts of a state image are reached (SDM 1, 8.1.10; SDM 1, 10.5.1)",
+        applies: |s| s.faulted() && s.memory_is(&IMAGES),
+        ignore: |s, x| {
+            x.event = s.both(&[12, 13, 14, 17]);
+            x.memory = s.operand.map(|at| vec![(at, s.size)]).unwrap_or_default();
+        },
+    },
+    Row {
+        what: "whether bytes of an FXSAVE image that are not used are reached (SDM 1, 10.5.1)",
+        applies: |s| s.crosses() && s.is(&[M::Fxsave, M::Fxsave64, M::Fxrstor, M::Fxrstor64]) && s.host.vector != s.guest.vector,
+        ignore: |_, x| x.everything = true,
+    },
+    Row {
+        what: "whether bytes that a masked store leaves out are reached (SDM 2, MASKMOVQ: implementation dependent)",
+        applies: |s| s.is(&MASKED_BYTES) && (s.host.vector == 14 || matches!(s.vectors(), (13 | 17, 3))),
+        ignore: |s, x| {
+            x.everything = s.host.end.rip == s.case.start.rip && s.guest.end.rip != s.case.start.rip;
+            x.address = true;
+        },
+    },
+    Row {
+        what: "whether the elements that a masked move leaves out are checked for alignment (SDM 2, VMASKMOV)",
+        applies: |s| s.is(&MASKED_LANES) && [s.host.vector, s.guest.vector].contains(&17) && s.host.vector != s.guest.vector,
+        ignore: |_, x| x.everything = true,
+    },
+    Row {
+        what: "whether the SHA instructions want their operand aligned: exceptions of type 4 (SDM 2, SHA1MSG1), not with AMD",
+        applies: |s| s.is(&SHA) && s.guest.vector == 13,
+        ignore: |_, x| x.everything = true,
+    },
+    Row {
+        what: "a misaligned vector beyond the limit of SS: #GP or #SS first (SDM 3A, table 7-2: one class)",
+        applies: |s| s.size == 16 && s.case.bits != 64 && matches!(s.vectors(), (12, 13) | (13, 12)),
+        ignore: |_, x| x.event = true,
+    },
+    Row {
+        what: "an offset that is not canonical while its sum with the base of FS or GS is (SDM 1, 3.3.7.1; APM 2, 4.5.3)",
+        applies: |s| {
+            let based = [Register::FS, Register::GS].contains(&s.i.memory_segment());
+            based && s.vectors() == (13, 14) && s.guest.address >> 47 == 0x1_ffff
+        },
+        ignore: |_, x| x.event = true,
+    },
+    Row {
+        what: "an operand of ten bytes that is reached in two parts (SDM 3A, 9.1.1: no guarantee)",
+        applies: |s| s.size == 10 && matches!(s.vectors(), (14, 12 | 13)),
+        ignore: |_, x| x.event = true,
+    },
+    Row {
+        what: "which operand of CMPS is read first (SDM 2, CMPS: says nothing)",
+        applies: |s| s.faulted() && s.is(&[M::Cmpsb, M::Cmpsw, M::Cmpsd, M::Cmpsq]),
+        ignore: |_, x| x.event = true,
+    },
+    Row {
+        what: "a return's frame is read as a whole or by parts, and checked in an order of its own (SDM 2, IRET, RET)",
+        applies: |s| s.faulted() && s.is(&RETURNS),
+        ignore: |s, x| {
+            let at_end = s.stack_top(&s.case.start) % PAGE > PAGE - 40;
+            x.address = matches!(s.host.vector, 13 | 14);
+            x.event = matches!(s.vectors(), (13, 12) | (12, 13)) || at_end || s.m == M::Retf && s.i.op_count() > 0;
+        },
+    },
+    Row {
+        what: "whether a call checks its target before its stack (SDM 2, CALL: says nothing)",
+        applies: |s| s.m == M::Call && s.guest.vector == 13 && matches!(s.host.vector, 12 | 14 | 17),
+        ignore: |_, x| x.event = true,
+    },
+    Row {
+        what: "a far call may have written its frame when its target faults (SDM 3A, 7.5: faults restore what programs see but memory)",
+        applies: |s| s.faulted() && (s.i.is_call_far() || s.i.is_call_far_indirect()),
+        ignore: |s, x| x.memory = vec![(s.stack_top(&s.case.start).wrapping_sub(32), 32)],
+    },
+    Row {
+        what: "how far a POPA that faults has come (SDM 2, POPA: says nothing)",
+        applies: |s| s.faulted() && s.is(&[M::Popa, M::Popad]),
+        ignore: |_, x| x.gpr = [!0; 16],
+    },
+    // Encodings.
+    Row {
+        what: "whether UD0 and UD1 have a ModRM byte (SDM 2, UD: implementation dependent)",
+        applies: |s| s.faulted() && s.case.bytes().windows(2).any(|w| matches!(w, [0x0f, 0xb9 | 0xff])),
+        ignore: |_, x| x.event = true,
+    },
+    Row {
+        what: "whether the bytes behind an invalid opcode at a page's end are fetched (SDM 3A, table 7-2: fetch faults come first)",
+        applies: |s| {
+            let end = s.case.code_offset() % PAGE + u64::from(s.case.len) >= PAGE;
+            s.i.is_invalid() && end && s.both(&[6, 14])
+        },
+        ignore: |_, x| x.event = true,
+    },
+    Row {
+        what: "REX.B makes XCHG of PAUSE, or not (SDM 2, PAUSE; APM 3, PAUSE)",
+        applies: |s| s.m == M::Pause && s.case.bits == 64 && s.case.bytes().iter().any(|b| b & 0xf1 == 0x41),
+        ignore: |_, x| x.everything = true,
+    },
+    Row {
+        what: "VEX.W where the manual wants one value (SDM 2, 2.3.10), which AMD ignores",
+        applies: |s| s.i.is_invalid() && s.guest.vector == 6 && other_width(s.case).is_some_and(|i| !i.is_invalid()),
+        ignore: |_, x| x.everything = true,
+    },
+    Row {
+        what: "VEX.W of VPINSRD and VPEXTRD outside of 64-bit mode: ignored (SDM 2, PINSRD), #UD with AMD (APM 4, VPINSRD)",
+        applies: |s| s.case.bits != 64 && s.is(&[M::Vpinsrd, M::Vpextrd]) && s.host.vector == 6,
+        ignore: |_, x| x.everything = true,
+    },
+];
+
+/// The instruction with the other VEX.W, if it has one.
+fn other_width(case: &Case) -> Option<Instruction> {
+    let mut bytes = case.bytes().to_vec();
+    let vex = bytes.iter().take_while(|b| matches!(b, 0x26 | 0x2e | 0x36 | 0x3e | 0x64 | 0x65 | 0x67)).count();
+    if bytes.get(vex) != Some(&0xc4) {
+        return None;
     }
-    // A null selector makes the base 0 with Intel and keeps it with AMD (APM 2, 4.5.3).
-    if i.op0_register() == Register::FS || i.op0_register() == Register::GS || matches!(m, M::Lfs | M::Lgs) {
-        ignored.bases = host.end.selectors[4] < 4 || host.end.selectors[5] < 4;
+    *bytes.get_mut(vex + 2)? ^= 0x80;
+    Some(generate::decode(case.bits, &bytes, case.start.rip))
+}
+
+/// The numbers of the rows that a case falls under.
+#[must_use]
+pub fn applying(seen: &Seen) -> Vec<usize> {
+    (0..ROWS.len()).filter(|&n| (ROWS[n].applies)(seen)).collect()
+}
+
+/// What these rows leave open in a case.
+#[must_use]
+pub fn ignored(seen: &Seen, rows: &[usize]) -> Ignored {
+    let mut ignored = Ignored::default();
+    for &n in rows {
+        (ROWS[n].ignore)(seen, &mut ignored);
     }
     ignored
-}
-
-/// Where the stack ends, as an offset in the region.
-fn stack_top(case: &Case) -> u64 {
-    (case.start.gpr[4] & if case.bits == 16 { 0xffff } else { u64::MAX }).wrapping_sub(case.code_base())
-}
-
-fn wide_count(i: &Instruction, case: &Case, ignored: &mut Ignored, operand: Option<u64>) {
-    let count = if i.op2_kind() == OpKind::Register { case.start.gpr[1] as u8 } else { i.immediate8() } & 31;
-    if count > 16 {
-        ignored.flags |= 0x8d5;
-        match operand {
-            Some(at) => ignored.memory = vec![(at, 2)],
-            None => ignored.gpr[i.op0_register().number()] = 0xffff,
-        }
-    }
 }

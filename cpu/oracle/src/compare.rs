@@ -3,10 +3,13 @@
 use std::fmt::Write as _;
 
 use crate::accepted::Ignored;
-use crate::case::{Case, Outcome, REGION, WRITABLE_PAGES, event};
+use crate::case::{Case, Outcome, PAGE, REGION, WRITABLE_PAGES, event};
 
 /// CF, PF, AF, ZF, SF, TF, DF, OF, NT, AC, ID: what programs see of RFLAGS.
 pub const FLAGS: u64 = 0x24_4dd5;
+
+/// Where the addresses that Linux lets programs have end.
+const PROGRAMS: u64 = (1 << 47) - PAGE;
 
 const NAMES: [&str; 16] = ["rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15"];
 
@@ -33,17 +36,17 @@ pub fn differences(case: &Case, host: &Outcome, guest: &Outcome, ignored: &Ignor
         differ!("vector", host.vector, guest.vector);
     }
     if !ignored.event && host.vector == guest.vector && !ignored.address {
-        // Linux sets P for the kernel's half, so that nobody learns what is there.
-        let present = u32::from(host.vector == 14 && host.address >> 47 != 0);
+        // Linux sets P where programs have nothing, in their last page and beyond, so that nobody learns what is there.
+        let present = u32::from(host.vector == 14 && host.address >= PROGRAMS);
         differ!("error", host.error | present, guest.error | present);
         differ!("cr2", host.address, guest.address);
     }
     let (h, g) = (&host.end, &guest.end);
     let width = if case.bits == 64 { u64::MAX } else { 0xffff_ffff };
     let count = if case.bits == 64 { 16 } else { 8 };
-    for n in 0..count {
+    for (n, name) in NAMES.iter().enumerate().take(count) {
         let mask = width & !ignored.gpr[n];
-        differ!(NAMES[n], h.gpr[n] & mask, g.gpr[n] & mask);
+        differ!(name, h.gpr[n] & mask, g.gpr[n] & mask);
     }
     if !ignored.rip {
         differ!("rip", h.rip, g.rip);
@@ -91,12 +94,12 @@ pub fn differences(case: &Case, host: &Outcome, guest: &Outcome, ignored: &Ignor
         differ!(format_args!("ymm{n}"), whole(h.ymm[n]), whole(g.ymm[n]));
     }
     if h.memory != g.memory {
-        memory(case, host, guest, ignored, d);
+        memory(host, guest, ignored, d);
     }
     out
 }
 
-fn memory(_: &Case, host: &Outcome, guest: &Outcome, ignored: &Ignored, d: &mut String) {
+fn memory(host: &Outcome, guest: &Outcome, ignored: &Ignored, d: &mut String) {
     let mut told = 0;
     for (offset, place, len) in WRITABLE_PAGES {
         for i in 0..len {

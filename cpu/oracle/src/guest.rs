@@ -40,7 +40,8 @@ const DESCRIPTORS: [u64; 16] = [
     0,
     0,
     0,
-    0,
+    // The number of the processor, as its limit: that of the first.
+    0x0040_f500_0000_0000,
 ];
 const KERNEL_CODE: u16 = 0x10;
 /// Instructions after which a case counts as endless.
@@ -53,6 +54,8 @@ pub struct Guest {
     base: Box<State>,
     /// The code of the case before, to be wiped.
     dirty: Option<(u64, usize)>,
+    /// Nothing has run yet.
+    fresh: bool,
 }
 
 /// A vector with an error code (SDM 3A, table 7-1).
@@ -64,10 +67,28 @@ impl Guest {
     /// A processor with all that is implemented, which the interpreter runs.
     #[must_use]
     pub fn new() -> Self {
-        let mut model = Model::default();
-        // As most hosts: addresses of 48 bits.
+        Self::with(Self::model(), |_| {})
+    }
+
+    /// A processor with all that is implemented, which translates all it can before it runs for the first time.
+    ///
+    /// # Errors
+    /// A sentence about what the host lacks for the translator.
+    pub fn translated() -> Result<Self, String> {
+        let mut failed = Ok(());
+        let guest = Self::with(Self::model(), |p| {
+            failed = p.set_engine(softmetal_cpu::Engine::Translator);
+            p.set_heat(0);
+        });
+        failed.map(|()| guest)
+    }
+
+    /// All that is implemented, but with addresses of 48 bits, as most hosts have them.
+    #[must_use]
+    pub fn model() -> Model {
+        let mut model = Model::max();
         model.set("la57", false);
-        Self::with(model, |_| {})
+        model
     }
 
     /// A processor of `model`; `engine` says how it runs.
@@ -101,7 +122,7 @@ impl Guest {
         let pages =
             WRITABLE_PAGES.into_iter().flat_map(|(at, _, len)| (0..len as u64 / PAGE).map(move |n| (at + n * PAGE, no_execute | 7)));
         for (at, rights) in pages.chain([(CODE, 5), (CONSTANTS, no_execute | 5)]) {
-            h.set_u64(TABLES + 0x3000 + 8 * (at / PAGE), PHYSICAL + at | rights | 0x60);
+            h.set_u64(TABLES + 0x3000 + 8 * (at / PAGE), (PHYSICAL + at) | rights | 0x60);
         }
         h.set_mem(PHYSICAL + CONSTANTS, &constants());
         h.set_mem(PHYSICAL + CODE, &[0xcc; PAGE as usize]);
@@ -119,7 +140,7 @@ impl Guest {
         s.ldtr = Segment { selector: 0x50, attributes: 0x82, limit: 8 * LOCAL.len() as u32 - 1, base: KERNEL + LDT };
         s.tr = Segment { selector: 0x40, attributes: 0x8b, limit: 0x67, base: KERNEL + TSS };
         let base = Box::new(s.clone());
-        Self { harness: h, base, dirty: None }
+        Self { harness: h, base, dirty: None, fresh: true }
     }
 
     /// Its processor.
@@ -152,16 +173,17 @@ impl Guest {
             self.set_memory(offset, &start.memory[place..place + len]);
         }
         let mut s = (*self.base).clone();
-        s.icount = self.harness.p.icount();
+        // Far from the case before, or the page would count as one whose code is written all the time.
+        s.icount = self.harness.p.icount() + 100_000;
         s.regs[..16].copy_from_slice(&start.gpr);
         s.rip = start.rip;
-        for n in 0..6 {
+        for (n, &selector) in start.selectors[..6].iter().enumerate() {
             let base = match n {
                 seg::FS => start.fs_base,
                 seg::GS => start.gs_base,
                 _ => 0,
             };
-            s.segments[n] = Self::segment(start.selectors[n], base);
+            s.segments[n] = Self::segment(selector, base);
             s.bases[n] = s.segments[n].base;
         }
         for (to, (low, high)) in s.ymm.0.iter_mut().zip(start.xmm.iter().zip(&start.ymm)) {
@@ -170,7 +192,14 @@ impl Guest {
         }
         s.mxcsr = start.mxcsr;
         s.fpu.fxrstor_image(&start.x87, true);
-        self.harness.p.load(s);
+        // What the cases before have left in the translation caches is true for this one, too: so accesses that hit are
+        // tried as well as those that miss.
+        if self.fresh {
+            self.harness.p.load(s);
+            self.fresh = false;
+        } else {
+            self.harness.p.cpu.state = s;
+        }
         self.harness.p.cpu.set_eflags(start.flags);
     }
 
@@ -197,8 +226,8 @@ impl Guest {
         end.flags = self.harness.u64(frame + 16);
         end.gpr[usize::from(reg::RSP)] = self.harness.u64(frame + 24);
         end.selectors = [0; 8];
-        for n in 0..6 {
-            end.selectors[n] = s.segments[n].selector;
+        for (to, from) in end.selectors.iter_mut().zip(&s.segments) {
+            *to = from.selector;
         }
         end.selectors[seg::CS] = self.harness.u64(frame + 8) as u16;
         end.selectors[seg::SS] = self.harness.u64(frame + 32) as u16;

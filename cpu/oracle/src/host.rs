@@ -356,8 +356,8 @@ impl Host {
                 (ready, if ready > 0 { libc::read(child.answers, (&raw mut answer).cast(), 4) } else { 0 })
             };
             let done = (shared.current.load(Ordering::SeqCst) as usize).min(total);
-            for i in from..done {
-                outcomes[i].clone_from(&shared.slots[i].outcome);
+            for (outcome, slot) in outcomes[..done].iter_mut().zip(&shared.slots).skip(from) {
+                outcome.clone_from(&slot.outcome);
             }
             from = done;
             if read == 4 {

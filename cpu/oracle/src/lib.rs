@@ -14,7 +14,6 @@
 //!
 //! Only `host` is unsafe, and it exists on x86-64 Linux alone.
 #![deny(unsafe_code)]
-#![allow(clippy::needless_range_loop, clippy::collapsible_match, clippy::collapsible_if, clippy::precedence, clippy::type_complexity)]
 
 pub mod accepted;
 pub mod case;

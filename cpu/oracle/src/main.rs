@@ -6,12 +6,21 @@ use std::process::ExitCode;
 mod command {
     use std::time::Instant;
 
-    use clap::Parser;
+    use clap::{Parser, ValueEnum};
     use iced_x86::Code;
-    use softmetal_cpu::exec::cpuid::Model;
+    use softmetal_oracle::accepted;
     use softmetal_oracle::guest::Guest;
     use softmetal_oracle::host::Host;
     use softmetal_oracle::session::{self, Plan};
+
+    /// What carries out the guest's instructions.
+    #[derive(Clone, Copy, ValueEnum)]
+    enum Engine {
+        /// Decoded blocks of handlers.
+        Interpreter,
+        /// Code for the host, made before the first run; what is not 64-bit code is interpreted.
+        Translator,
+    }
 
     /// Compares Softmetal's processor with the host's, instruction by instruction.
     #[derive(Parser)]
@@ -37,6 +46,9 @@ mod command {
         /// Write which codes have been compared to this file
         #[arg(long)]
         record: Option<std::path::PathBuf>,
+        /// What carries out the guest's instructions
+        #[arg(long, value_enum, default_value_t = Engine::Interpreter)]
+        engine: Engine,
         /// How many failures to print
         #[arg(long, default_value_t = 50)]
         reports: usize,
@@ -44,10 +56,10 @@ mod command {
 
     pub fn run() -> Result<bool, String> {
         let a = Arguments::parse();
-        let model = Model::default();
+        let model = Guest::model();
         let write = |path: &std::path::Path, text: String| std::fs::write(path, text).map_err(|e| format!("{}: {e}", path.display()));
         if let Some(path) = &a.isa {
-            write(path, softmetal_oracle::isa::page(&model))?;
+            write(path, softmetal_oracle::isa::page())?;
             return Ok(true);
         }
         let codes = session::codes(&model, &a.only);
@@ -62,7 +74,10 @@ mod command {
             return Err(format!("no instruction that this host has is called {}: use mnemonics such as fsin,paddb", a.only));
         }
         let mut host = Host::new().map_err(|e| e.to_string())?;
-        let mut guest = Guest::new();
+        let mut guest = match a.engine {
+            Engine::Interpreter => Guest::new(),
+            Engine::Translator => Guest::translated()?,
+        };
         let begun = Instant::now();
         let report = session::run(&plan, &mut host, &mut guest).map_err(|e| e.to_string())?;
         let took = begun.elapsed().as_secs_f64();
@@ -72,7 +87,13 @@ mod command {
         for (extension, cases) in &report.by_extension {
             println!("{cases:>10} {extension}");
         }
+        for (row, cases) in &report.accepted {
+            println!("{cases:>10} accepted: {}", accepted::ROWS[*row].what);
+        }
         println!("ended with vector: {:?}", report.by_vector);
+        if guest.processor().engine() == softmetal_cpu::Engine::Translator {
+            println!("{} blocks translated", guest.processor().blocks_translated());
+        }
         println!(
             "{} cases of {} codes in {took:.1} s, {:.0} a second; {} not made, {} processes lost, {} mismatches",
             report.cases,

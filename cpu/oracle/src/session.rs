@@ -7,7 +7,7 @@ use std::io;
 use iced_x86::{Code, CpuidFeature as F, Instruction};
 use softmetal_cpu::exec::cpuid::Model;
 
-use crate::accepted;
+use crate::accepted::{self, Beyond, Ignored, Seen};
 use crate::case::{Case, Engine, Outcome, event};
 use crate::compare;
 use crate::generate::{self, Made};
@@ -70,7 +70,17 @@ pub fn host_has(feature: F) -> bool {
         F::D3NOWEXT => leaf(0x8000_0001, 0).edx >> 30 & 1 != 0,
         F::SSE4A => leaf(0x8000_0001, 0).ecx >> 6 & 1 != 0,
         F::MONITOR => leaf(1, 0).ecx >> 3 & 1 != 0,
+        F::AVX512F => has!("avx512f"),
         _ => false,
+    }
+}
+
+/// Whether the host may run something that the guest has not.
+fn host_goes(beyond: Beyond) -> bool {
+    match beyond {
+        Beyond::Avx512 => host_has(F::AVX512F),
+        Beyond::Cr8Legacy => core::arch::x86_64::__cpuid_count(0x8000_0001, 0).ecx >> 4 & 1 != 0,
+        Beyond::Umip => true,
     }
 }
 
@@ -125,12 +135,35 @@ pub struct Report {
     pub by_code: BTreeMap<u16, u64>,
     /// Cases by the vector that they ended with.
     pub by_vector: BTreeMap<u32, u64>,
+    /// Cases that would differ but for a row of [`accepted::ROWS`], by the row's number.
+    pub accepted: BTreeMap<usize, u64>,
     /// One line a failure.
     pub failures: Vec<String>,
 }
 
-fn judge(made: &Made, host: &Outcome, guest: &Outcome) -> String {
-    compare::differences(&made.case, host, guest, &accepted::ignored(&made.instruction, &made.case, host, guest))
+/// What differs beyond what may; and the rows of [`accepted::ROWS`] without which more would.
+fn judge(made: &Made, host: &Outcome, guest: &Outcome) -> (String, Vec<usize>) {
+    let differences = |ignored: &Ignored| compare::differences(&made.case, host, guest, ignored);
+    let nothing = Ignored::default();
+    let strict = differences(&nothing);
+    if strict.is_empty() {
+        return (strict, Vec::new());
+    }
+    let seen = Seen::new(&made.instruction, &made.case, host, guest);
+    let rows = accepted::applying(&seen);
+    let text = differences(&accepted::ignored(&seen, &rows));
+    let needed = |row: &usize| {
+        let others: Vec<_> = rows.iter().copied().filter(|r| r != row).collect();
+        differences(&accepted::ignored(&seen, &others)) != text
+    };
+    let needed = rows.iter().copied().filter(needed).collect();
+    (text, needed)
+}
+
+/// Whether the instruction is one, or none, to the host as well as to `model`.
+fn both_have(model: &Model, made: &Made) -> bool {
+    let beyond = accepted::beyond(&made.instruction, made.case.bits, made.case.bytes());
+    made.instruction.cpuid_features().iter().all(|f| model.supports(*f) && host_has(*f)) && !beyond.is_some_and(host_goes)
 }
 
 /// Runs the plan on the host and on `engine`.
@@ -152,7 +185,7 @@ pub fn run(plan: &Plan, host: &mut Host, engine: &mut dyn Engine) -> io::Result<
         while index < end && made.len() < BATCH {
             let code = plan.codes[(index % plan.codes.len() as u64) as usize];
             match generate::make(code, plan.seed, index) {
-                Some(m) if !m.instruction.cpuid_features().iter().all(|f| plan.model.supports(*f) && host_has(*f)) => report.unmade += 1,
+                Some(m) if !both_have(&plan.model, &m) => report.unmade += 1,
                 Some(m) => {
                     engine.run(&m.case, &mut mine[made.len()]);
                     // What does not end here is not shown to the host.
@@ -175,7 +208,10 @@ pub fn run(plan: &Plan, host: &mut Host, engine: &mut dyn Engine) -> io::Result<
             for f in m.instruction.cpuid_features() {
                 *report.by_extension.entry(format!("{f:?}")).or_default() += 1;
             }
-            let text = judge(m, &theirs[n], &mine[n]);
+            let (text, rows) = judge(m, &theirs[n], &mine[n]);
+            for row in rows {
+                *report.accepted.entry(row).or_default() += 1;
+            }
             if text.is_empty() {
                 continue;
             }
@@ -206,11 +242,14 @@ fn describe(seed: u64, index: u64, made: &Made, text: &str, host: &mut Host, eng
     line + &inputs(&minimise(made, host, engine))
 }
 
+/// Puts a part of a case at rest.
+type Step = Box<dyn Fn(&mut Case)>;
+
 /// The case with everything at rest that the difference does not need.
 fn minimise(made: &Made, host: &mut Host, engine: &mut dyn Engine) -> Case {
     let mut best = Made { case: made.case.clone(), instruction: made.instruction };
     let rest = Case::new(best.case.bits);
-    let mut steps: Vec<Box<dyn Fn(&mut Case)>> = Vec::new();
+    let mut steps: Vec<Step> = Vec::new();
     for n in 0..16 {
         steps.push(Box::new(move |c| c.start.gpr[n] = 0));
         steps.push(Box::new(move |c| (c.start.xmm[n], c.start.ymm[n]) = ([0; 16], [0; 16])));
@@ -231,7 +270,7 @@ fn minimise(made: &Made, host: &mut Host, engine: &mut dyn Engine) -> Case {
         if a.vector != event::ENDLESS {
             Engine::run(host, &best.case, &mut b);
         }
-        if a.vector == event::ENDLESS || judge(&best, &b, &a).is_empty() {
+        if a.vector == event::ENDLESS || judge(&best, &b, &a).0.is_empty() {
             best.case = before;
         }
     }
@@ -244,17 +283,12 @@ fn inputs(case: &Case) -> String {
     let rest = Case::new(case.bits);
     let (s, r) = (&case.start, &rest.start);
     let _ = write!(out, "rip {:x} flags {:x} ", s.rip, s.flags);
-    for n in 0..16 {
-        if s.gpr[n] != 0 {
-            let _ = write!(out, "r{n} {:x} ", s.gpr[n]);
-        }
+    for (n, v) in s.gpr.iter().enumerate().filter(|(_, v)| **v != 0) {
+        let _ = write!(out, "r{n} {v:x} ");
     }
-    for n in 0..16 {
-        if s.xmm[n] != [0; 16] {
-            let _ = write!(out, "xmm{n} {:x} ", u128::from_le_bytes(s.xmm[n]));
-        }
-        if s.ymm[n] != [0; 16] {
-            let _ = write!(out, "ymm{n} {:x} ", u128::from_le_bytes(s.ymm[n]));
+    for (name, half) in [("xmm", &s.xmm), ("ymm", &s.ymm)] {
+        for (n, v) in half.iter().enumerate().filter(|(_, v)| **v != [0; 16]) {
+            let _ = write!(out, "{name}{n} {:x} ", u128::from_le_bytes(*v));
         }
     }
     if s.mxcsr != r.mxcsr {

@@ -248,8 +248,7 @@ fn cmpxchg16b(cpu: &mut Cpu, op: &Op, rest: &[Op]) -> Exit {
         let wide = |high: u8, low: u8| u128::from(r[usize::from(high)]) << 64 | u128::from(r[usize::from(low)]);
         let (expected, new) = (wide(reg::RDX, reg::RAX), wide(reg::RCX, reg::RBX));
         let ea = cpu.effective(op);
-        let linear = cpu.linear(op.seg, ea, 16, true, op.addr)?;
-        cpu.probe_write(linear, 16).map_err(|f| cpu.stack_class(op.seg, f))?;
+        cpu.probe_at(op, op.seg, ea, 16)?;
         let old: u128 = cpu.load(op)?;
         cpu.store(op, if old == expected { new } else { old })?;
         cpu.state.lazy.set_zf(old == expected);

@@ -149,9 +149,10 @@ fn store_masked<W: Width + Lane, B: Bank, const N: usize, const MEM: usize>(cpu:
         let ea = cpu.effective(op);
         let lanes = (0..Vector::<N>::lanes::<W>()).filter(|&i| chosen::<W, N>(&mask, i));
         for i in lanes.clone() {
-            let linear = cpu.linear(op.seg, lane_address::<W>(op, ea, i), size_of::<W>(), true, op.addr)?;
+            let at = lane_address::<W>(op, ea, i);
+            let linear = cpu.linear(op.seg, at, size_of::<W>(), true, op.addr)?;
             if cpu.mmu.hit_write::<W>(linear).is_none() {
-                cpu.probe_write(linear, size_of::<W>())?;
+                cpu.probe_at(op, op.seg, at, size_of::<W>())?;
             }
         }
         for i in lanes {

@@ -1,13 +1,14 @@
 //! Control and debug registers, and what hangs on them: mode switches and TLB maintenance (SDM 3A, 2.5, 4.10 and 9.8).
 
 use iced_x86::{Mnemonic as M, Register};
+use log::Level;
 
 use super::cpuid::Feature;
 use crate::by_width;
-use crate::fault::{Fault, vector};
+use crate::fault::{Fault, Reason, vector};
 use crate::flags;
 use crate::lower::Lower;
-use crate::mmu::PHYSICAL_BITS;
+use crate::mmu::{PHYSICAL_BITS, reserved_in_directory_pointer};
 use crate::op::{Dst, Exit, Mem, Op, Place, Source, last, step};
 use crate::state::{Cpu, bits, seg};
 use crate::table::{Row, row};
@@ -121,6 +122,11 @@ impl Cpu {
         if bad {
             return Err(self.gp(0));
         }
+        let caching = (old ^ new) & (bits::CR0_CD | bits::CR0_NW | bits::CR0_PG) != 0;
+        let pae = !self.lma() && !enters_long && self.state.cr4 & bits::CR4_PAE != 0;
+        if caching && new & bits::CR0_PG != 0 && pae {
+            self.check_directory_pointers(self.state.cr3)?;
+        }
         self.state.cr0 = new;
         if enters_long {
             self.state.efer |= bits::EFER_LMA;
@@ -134,12 +140,23 @@ impl Cpu {
         Ok(())
     }
 
+    /// #GP(0) if a present one of the four PAE directory pointers at `cr3` has a reserved bit set (SDM 3A, 4.4.1).
+    fn check_directory_pointers(&mut self, cr3: u64) -> Result<(), Fault> {
+        if self.directory_pointers(cr3).into_iter().any(reserved_in_directory_pointer) {
+            return Err(self.gp(0));
+        }
+        Ok(())
+    }
+
     fn set_cr3(&mut self, v: u64) -> Result<(), Fault> {
         let pcide = self.state.cr4 & bits::CR4_PCIDE != 0;
         let keep = pcide && v & CR3_KEEP != 0;
         let v = if pcide { v & !CR3_KEEP } else { v };
         if self.lma() && v & CR3_RESERVED != 0 {
             return Err(self.gp(0));
+        }
+        if !self.lma() && self.state.cr0 & bits::CR0_PG != 0 && self.state.cr4 & bits::CR4_PAE != 0 {
+            self.check_directory_pointers(v)?;
         }
         self.state.cr3 = v;
         self.switch_space(if pcide { v as u16 & 0xfff } else { 0 }, keep);
@@ -163,6 +180,11 @@ impl Cpu {
             || (pcid_on && (!self.lma() || s.cr3 & 0xfff != 0));
         if bad {
             return Err(self.gp(0));
+        }
+        const LOADS: u64 = bits::CR4_PAE | bits::CR4_PGE | bits::CR4_PSE | bits::CR4_SMEP;
+        let paging = self.state.cr0 & bits::CR0_PG != 0 && !self.lma();
+        if paging && v & bits::CR4_PAE != 0 && (old ^ v) & LOADS != 0 {
+            self.check_directory_pointers(self.state.cr3)?;
         }
         self.state.cr4 = v;
         self.update_mode();
@@ -204,7 +226,7 @@ fn mov_to_control(cpu: &mut Cpu, op: &Op, _: &[Op]) -> Exit {
         cpu.need_cpl0()?;
         let v = u64::get(&cpu.state.regs, op.src);
         let v = if cpu.state.mode.long() { v } else { v & 0xffff_ffff };
-        match op.dst {
+        let done = match op.dst {
             0 => cpu.set_cr0(v),
             2 => {
                 cpu.state.cr2 = v;
@@ -218,7 +240,12 @@ fn mov_to_control(cpu: &mut Cpu, op: &Op, _: &[Op]) -> Exit {
                 cpu.bus.set_task_priority(at, v as u8);
                 Ok(())
             }
+        };
+        if done.is_err() && cpu.fault != Reason::Alone {
+            let rip = cpu.this_rip(op);
+            cpu.log_unusual(Level::Debug, &format!("CR{} does not admit {v:#x}: #GP", op.dst), rip);
         }
+        done
     })
 }
 

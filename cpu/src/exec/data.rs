@@ -378,8 +378,7 @@ fn enter<W: Width>(cpu: &mut Cpu, op: &Op, rest: &[Op]) -> Exit {
             W::set(&mut cpu.state.regs, reg::RBP, W::of(frame));
             let to = cpu.stack_at(op, -(size as i64));
             // The new top must be writable (SDM 2, ENTER).
-            let linear = cpu.linear(Cpu::stack_segment(op), to, W::BYTES, true, op.addr)?;
-            cpu.probe_write(linear, W::BYTES)?;
+            cpu.probe_operand(op, Cpu::stack_segment(op), to, W::BYTES)?;
             cpu.set_stack(op, to);
             Ok(())
         };

@@ -4,6 +4,7 @@ use iced_x86::Mnemonic as M;
 
 use super::descriptor::{Descriptor, Stack, code, null, system};
 use super::interrupt::Event;
+use super::models::Vendor;
 use super::segment::changeable_flags;
 use super::task::Switch;
 use crate::by_width;
@@ -382,36 +383,53 @@ fn enter_flat(cpu: &mut Cpu, selector: u16, stack: u16, long: bool, level: u8, r
     cpu.set_segment(seg::SS, flat(stack, false, false, level));
 }
 
+/// What AMD's processors do outside of 64-bit mode, and Intel's do not.
+fn amd(cpu: &Cpu) -> bool {
+    cpu.model.vendor() == Vendor::Amd
+}
+
+/// SDM 2, SYSCALL: #UD outside of 64-bit mode; APM 3, SYSCALL: from compatibility mode to CSTAR, from legacy mode to what STAR holds.
 fn syscall(cpu: &mut Cpu, op: &Op, _: &[Op]) -> Exit {
     last(cpu, op, |cpu, _| {
-        if cpu.state.efer & bits::EFER_SCE == 0 || !cpu.state.mode.long() {
+        let (long, lma) = (cpu.state.mode.long(), cpu.lma());
+        if cpu.state.efer & bits::EFER_SCE == 0 || !long && !amd(cpu) || !cpu.pe() {
             return Err(cpu.ud());
         }
         let eflags = cpu.eflags() & !flags::RF;
         let m = &cpu.state.msr;
-        let (star, target, mask) = ((m.star >> 32) as u16, m.lstar, m.fmask);
+        let star = (m.star >> 32) as u16;
+        let (target, mask) = match (long, lma) {
+            (true, _) => (m.lstar, m.fmask),
+            (_, true) => (m.cstar, m.fmask),
+            _ => (m.star & 0xffff_ffff, flags::VM | flags::IF),
+        };
         cpu.state.regs[usize::from(reg::RCX)] = cpu.state.rip;
-        cpu.state.regs[11] = eflags;
+        if lma {
+            cpu.state.regs[11] = eflags;
+        }
         cpu.set_eflags(eflags & !mask);
         cpu.untraced = mask & flags::TF != 0;
-        enter_flat(cpu, star, (star & !3).wrapping_add(8), true, 0, target);
+        enter_flat(cpu, star, (star & !3).wrapping_add(8), lma, 0, target);
         Ok(())
     })
 }
 
 fn sysret<W: Width>(cpu: &mut Cpu, op: &Op, _: &[Op]) -> Exit {
     last(cpu, op, |cpu, _| {
-        if cpu.state.efer & bits::EFER_SCE == 0 || !cpu.state.mode.long() {
+        let (in_long, lma) = (cpu.state.mode.long(), cpu.lma());
+        if cpu.state.efer & bits::EFER_SCE == 0 || !in_long && !amd(cpu) || !cpu.pe() {
             return Err(cpu.ud());
         }
         cpu.need_cpl0()?;
         let long = W::BYTES == 8;
         let target = W::get(&cpu.state.regs, reg::RCX).zx();
-        if !cpu.canonical(target) {
+        // With AMD the fault is the program's, at its first instruction (APM 3, SYSRET).
+        if !cpu.canonical(target) && !amd(cpu) {
             return Err(cpu.gp(0));
         }
         let star = (cpu.state.msr.star >> 48) as u16;
-        cpu.set_eflags(cpu.state.regs[11] & 0x3c_7fd7 | 2);
+        let new = if lma { cpu.state.regs[11] & 0x3c_7fd7 | 2 } else { cpu.eflags() | flags::IF };
+        cpu.set_eflags(new);
         enter_flat(cpu, star.wrapping_add(if long { 16 } else { 0 }), star.wrapping_add(8), long, 3, target);
         Ok(())
     })
@@ -421,6 +439,10 @@ fn sysenter(cpu: &mut Cpu, op: &Op, _: &[Op]) -> Exit {
     last(cpu, op, |cpu, _| {
         let m = &cpu.state.msr;
         let (cs, sp, ip) = (m.sysenter_cs as u16 & !3, m.sysenter_esp, m.sysenter_eip);
+        // APM 3, SYSENTER: not in long mode.
+        if cpu.lma() && amd(cpu) {
+            return Err(cpu.ud());
+        }
         if !cpu.pe() || cs == 0 {
             return Err(cpu.gp(0));
         }
@@ -436,6 +458,9 @@ fn sysenter(cpu: &mut Cpu, op: &Op, _: &[Op]) -> Exit {
 fn sysexit<W: Width>(cpu: &mut Cpu, op: &Op, _: &[Op]) -> Exit {
     last(cpu, op, |cpu, _| {
         let cs = cpu.state.msr.sysenter_cs as u16 & !3;
+        if cpu.lma() && amd(cpu) {
+            return Err(cpu.ud());
+        }
         if !cpu.pe() || cs == 0 {
             return Err(cpu.gp(0));
         }

@@ -141,8 +141,7 @@ fn narrow<const N: usize, const MEM: bool>(cpu: &mut Cpu, op: &Op, rest: &[Op]) 
             Ok(v) if MEM => store_half(cpu, op, v)?,
             Err(Unmasked) if MEM => {
                 let ea = cpu.effective(op);
-                let linear = cpu.linear(op.seg, ea, N / 2, true, op.addr)?;
-                cpu.probe_write(linear, N / 2)?;
+                cpu.probe_operand(op, op.seg, ea, N / 2)?;
             }
             _ => {}
         }

@@ -1,8 +1,11 @@
 //! Delivery of exceptions and interrupts (SDM 3A, chapter 6).
 
+use log::Level;
+
 use super::descriptor::{Descriptor, Stack, code, null, system};
 use super::task::Switch;
 use super::vme::Redirection;
+use crate::debug;
 use crate::fault::{Exception, Fault, Reason, vector};
 use crate::flags;
 use crate::state::{Cpu, Segment, reg, seg};
@@ -49,6 +52,7 @@ impl Cpu {
                 vector::PF => self.state.cr2 = e.address,
                 vector::DB => {
                     self.state.dr[7] &= !(1 << 13);
+                    self.state.msr.debugctl &= !debug::BTF;
                     self.join_debug_traps();
                 }
                 _ => {}
@@ -85,7 +89,10 @@ impl Cpu {
     fn raised(&mut self, chain: &mut Vec<(u64, Exception)>) -> Option<Exception> {
         match std::mem::take(&mut self.fault) {
             Reason::Exception(e) => {
-                chain.push((self.state.rip, e));
+                let before = chain.last().map_or("an interrupt".into(), |(_, first)| format!("exception {}", first.vector));
+                let rip = self.state.rip;
+                self.log_unusual(Level::Debug, &format!("exception {}, error {:x?}, while {before} was delivered", e.vector, e.error), rip);
+                chain.push((rip, e));
                 Some(e)
             }
             reason => {
@@ -287,13 +294,19 @@ impl Cpu {
 mod tests {
     use super::*;
 
+    /// SDM 3A, table 6-5, all of it: rows are the first exception, columns the second.
     #[test]
     fn double_fault_table() {
-        assert!(doubles(vector::GP, vector::NP));
-        assert!(doubles(vector::PF, vector::PF));
-        assert!(doubles(vector::PF, vector::GP));
-        assert!(!doubles(vector::GP, vector::PF));
-        assert!(!doubles(vector::UD, vector::GP));
-        assert!(!doubles(vector::PF, vector::UD));
+        const CONTRIBUTORY: [u8; 5] = [0, 10, 11, 12, 13];
+        for first in 0..32 {
+            for second in 0..32 {
+                let expected = match (first, second) {
+                    (14, 14) => true,
+                    (14, s) => CONTRIBUTORY.contains(&s),
+                    (f, s) => CONTRIBUTORY.contains(&f) && CONTRIBUTORY.contains(&s),
+                };
+                assert_eq!(doubles(first, second), expected, "{first} then {second}");
+            }
+        }
     }
 }

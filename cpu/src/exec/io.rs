@@ -110,8 +110,7 @@ fn transfer<W: Width, const IN: bool>(cpu: &mut Cpu, op: &Op, at: u64) -> Result
     let ea = get(cpu, op, pointer);
     if IN {
         // The store must be certain before the port is read.
-        let lin = cpu.linear(segment, ea, W::BYTES, true, op.addr)?;
-        cpu.probe_write(lin, W::BYTES)?;
+        let lin = cpu.probe_operand(op, segment, ea, W::BYTES)?;
         let v = cpu.bus.port_read(at, port, W::BYTES);
         cpu.write(lin, W::of(u64::from(v)))?;
     } else {

@@ -14,6 +14,7 @@ pub mod interrupt;
 pub mod io;
 pub mod models;
 pub mod msr;
+pub mod msr_rules;
 pub mod segment;
 pub mod shift;
 pub mod sse_float;

@@ -1,10 +1,12 @@
 //! Model-specific registers (SDM 4).
 
 use iced_x86::Mnemonic as M;
+use log::Level;
 use serde::{Deserialize, Serialize};
 
 use super::cpuid::Feature;
 use super::models::Vendor;
+use super::msr_rules;
 use crate::fault::Fault;
 use crate::op::{Exit, Op, last};
 use crate::state::{Cpu, bits, reg, seg};
@@ -34,6 +36,8 @@ pub struct Msrs {
     /// What is added to the board's time-stamp counter.
     pub tsc_adjust: u64,
     pub tsc_aux: u64,
+    /// IA32_MCi_CTL.
+    pub bank_control: [u64; msr_rules::BANKS],
     pub pat: u64,
     pub mtrr_default: u64,
     pub mtrr_fixed: [u64; FIXED_MTRRS.len()],
@@ -67,6 +71,7 @@ impl Default for Msrs {
             sysenter_eip: 0,
             tsc_adjust: 0,
             tsc_aux: 0,
+            bank_control: [0; msr_rules::BANKS],
             pat: 0x0007_0406_0007_0406,
             mtrr_default: 0x806,
             mtrr_fixed: [0x0606_0606_0606_0606; FIXED_MTRRS.len()],
@@ -173,6 +178,9 @@ impl Cpu {
 
     /// The value of MSR `msr`; `None` is #GP. `at` is the instruction count.
     pub fn read_msr(&mut self, msr: u32, at: u64) -> Option<u64> {
+        if let Some(known) = self.read_group_msr(msr) {
+            return known;
+        }
         let m = &self.state.msr;
         Some(match msr {
             n::TSC => self.time_stamp(at),
@@ -182,7 +190,8 @@ impl Cpu {
                 0 => 0,
                 v => v.wrapping_add(m.tsc_adjust),
             },
-            n::PLATFORM_ID | n::EBL_CR_POWERON | n::MISC_FEATURES_ENABLES | n::MCG_CAP | n::BIOS_UPDT_TRIG => 0,
+            n::PLATFORM_ID | n::EBL_CR_POWERON | n::MISC_FEATURES_ENABLES | n::BIOS_UPDT_TRIG => 0,
+            n::MCG_CAP => msr_rules::BANKS as u64,
             n::FEATURE_CONTROL => 1,
             n::TSC_ADJUST => m.tsc_adjust,
             n::SPEC_CTRL if self.model.has(Feature::SpecCtrl) => m.spec_ctrl,
@@ -226,6 +235,12 @@ impl Cpu {
 
     /// Writes MSR `msr`; false is #GP.
     pub fn write_msr(&mut self, msr: u32, v: u64, at: u64) -> bool {
+        if let Some(known) = self.write_group_msr(msr, v) {
+            return known.is_some();
+        }
+        if !msr_rules::admits(msr, v) {
+            return false;
+        }
         if self.model.vendor() == Vendor::Amd && AMD.contains(&msr) {
             return true;
         }
@@ -270,8 +285,8 @@ impl Cpu {
             n::CLOCK_MODULATION => m.clock_modulation = v,
             n::THERM_INTERRUPT => m.therm_interrupt = v,
             n::MISC_ENABLE => m.misc_enable = v | 0x1800,
-            n::ENERGY_PERF_BIAS => m.energy_perf_bias = v & 0xf,
-            n::DEBUGCTL => m.debugctl = v & 3,
+            n::ENERGY_PERF_BIAS => m.energy_perf_bias = v,
+            n::DEBUGCTL => m.debugctl = v,
             n::POWER_CTL => m.power_ctl = v,
             n::MTRR_PHYSBASE0..=n::MTRR_LAST => m.mtrr_variable[(msr - n::MTRR_PHYSBASE0) as usize] = v,
             n::PAT => m.pat = v,
@@ -317,7 +332,7 @@ fn rdmsr(cpu: &mut Cpu, op: &Op, _: &[Op]) -> Exit {
         cpu.need_cpl0()?;
         let msr = u32::get(&cpu.state.regs, reg::RCX);
         let at = cpu.now(op);
-        let Some(v) = cpu.read_msr(msr, at) else { return unknown(cpu, op, "RDMSR", msr) };
+        let Some(v) = cpu.read_msr(msr, at) else { return refused(cpu, op, format_args!("RDMSR of {msr:#x}")) };
         u32::set(&mut cpu.state.regs, reg::RAX, v as u32);
         u32::set(&mut cpu.state.regs, reg::RDX, (v >> 32) as u32);
         Ok(())
@@ -330,12 +345,14 @@ fn wrmsr(cpu: &mut Cpu, op: &Op, _: &[Op]) -> Exit {
         let r = &cpu.state.regs;
         let (msr, low, high) = (u32::get(r, reg::RCX), u32::get(r, reg::RAX), u32::get(r, reg::RDX));
         let at = cpu.now(op);
-        if cpu.write_msr(msr, u64::from(high) << 32 | u64::from(low), at) { Ok(()) } else { unknown(cpu, op, "WRMSR", msr) }
+        let v = u64::from(high) << 32 | u64::from(low);
+        if cpu.write_msr(msr, v, at) { Ok(()) } else { refused(cpu, op, format_args!("WRMSR of {msr:#x} with {v:#x}")) }
     })
 }
 
 #[cold]
-fn unknown(cpu: &mut Cpu, op: &Op, what: &str, msr: u32) -> Result<(), Fault> {
-    log::debug!(target: "cpu", "{what} {msr:#x} at {:#x}: #GP", cpu.this_rip(op));
+fn refused(cpu: &mut Cpu, op: &Op, what: std::fmt::Arguments) -> Result<(), Fault> {
+    let rip = cpu.this_rip(op);
+    cpu.log_unusual(Level::Debug, &format!("{what}: #GP"), rip);
     Err(cpu.gp(0))
 }

@@ -198,7 +198,7 @@ fn bit_string<X: BitOp, W: Width>(cpu: &mut Cpu, op: &Op, rest: &[Op]) -> Exit {
             // A page that cannot be written faults as a store.
             let linear = cpu.linear(op.seg, ea, W::BYTES, true, op.addr)?;
             if cpu.mmu.hit_write::<W>(linear).is_none() {
-                cpu.probe_write(linear, W::BYTES).map_err(|f| cpu.stack_class(op.seg, f))?;
+                cpu.probe_operand(op, op.seg, ea, W::BYTES)?;
             }
         }
         let old: W = cpu.load_at(op, op.seg, ea)?;

@@ -364,8 +364,10 @@ fn masked<B: Bank, const N: usize>(cpu: &mut Cpu, op: &Op, rest: &[Op]) -> Exit 
         if mask != 0 {
             let (first, last) = (u64::from(mask.trailing_zeros()), u64::from(mask.ilog2()));
             let ea = cpu.effective(op);
-            let linear = cpu.linear(op.seg, ea.wrapping_add(first), (last - first + 1) as usize, true, op.addr)?;
-            cpu.probe_write(linear, (last - first + 1) as usize)?;
+            // The operand as a whole is aligned or not, by quadwords, whatever of it is stored.
+            let whole = cpu.linear(op.seg, ea.wrapping_add(first), 1, true, op.addr)?.wrapping_sub(first);
+            cpu.check_alignment(whole, N.min(8))?;
+            let linear = cpu.probe_at(op, op.seg, ea.wrapping_add(first), (last - first + 1) as usize)?;
             for n in (first..=last).filter(|n| mask >> n & 1 != 0) {
                 cpu.write(linear.wrapping_add(n - first), data.get::<u8>(n as usize))?;
             }

@@ -15,6 +15,9 @@ use crate::width::Width;
 
 /// Instruction rows.
 pub const ROWS: &[Row] = &[
+    row(M::Ud0, |l| l.with(super::invalid)),
+    row(M::Ud1, |l| l.with(super::invalid)),
+    row(M::Ud2, |l| l.with(super::invalid)),
     row(M::Hlt, |l| l.with(hlt)),
     row(M::Cli, |l| l.with(cli)).modifies("i"),
     row(M::Sti, |l| l.with(sti)).modifies("i"),

@@ -9,6 +9,7 @@ pub(crate) use fast::Fast;
 pub(crate) use tlb::ENTRIES as TLB_ENTRIES;
 pub use tlb::{Access, Mmu, Rights, Translation};
 pub use walk::PHYSICAL_BITS;
+pub(crate) use walk::reserved_in_directory_pointer;
 
 use softmetal_bus::{PAGE_SIZE, PageKind};
 
@@ -29,7 +30,11 @@ impl Cpu {
         let base = r[usize::from(op.base & 31)];
         let index = r[usize::from(op.index & 31)];
         let ea = base.wrapping_add(index << (op.scale & 3)).wrapping_add(op.disp as i64 as u64);
-        if op.addr == 0 { ea } else { cut(ea, op.addr) }
+        if op.addr == 0 {
+            return ea;
+        }
+        const { assert!((addr::BEYOND as u64) << 29 == 1 << 32) }
+        cut(ea.wrapping_add(u64::from(op.addr & addr::BEYOND) << 29), op.addr)
     }
 
     /// The linear address of `bytes` bytes at segment offset `ea`; segment checks as `how` ([`addr`]) says.
@@ -246,6 +251,27 @@ impl Cpu {
         self.write_slow(lin, &v.to_le()[..V::BYTES], self.rights_of(user))
     }
 
+    /// Checks that `bytes` bytes at offset `ea` of `segment` may be written now, so that later stores cannot fault; their linear address.
+    ///
+    /// # Errors
+    /// As [`Cpu::store_at`], but for alignment; or "alone".
+    pub(crate) fn probe_at(&mut self, op: &Op, segment: u8, ea: u64, bytes: usize) -> Result<u64, Fault> {
+        let lin = self.linear(segment, ea, bytes, true, op.addr)?;
+        self.probe(lin, bytes, self.rights()).map_err(|f| self.stack_class(segment, f))?;
+        Ok(lin)
+    }
+
+    /// As [`Cpu::probe_at`], for one operand as a whole: it must be aligned where that is checked.
+    ///
+    /// # Errors
+    /// As [`Cpu::store_at`]; or "alone".
+    #[inline]
+    pub(crate) fn probe_operand(&mut self, op: &Op, segment: u8, ea: u64, bytes: usize) -> Result<u64, Fault> {
+        let lin = self.linear(segment, ea, bytes, true, op.addr)?;
+        self.check_alignment(lin, bytes)?;
+        self.probe_at(op, segment, ea, bytes)
+    }
+
     /// Checks that `bytes` bytes at `lin` may be written now, so that a later store cannot fault.
     ///
     /// # Errors
@@ -267,6 +293,7 @@ impl Cpu {
     }
 
     fn probe(&mut self, lin: u64, bytes: usize, rights: Rights) -> Result<(), Fault> {
+        self.check_canonical_end(lin, bytes)?;
         let mut done = 0;
         while done < bytes {
             let at = lin.wrapping_add(done as u64);

@@ -21,6 +21,14 @@ const D: u64 = 1 << 6;
 const PS: u64 = 1 << 7;
 const NX: u64 = 1 << 63;
 
+/// Bits of a PAE page-directory-pointer-table entry that must be 0 (SDM 3A, table 4-8).
+const DIRECTORY_POINTER_RESERVED: u64 = !ADDRESS & !0xe19;
+
+/// Whether an entry of the PAE page-directory-pointer table is present and has a reserved bit set.
+pub(crate) fn reserved_in_directory_pointer(entry: u64) -> bool {
+    entry & P != 0 && entry & DIRECTORY_POINTER_RESERVED != 0
+}
+
 /// Page-fault error code bits (SDM 3A, 4.7).
 mod code {
     pub const P: u32 = 1;
@@ -72,9 +80,18 @@ impl Cpu {
                 if access.fetch && (nx || self.state.cr4 & bits::CR4_SMEP != 0) {
                     error |= code::I;
                 }
+                if error & code::RSVD != 0 {
+                    self.log_reserved(lin);
+                }
                 Err(self.pf(lin, error))
             }
         }
+    }
+
+    #[cold]
+    fn log_reserved(&mut self, lin: u64) {
+        let rip = self.state.rip;
+        self.log_unusual(log::Level::Debug, &format!("reserved bit in the page tables for {lin:#x}, met by the block"), rip);
     }
 
     /// The physical address of `lin` without side effects or rights checks; `None` if not mapped.
@@ -114,6 +131,11 @@ impl Cpu {
                 0
             }
         }
+    }
+
+    /// The four entries of the PAE page-directory-pointer table that `cr3` names.
+    pub(crate) fn directory_pointers(&mut self, cr3: u64) -> [u64; 4] {
+        [0, 8, 16, 24].map(|at| self.table_entry((cr3 & 0xffff_ffe0) + at, true))
     }
 
     fn set_table_bits(&mut self, addr: u64, entry: u64) {
@@ -167,7 +189,7 @@ impl Cpu {
                     reserved |= NX;
                 }
                 if root_of_pae {
-                    reserved |= 0x1e6 | NX;
+                    reserved |= DIRECTORY_POINTER_RESERVED;
                 } else if !level.leaf || (level.shift == 30 && !self.model.has(Feature::Pdpe1gb)) {
                     reserved |= PS;
                 } else if last && level.shift != 12 {

@@ -58,6 +58,7 @@ pub struct Context {
     mask_aligned_16: u64,
     mask_aligned_32: u64,
     mask_exceptions: u64,
+    mask_sign: u64,
     /// The host's MXCSR.
     pub host_mxcsr: u32,
     /// The instruction count at which the budget would be -[`SPARE`].
@@ -86,6 +87,7 @@ impl Default for Context {
             mask_aligned_16: !0xfff | 15,
             mask_aligned_32: !0xfff | 31,
             mask_exceptions: 0x1f80,
+            mask_sign: !0 << 47,
             host_mxcsr: 0x1f80,
             limit: 0,
             failed: None,
@@ -145,6 +147,7 @@ places! {
     MASK_ALIGNED_16 = jit.mask_aligned_16;
     MASK_ALIGNED_32 = jit.mask_aligned_32;
     MASK_EXCEPTIONS = jit.mask_exceptions;
+    MASK_SIGN = jit.mask_sign;
     HOST_MXCSR = jit.host_mxcsr;
     MXCSR = state.mxcsr;
     RIP = state.rip;

@@ -1,6 +1,6 @@
 //! From a block's instructions to host code.
 
-use iced_x86::{Encoder, Instruction, InstructionInfo, InstructionInfoFactory, OpAccess, OpKind, Register};
+use iced_x86::{Encoder, Instruction, InstructionInfo, InstructionInfoFactory, Mnemonic as M, OpAccess, OpKind, Register};
 
 use super::assembler::{Assembler, At, Jump, host};
 use super::context::{self};
@@ -121,7 +121,6 @@ impl Emitter {
                 input.sites[2 * k - 2].run = input.sites[2 * k].run + 1;
             }
         }
-        let vector = |i: &Instruction| (0..i.op_count()).any(|n| i.op_register(n).is_xmm() || i.op_register(n).is_ymm());
         let mut b = Block {
             a: Assembler::new(input.origin),
             thunks: input.thunks,
@@ -130,7 +129,7 @@ impl Emitter {
             mode: input.mode,
             start,
             sites: input.sites,
-            vectors: input.instructions.iter().any(|i| vector(i) || i.mnemonic() == iced_x86::Mnemonic::Vzeroupper),
+            vectors: input.instructions.iter().any(uses_vectors),
             slow: Vec::new(),
             outs: Vec::new(),
             taken: Vec::new(),
@@ -344,7 +343,6 @@ impl Block<'_> {
         j.set_has_xacquire_prefix(false);
         j.set_has_xrelease_prefix(false);
         let shift_count = |n: u32| {
-            use iced_x86::Mnemonic as M;
             let last = n == i.op_count() - 1 && n > 0;
             last && i.op_register(n) == Register::CL
                 && matches!(i.mnemonic(), M::Shl | M::Sal | M::Shr | M::Sar | M::Rol | M::Ror | M::Rcl | M::Rcr | M::Shld | M::Shrd)
@@ -561,12 +559,14 @@ impl Block<'_> {
                 let pop = 8 + i32::from(if i.op_count() > 0 { i.immediate16() } else { 0 });
                 let miss = self.check(STACK, 8, false, 0);
                 self.a.load(host::R15, At::indexed(STACK, host::R11, 0, 0));
+                self.canonical(k);
                 self.a.lea(STACK, At::base(STACK, pop));
                 self.missed(miss, k, STACK);
                 self.indirect(k);
             }
             Way::JmpIndirect => {
                 if self.target(k, i) {
+                    self.canonical(k);
                     self.indirect(k);
                 }
             }
@@ -574,14 +574,21 @@ impl Block<'_> {
                 // The target must be safe while the push looks for its page.
                 if i.op0_kind() == OpKind::Memory {
                     if self.load_aside(k, i) {
+                        self.a.load(host::R15, context::TARGET);
+                        self.canonical(k);
                         self.push_return(k, back);
                         self.a.load(host::R15, context::TARGET);
                         self.indirect(k);
                     }
                     return;
                 }
-                self.push_return(k, back);
                 let to = number(i.op0_register());
+                let target = self.value(to, host::R15);
+                if target != host::R15 {
+                    self.a.mov(host::R15, target);
+                }
+                self.canonical(k);
+                self.push_return(k, back);
                 if to == 4 {
                     // CALL RSP: the target is what RSP was before.
                     self.a.lea(host::R15, At::base(STACK, 8));
@@ -657,6 +664,19 @@ impl Block<'_> {
         self.indirect(k);
     }
 
+    /// The handler does it all, and refuses, if the target in R15 is not canonical; or where it lies in the other half of
+    /// the address space, as no target should.
+    fn canonical(&mut self, k: usize) {
+        self.a.pext(host::RCX, host::R15, context::MASK_SIGN);
+        if !self.user {
+            self.a.lea(host::RCX, At::base(host::RCX, -0x1_ffff));
+        }
+        let fine = self.a.jrcxz();
+        let handled = self.a.jmp();
+        self.a.land(fine);
+        self.slow.push(Slow { from: handled, site: 2 * k, lin: host::R15, resume: self.a.here() });
+    }
+
     /// To the block at R15, after instruction `k`.
     fn indirect(&mut self, k: usize) {
         let out = self.account(k + 1);
@@ -703,6 +723,14 @@ impl Block<'_> {
         self.a.jmp_to(self.thunks.leave);
         Emitted { code: self.a.code, near, gone, edges: self.edges }
     }
+}
+
+/// Whether an instruction works with the vector registers, or with MXCSR: so do conversions from memory to general registers.
+fn uses_vectors(i: &Instruction) -> bool {
+    (0..i.op_count()).any(|n| i.op_register(n).is_xmm() || i.op_register(n).is_ymm())
+        || matches!(i.mnemonic(), M::Vzeroupper | M::Vzeroall)
+        || matches!(i.mnemonic(), M::Cvtss2si | M::Cvttss2si | M::Cvtsd2si | M::Cvttsd2si)
+        || matches!(i.mnemonic(), M::Vcvtss2si | M::Vcvttss2si | M::Vcvtsd2si | M::Vcvttsd2si)
 }
 
 fn encode(encoder: &mut Encoder, i: &Instruction, code: &mut Vec<u8>) -> Option<()> {

@@ -49,7 +49,7 @@ use crate::op::{BLOCK_RIP, Exit, Op};
 use crate::state::Cpu;
 use crate::table;
 
-/// Times that a block is interpreted before it is translated.
+/// Times that a block is interpreted before it is translated, unless somebody wants it otherwise.
 const HOT: u32 = 12;
 /// Room that one block's code may need.
 const MOST: usize = 64 << 10;
@@ -96,6 +96,8 @@ pub struct Translator {
     translations: Vec<Translation>,
     edges: Vec<Edge>,
     translated: u64,
+    /// Times that a block is interpreted before it is translated.
+    heat: u32,
 }
 
 impl Translator {
@@ -111,7 +113,7 @@ impl Translator {
         for j in &mut cpu.jit.jumps {
             j.set_home(thunks.leave);
         }
-        Ok(Self { arena, thunks, emitter: Emitter::new(host), translations: Vec::new(), edges: Vec::new(), translated: 0 })
+        Ok(Self { arena, thunks, emitter: Emitter::new(host), translations: Vec::new(), edges: Vec::new(), translated: 0, heat: HOT })
     }
 
     /// The translation of block `index`, which is about to run: counts, and makes it when the block is hot.
@@ -131,7 +133,7 @@ impl Translator {
             return None;
         }
         block.heat.set(block.heat.get() + 1);
-        if block.heat.get() <= HOT {
+        if block.heat.get() <= self.heat {
             return None;
         }
         if !self.arena.has_room(MOST) {
@@ -260,6 +262,11 @@ impl Translator {
             result::LEAVE => Back::Leave,
             _ => Back::Fault,
         }
+    }
+
+    /// Translates blocks once they have been interpreted `times` times.
+    pub fn set_heat(&mut self, times: u32) {
+        self.heat = times;
     }
 
     /// Blocks translated so far.

@@ -45,6 +45,9 @@ impl Translator {
     pub fn translated(&self) -> u64 {
         match *self {}
     }
+    pub fn set_heat(&mut self, _: u32) {
+        match *self {}
+    }
     pub fn of(&mut self, _: &mut BlockCache, _: u32, _: &mut Cpu) -> Option<u32> {
         match *self {}
     }

@@ -3,7 +3,9 @@
 //! An instruction is re-emitted if the host has it, if all that it touches are its operands, and if its result is fixed by
 //! the architecture. What neither holds for nor is named here goes through the interpreter's handler.
 
-use iced_x86::{CpuidFeature, EncodingKind, FlowControl, Instruction, InstructionInfo, Mnemonic as M, OpKind, Register};
+use iced_x86::{
+    CpuidFeature, EncodingKind, FlowControl, Instruction, InstructionInfo, Mnemonic as M, OpAccess, OpKind, Register, UsedRegister,
+};
 
 use super::registers::number;
 
@@ -180,14 +182,18 @@ fn operand(i: &Instruction, n: u32) -> bool {
 /// Registers used beside the operands are at home in host registers of the same name.
 fn implicit(i: &Instruction, info: &InstructionInfo) -> bool {
     let same_name = |r: Register| matches!(number(r), 0 | 2 | 3 | 6 | 7 | 8 | 9 | 12);
-    let listed = |r: Register| {
-        (0..i.op_count()).any(|n| i.op_kind(n) == OpKind::Register && i.op_register(n).full_register() == r.full_register())
-            || i.memory_base().full_register() == r.full_register()
-            || i.memory_index().full_register() == r.full_register()
+    let same = |a: Register, b: Register| a.full_register() == b.full_register();
+    let listed = |r: Register| (0..i.op_count()).any(|n| i.op_kind(n) == OpKind::Register && same(i.op_register(n), r));
+    let addresses = |r: Register| same(i.memory_base(), r) || same(i.memory_index(), r);
+    // A register of the address that is written besides (RCX by PCMPISTRI) would be renamed in one of the places only.
+    let fits = |u: &UsedRegister| {
+        let r = u.register();
+        let read = matches!(u.access(), OpAccess::Read | OpAccess::CondRead);
+        !r.is_gpr() || same_name(r) || listed(r) || read && addresses(r)
     };
     let memory_operands = (0..i.op_count()).filter(|&n| i.op_kind(n) == OpKind::Memory).count();
     info.used_memory().len() <= memory_operands
-        && info.used_registers().iter().map(iced_x86::UsedRegister::register).all(|r| !r.is_gpr() || listed(r) || same_name(r))
+        && info.used_registers().iter().all(fits)
         && !info.used_registers().iter().any(|r| r.register().is_mm() || r.register().is_st())
 }
 

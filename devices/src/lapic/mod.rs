@@ -33,6 +33,8 @@ const DEFAULT_BASE: u64 = 0xfee0_0000;
 
 /// Spurious-interrupt vector register: software enable.
 const SVR_ENABLE: u32 = 1 << 8;
+/// The I/O APICs are not told of ends of interrupts: software writes their EOI registers (SDM 3A, 11.8.5).
+const SVR_SUPPRESS_EOI: u32 = 1 << 12;
 /// Local vector table.
 const LVT_REMOTE_IRR: u32 = 1 << 14;
 const LVT_LEVEL: u32 = 1 << 15;
@@ -337,7 +339,7 @@ impl Lapic {
         };
         self.state.isr.set(vector, false);
         if self.state.tmr.has(vector) {
-            if self.eois.len() < QUEUE {
+            if self.eois.len() < QUEUE && self.state.svr & SVR_SUPPRESS_EOI == 0 {
                 self.eois.push(vector);
             }
             for pin in 0..self.state.lint.len() {

@@ -2,7 +2,9 @@
 
 use softmetal_bus::{Ctx, Time};
 
-use super::{BASE_BSP, BASE_ENABLE, BASE_X2APIC, LVT_LEVEL, LVT_MASKED, LVT_REMOTE_IRR, Lapic, Message, SVR_ENABLE, State, TIMER};
+use super::{
+    BASE_BSP, BASE_ENABLE, BASE_X2APIC, LVT_LEVEL, LVT_MASKED, LVT_REMOTE_IRR, Lapic, Message, SVR_ENABLE, SVR_SUPPRESS_EOI, State, TIMER,
+};
 
 mod reg {
     pub const ID: u32 = 0x02;
@@ -29,8 +31,10 @@ mod reg {
     pub const SELF_IPI: u32 = 0x3f;
 }
 
-/// Six entries in the local vector table, version 0x14.
-const VERSION: u32 = 0x5_0014;
+/// EOI broadcasts can be suppressed, six entries in the local vector table, version 0x14.
+const VERSION: u32 = 0x105_0014;
+/// Vector, software enable, EOI broadcast suppression (SDM 3A, figure 11-23).
+const SVR_WRITABLE: u32 = 0x1ff | SVR_SUPPRESS_EOI;
 /// What software can write of each entry of the local vector table.
 const LVT_WRITABLE: [u32; 6] = [0x7_00ff, 0x1_07ff, 0x1_07ff, 0x1_a7ff, 0x1_a7ff, 0x1_00ff];
 /// Delivery status and remote IRR are read-only; other bits outside [`LVT_WRITABLE`] are reserved.
@@ -94,8 +98,8 @@ impl Lapic {
             reg::EOI if !refused(!0) => self.end_of_interrupt(ctx),
             reg::LDR if !x2apic => self.state.ldr = value & 0xff00_0000,
             reg::DFR if !x2apic => self.state.dfr = value | 0x0fff_ffff,
-            reg::SVR if !refused(!0x1ff) => {
-                self.state.svr = value & 0x1ff;
+            reg::SVR if !refused(!SVR_WRITABLE) => {
+                self.state.svr = value & SVR_WRITABLE;
                 if self.state.svr & SVR_ENABLE == 0 {
                     for index in 0..self.state.lvt.len() {
                         self.store_lvt(ctx, index, self.state.lvt[index]);

@@ -74,6 +74,19 @@ fn level_triggered_ends_are_told() {
 }
 
 #[test]
+fn ends_are_not_told_while_that_is_suppressed() {
+    let (mut rig, mut apic) = enabled(0);
+    rig.write(&mut apic, 0, 0xf0, 4, 0x11ff);
+    assert_eq!(rig.read(&mut apic, 0, 0xf0, 4), 0x11ff);
+    let level = Ipi::from_msi(0xfee0_0000, 0xc0a0).unwrap().message;
+    apic.deliver(&mut rig.ctx(), level);
+    apic.acknowledge(&mut rig.ctx());
+    eoi(&mut rig, &mut apic);
+    assert_eq!(apic.take_eois(), [] as [u8; 0]);
+    assert_eq!(rig.read(&mut apic, 0, 0x150, 4), 0, "it has ended here");
+}
+
+#[test]
 fn timer_one_shot_and_periodic() {
     let (mut rig, mut apic) = enabled(0);
     rig.write(&mut apic, 0, 0x3e0, 4, 0x3);
@@ -213,7 +226,7 @@ fn modes_and_their_refusals() {
     let xapic = apic.msr_read(&mut rig.ctx(), 0x1b).unwrap();
     assert_eq!(xapic, 0xfee0_0800);
     assert_eq!(rig.read(&mut apic, 0, 0x20, 4), 2 << 24);
-    assert_eq!(rig.read(&mut apic, 0, 0x30, 4), 0x5_0014);
+    assert_eq!(rig.read(&mut apic, 0, 0x30, 4), 0x105_0014);
     assert_eq!(apic.msr_read(&mut rig.ctx(), 0x802), None);
     let mut set = |apic: &mut Lapic, base| apic.msr_write(&mut rig.ctx(), 0x1b, base);
     assert!(!set(&mut apic, xapic | 1));

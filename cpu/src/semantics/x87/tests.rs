@@ -1,4 +1,4 @@
-//! The stack, exceptions and images; results are compared with the host's in `tests/float_host.rs`.
+//! The stack, exceptions and images; results are compared with the host's by the oracle.
 
 use super::image::Layout;
 use super::status::{B, C0, C1, C2, C3, ES, SF};
