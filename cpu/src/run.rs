@@ -231,7 +231,8 @@ impl Processor {
             }
             let s = &self.cpu.state;
             let mut left = until - s.icount;
-            let single = s.eflags & (flags::TF | flags::RF) | u64::from(s.shadow);
+            let shadow = s.shadow;
+            let single = s.eflags & (flags::TF | flags::RF) | u64::from(shadow);
             let careful = single | s.dr[7] & debug::ENABLES | self.breakpoints.len() as u64 != 0;
             // RF and the shadow of STI end with the next instruction; it need not run by itself if they hold nothing off.
             let free = careful && self.breakpoints.is_empty() && self.cpu.nothing_held_off();
@@ -247,9 +248,6 @@ impl Processor {
                         return stop;
                     }
                     continue;
-                }
-                if single != 0 {
-                    left = 1;
                 }
             }
             let index = match follow.take() {
@@ -299,6 +297,9 @@ impl Processor {
                 }
                 let block = self.cache.get(index);
                 let mut n = block.ops.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+                if single != 0 {
+                    n = 1;
+                }
                 if careful {
                     n = self.before_breakpoint(&block.ops[..n]);
                 }
@@ -308,7 +309,7 @@ impl Processor {
                 self.history_at = (self.history_at + 1) % HISTORY;
                 self.history[self.history_at] = s.rip;
                 self.cpu.block_icount = s.icount;
-                let stepwise = block.checked.is_some() || careful && self.cpu.traced();
+                let stepwise = block.checked.is_some() || shadow || careful && self.cpu.traced();
                 self.cpu.repeat_budget = if stepwise { 0 } else { left.saturating_sub(n as u64) };
                 self.exits += 1;
                 let exit = crate::op::next(&mut self.cpu, ops);
