@@ -223,8 +223,6 @@ pub fn ignored(i: &Instruction, case: &Case, host: &Outcome, guest: &Outcome) ->
             ignored.x87 = case.start.x87[0] & 0x3f != 0x3f;
             ignored.status |= if m == M::Fyl2xp1 { 0x3f } else { 0 };
         }
-        // SDM 2, FCOMI: C1 is cleared; AMD's leave it (APM 5, FCOMI).
-        M::Fcomi | M::Fcomip | M::Fucomi | M::Fucomip => ignored.status |= 0x200,
         // SDM 2, RCPPS, RSQRTPS: a relative error of 1.5 * 2^-12.
         M::Rcpps | M::Rcpss | M::Rsqrtps | M::Rsqrtss | M::Vrcpps | M::Vrcpss | M::Vrsqrtps | M::Vrsqrtss => {
             if i.op0_kind() == OpKind::Register {

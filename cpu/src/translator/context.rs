@@ -6,6 +6,7 @@
 use std::mem::offset_of;
 
 use super::assembler::{At, host};
+use super::x87::Area;
 use crate::mmu::{Fast, Mmu, TLB_ENTRIES};
 use crate::op::Op;
 use crate::state::{Cpu, Mode, State};
@@ -13,9 +14,10 @@ use crate::state::{Cpu, Mode, State};
 /// From the processor's start to where [`host::RBP`] points.
 pub const ANCHOR: i32 = 12;
 /// Entries of the jump cache, for each privilege.
-pub const JUMPS: usize = 1024;
-/// The address bits that choose an entry of the jump cache: the lowest ten.
-const JUMP_BITS: u64 = JUMPS as u64 - 1;
+pub const JUMPS: usize = 4096;
+/// The address bits that choose an entry of the jump cache begin here: functions are aligned, and few blocks begin within
+/// four bytes of each other.
+const JUMP_SHIFT: u32 = 2;
 /// The longest block, in instructions: translated code is entered only with so much budget left.
 pub const SPARE: u64 = crate::block::MAX_OPS as u64;
 
@@ -45,6 +47,8 @@ pub struct Context {
     pub flags: u64,
     /// 1: the vector registers are in the state; 0: in the host's.
     pub vectors_home: u64,
+    /// 1: the x87 and MMX registers are in the state; 0: in the host's.
+    pub x87_home: u64,
     /// The linear address of the access that missed.
     pub lin: u64,
     /// The exit that was taken, or 0.
@@ -66,6 +70,8 @@ pub struct Context {
     pub failed: Option<Op>,
     /// By privilege.
     pub jumps: [Jumps; 2],
+    /// The x87 state on its way between the host's registers and ours.
+    pub x87: Area,
 }
 
 impl Default for Context {
@@ -77,12 +83,13 @@ impl Default for Context {
             page: 0,
             flags: 0,
             vectors_home: 1,
+            x87_home: 1,
             lin: 0,
             edge: 0,
             target: 0,
             handle: 0,
             mask_page: (TLB_ENTRIES as u64 - 1) << 12,
-            mask_jump: JUMP_BITS,
+            mask_jump: (JUMPS as u64 - 1) << JUMP_SHIFT,
             mask_aligned_16: !0xfff | 15,
             mask_aligned_32: !0xfff | 31,
             mask_exceptions: 0x1f80,
@@ -90,6 +97,7 @@ impl Default for Context {
             limit: 0,
             failed: None,
             jumps: [jumps(), jumps()],
+            x87: Area::default(),
         }
     }
 }
@@ -115,15 +123,19 @@ impl Jumps {
         jumps
     }
 
+    fn index(rip: u64) -> usize {
+        (rip >> JUMP_SHIFT) as usize & (JUMPS - 1)
+    }
+
     /// The code for address `rip`.
     pub fn get(&self, rip: u64) -> Option<u64> {
-        let i = (rip & JUMP_BITS) as usize;
+        let i = Self::index(rip);
         (self.tags[i] == rip.wrapping_neg() && self.codes[i] != self.home).then_some(self.codes[i])
     }
 
     /// Enters the code for address `rip`.
     pub fn set(&mut self, rip: u64, code: u64) {
-        let i = (rip & JUMP_BITS) as usize;
+        let i = Self::index(rip);
         if self.tags[i] == NOWHERE {
             self.filled.push(i as u16);
         }
@@ -154,6 +166,7 @@ places! {
     PAGE = jit.page;
     FLAGS = jit.flags;
     VECTORS_HOME = jit.vectors_home;
+    X87_HOME = jit.x87_home;
     LIN = jit.lin;
     EDGE = jit.edge;
     TARGET = jit.target;

@@ -8,6 +8,7 @@ pub mod disk;
 pub mod events;
 pub mod files;
 pub mod firmware;
+pub mod listing;
 pub mod serial;
 pub mod signals;
 pub mod terminal;
