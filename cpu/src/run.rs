@@ -14,7 +14,7 @@ use crate::flags;
 use crate::mmu::Mmu;
 use crate::op::{BLOCK_RIP, Exit, Op};
 use crate::state::{Cpu, State, seg};
-use crate::translator::{Back, Context, SPARE, Translator};
+use crate::translator::{Back, Context, Listener, SPARE, Translator};
 
 /// Why [`Processor::run`] returned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -143,6 +143,13 @@ impl Processor {
     #[must_use]
     pub fn engine(&self) -> Engine {
         if self.translator.is_some() { Engine::Translator } else { Engine::Interpreter }
+    }
+
+    /// Has `listener` told of each block that is translated from now on, if the engine translates.
+    pub fn on_translation(&mut self, listener: Listener) {
+        if let Some(t) = &mut self.translator {
+            t.listen(listener);
+        }
     }
 
     /// Blocks translated so far.
@@ -304,10 +311,8 @@ impl Processor {
                 }
                 let block = self.cache.get(index);
                 let mut n = block.ops.len().min(usize::try_from(left).unwrap_or(usize::MAX));
-                if single != 0 {
-                    n = 1;
-                }
                 if careful {
+                    n = if single != 0 { 1 } else { n };
                     n = self.before_breakpoint(&block.ops[..n]);
                 }
                 let ops = &block.ops[..n];
@@ -316,7 +321,7 @@ impl Processor {
                 self.history_at = (self.history_at + 1) % HISTORY;
                 self.history[self.history_at] = s.rip;
                 self.cpu.block_icount = s.icount;
-                let stepwise = block.checked.is_some() || shadow || careful && self.cpu.traced();
+                let stepwise = block.checked.is_some() || careful && (shadow || self.cpu.traced());
                 self.cpu.repeat_budget = if stepwise { 0 } else { left.saturating_sub(n as u64) };
                 self.exits += 1;
                 let exit = crate::op::next(&mut self.cpu, ops);

@@ -8,6 +8,7 @@ use iced_x86::{
     OpKind, Register,
 };
 use softmetal_cpu::semantics::simd::V256;
+use softmetal_cpu::semantics::x87::image::FXSAVE_SIZE;
 use softmetal_cpu::state::reg;
 use softmetal_cpu::testing::{CODE, Harness, RAM};
 use softmetal_cpu::{Engine, Exception, Stop};
@@ -47,6 +48,25 @@ impl Random {
     }
 }
 
+impl Random {
+    /// An x87 state that looks used: mostly numbers of a usual size in mostly full registers, mostly all exceptions masked.
+    fn x87(&mut self) -> [u8; FXSAVE_SIZE] {
+        let mut image = [0; FXSAVE_SIZE];
+        let masks = if self.below(16) == 0 { self.below(64) } else { 0x3f };
+        let control = masks as u16 | [0x300, 0x200, 0][self.below(3)] | (self.below(4) as u16) << 10;
+        image[..2].copy_from_slice(&control.to_le_bytes());
+        image[3] = (self.below(8) as u8) << 3;
+        image[4] = [0xff, 0, self.next() as u8, self.next() as u8][self.below(4)];
+        for register in image[32..].chunks_mut(16) {
+            let exponent = [0x3fff + self.below(16) as u16, 0, 0x7fff, 0x4000 + self.below(70) as u16, self.next() as u16][self.below(5)];
+            let mantissa = [self.next() | 1 << 63, 1 << 63, self.next()][self.below(3)];
+            register[..8].copy_from_slice(&mantissa.to_le_bytes());
+            register[8..10].copy_from_slice(&(exponent | (self.below(2) as u16) << 15).to_le_bytes());
+        }
+        image
+    }
+}
+
 /// Pages of data at whose middle the base registers point; the last ends where RAM does.
 const DATA: [u64; 2] = [0x20_0000, RAM - 0x1000];
 const BASES: [Register; 2] = [Register::RSI, Register::R14];
@@ -61,7 +81,7 @@ fn instruction(random: &mut Random, info: &mut InstructionInfoFactory) -> Vec<u8
         if random.below(2) == 0 {
             bytes.push(0x40 | random.below(16) as u8);
         }
-        match random.below(10) {
+        match random.below(12) {
             0..=4 => {}
             5 => bytes.extend([0x0f, 0x38]),
             6 => bytes.extend([0x0f, 0x3a]),
@@ -69,6 +89,8 @@ fn instruction(random: &mut Random, info: &mut InstructionInfoFactory) -> Vec<u8
                 bytes.clear();
                 bytes.extend([0xc4, (random.next() as u8 & 0xe0) | (1 + random.below(3) as u8), random.next() as u8 & 0xfb]);
             }
+            // x87
+            8 | 9 => bytes.push(0xd8 | random.below(8) as u8),
             _ => bytes.push(0x0f),
         }
         bytes.extend((0..14).map(|_| random.next() as u8));
@@ -188,6 +210,7 @@ fn run(engine: Engine, seed: u64, code: &[u8], n: u64, slice: u64) -> (Outcome, 
             part.copy_from_slice(&random.float().to_le_bytes());
         }
     }
+    h.p.cpu.state.fpu.fxrstor_image(&random.x87(), true);
     for page in DATA {
         for at in (page..page + 0x1000).step_by(8) {
             let v = if random.below(2) == 0 { random.float() } else { random.value() };

@@ -14,6 +14,7 @@ use softmetal_bus::{Attention, Collector, DeviceId, Drive, GuestMemory, Input, P
 pub use softmetal_cpu::Engine;
 use softmetal_cpu::exec::cpuid::Feature;
 pub use softmetal_cpu::exec::cpuid::Model;
+use softmetal_cpu::translator::Listener;
 pub use softmetal_cpu::translator::available as translator;
 use softmetal_cpu::{Processor, State, Stop};
 pub use softmetal_devices::vga::render::{Font, Image};
@@ -197,6 +198,17 @@ impl Machine {
     /// A sentence about what the host lacks; the interpreter goes on then.
     pub fn set_engine(&mut self, engine: Engine) -> Result<(), String> {
         self.cpu.set_engine(engine)
+    }
+
+    /// The engine in use.
+    #[must_use]
+    pub fn engine(&self) -> Engine {
+        self.cpu.engine()
+    }
+
+    /// Has `listener` told of each block that is translated from now on, if the engine translates.
+    pub fn on_translation(&mut self, listener: Listener) {
+        self.cpu.on_translation(listener);
     }
 
     /// Runs `other`, made from the same configuration and not run yet, beside this machine, and compares them all the time.

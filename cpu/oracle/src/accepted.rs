@@ -270,7 +270,10 @@ pub const ROWS: &[Row] = &[
     },
     Row {
         what: "C1 after a comparison is 0 with Intel, kept with AMD (SDM 2, FCOMI; APM 5, FCOMI)",
-        applies: |s| s.completed() && s.is(&[M::Fcomi, M::Fcomip, M::Fucomi, M::Fucomip]),
+        applies: |s| {
+            let cleared = s.case.start.x87[3] & 2 != 0 && s.host.end.x87[3] & 2 == 0;
+            s.completed() && cleared && s.is(&[M::Fcomi, M::Fcomip, M::Fucomi, M::Fucomip])
+        },
         ignore: |_, x| x.status |= 0x200,
     },
     Row {

@@ -16,7 +16,7 @@ use crate::width::Value;
 
 const OFFSET: u64 = PAGE_SIZE as u64 - 1;
 /// Entries in each part.
-pub(crate) const ENTRIES: usize = 2048;
+pub(crate) const ENTRIES: usize = 4096;
 /// One part for the system, one for CPL 3, and one that is always empty (alignment checks); a power of two, so that no
 /// index needs a check.
 const PARTS: usize = 4;

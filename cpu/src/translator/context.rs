@@ -6,6 +6,7 @@
 use std::mem::offset_of;
 
 use super::assembler::{At, host};
+use super::x87::Area;
 use crate::mmu::{Fast, Mmu, TLB_ENTRIES};
 use crate::op::Op;
 use crate::state::{Cpu, Mode, State};
@@ -50,6 +51,8 @@ pub struct Context {
     pub flags: u64,
     /// 1: the vector registers are in the state; 0: in the host's.
     pub vectors_home: u64,
+    /// 1: the x87 and MMX registers are in the state; 0: in the host's.
+    pub x87_home: u64,
     /// The linear address of the access that missed.
     pub lin: u64,
     /// The exit that was taken, or 0.
@@ -72,6 +75,8 @@ pub struct Context {
     pub failed: Option<Op>,
     /// By privilege.
     pub jumps: [Jumps; 2],
+    /// The x87 state on its way between the host's registers and ours.
+    pub x87: Area,
 }
 
 impl Default for Context {
@@ -83,6 +88,7 @@ impl Default for Context {
             page: 0,
             flags: 0,
             vectors_home: 1,
+            x87_home: 1,
             lin: 0,
             edge: 0,
             target: 0,
@@ -97,6 +103,7 @@ impl Default for Context {
             limit: 0,
             failed: None,
             jumps: [jumps(), jumps()],
+            x87: Area::default(),
         }
     }
 }
@@ -161,6 +168,7 @@ places! {
     PAGE = jit.page;
     FLAGS = jit.flags;
     VECTORS_HOME = jit.vectors_home;
+    X87_HOME = jit.x87_home;
     LIN = jit.lin;
     EDGE = jit.edge;
     TARGET = jit.target;

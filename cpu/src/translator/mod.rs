@@ -12,6 +12,7 @@
 //! | [`context`] | what translated code works with, and where it finds it |
 //! | [`thunks`] | the way in and out |
 //! | [`assembler`] | bytes of host instructions |
+//! | [`x87`] | the x87 registers, in the host's while translated code uses them (unsafe) |
 //! | [`arena`] | code memory (unsafe) |
 //!
 //! * Guest flags are the host's all the time: address checks, the budget and jumps use LEA, PEXT, SHRX and JRCXZ alone.
@@ -33,6 +34,7 @@ mod policy;
 mod registers;
 mod thunks;
 mod undefined;
+mod x87;
 
 use iced_x86::{Decoder, DecoderOptions, Instruction};
 use softmetal_bus::{GuestMemory, PAGE_SIZE};
@@ -40,7 +42,7 @@ use softmetal_bus::{GuestMemory, PAGE_SIZE};
 use self::arena::Arena;
 use self::context::Jumps;
 pub use self::context::{Context, SPARE};
-use self::emit::{Edge, Emitter, Input, Site};
+use self::emit::{Brought, Edge, Emitter, Input, Kind, Site};
 use self::policy::Host;
 use self::thunks::{Thunks, result};
 use crate::block::{Block, BlockCache};
@@ -60,8 +62,10 @@ const SLICE: u64 = 1 << 20;
 /// A translated block.
 struct Translation {
     near: u64,
+    body: u64,
     far: u64,
     gone: u64,
+    needs: Brought,
     /// What its code points to.
     _sites: Box<[Site]>,
     _ops: Box<[Op]>,
@@ -69,6 +73,21 @@ struct Translation {
 
 /// The masks of MXCSR: with one of them clear, blocks with vector instructions are interpreted.
 const MASKS: u32 = 0x1f80;
+
+/// A block that has been translated.
+pub struct Translated<'a> {
+    /// Its linear address.
+    pub rip: u64,
+    /// Its bytes.
+    pub guest: &'a [u8],
+    /// The host address of its code.
+    pub address: u64,
+    /// The code.
+    pub code: &'a [u8],
+}
+
+/// Is told of each block that is translated.
+pub type Listener = Box<dyn FnMut(&Translated<'_>) + Send>;
 
 /// Why translated code came back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -106,6 +125,8 @@ pub struct Translator {
     translated: u64,
     /// Times that a block is interpreted before it is translated.
     heat: u32,
+    /// Is told of what is translated.
+    listener: Option<Listener>,
 }
 
 impl Translator {
@@ -120,7 +141,8 @@ impl Translator {
         for j in &mut cpu.jit.jumps {
             j.set_home(thunks.leave);
         }
-        Ok(Self { arena, thunks, emitter: Emitter::new(host), translations: Vec::new(), edges: Vec::new(), translated: 0, heat: HOT })
+        let emitter = Emitter::new(host);
+        Ok(Self { arena, thunks, emitter, translations: Vec::new(), edges: Vec::new(), translated: 0, heat: HOT, listener: None })
     }
 
     /// The translation of block `index`, which is about to run: counts, and makes it when the block is hot.
@@ -148,7 +170,7 @@ impl Translator {
             self.clear(cpu);
         }
         let block = cache.get(index);
-        let number = self.translate(block, offset, &cpu.memory)?;
+        let number = self.translate(block, offset, &cpu.memory, cpu.state.rip)?;
         block.translation.set(number);
         Some(number)
     }
@@ -161,8 +183,8 @@ impl Translator {
         cpu.jit.jumps.iter_mut().for_each(context::Jumps::clear);
     }
 
-    /// Translates `block`, whose first byte is at `offset` of guest memory; its number.
-    fn translate(&mut self, block: &Block, offset: u64, memory: &GuestMemory) -> Option<u32> {
+    /// Translates `block`, whose first byte is at `offset` of guest memory and about to run at `rip`; its number.
+    fn translate(&mut self, block: &Block, offset: u64, memory: &GuestMemory, rip: u64) -> Option<u32> {
         let start = (block.physical & (PAGE_SIZE as u64 - 1)) as u16;
         let len = block.ops.last()?.end() as usize;
         let mut bytes = vec![0; len];
@@ -186,8 +208,12 @@ impl Translator {
             })
             .collect();
         let ops = block.ops.clone();
-        let site = |op: &Op, missed| Site { op: &raw const *op, run: 1, start, missed };
-        let mut sites: Box<[Site]> = ops.iter().flat_map(|op| [site(op, false), site(op, true)]).collect();
+        let site = |op: &Op, kind| Site { op: &raw const *op, run: 1, start, kind };
+        let missed = |i: &Instruction| if policy::uses_x87(i) { Kind::MissedX87 } else { Kind::Missed };
+        let mut sites: Vec<Site> =
+            ops.iter().zip(&instructions).flat_map(|(op, i)| [site(op, Kind::Handler), site(op, missed(i))]).collect();
+        sites.push(site(&ops[0], Kind::BringX87));
+        let mut sites = sites.into_boxed_slice();
         let origin = self.arena.next();
         let input = Input {
             instructions: &instructions,
@@ -206,18 +232,23 @@ impl Translator {
         let far = self.arena.append(&emitted.code);
         debug_assert_eq!(far, origin);
         self.edges.extend(emitted.edges);
-        let (near, gone) = (far + emitted.near as u64, far + emitted.gone as u64);
-        self.translations.push(Translation { near, far, gone, _sites: sites, _ops: ops });
+        let [near, body, gone] = [emitted.near, emitted.body, emitted.gone].map(|at| far + at as u64);
+        self.translations.push(Translation { near, body, far, gone, needs: emitted.needs, _sites: sites, _ops: ops });
         self.translated += 1;
+        if let Some(listener) = &mut self.listener {
+            listener(&Translated { rip, guest: &bytes, address: far, code: &emitted.code });
+        }
         Some(self.translations.len() as u32)
     }
 
     /// The block of translation `number` is retired: whoever enters it comes back at once.
     fn retire(&mut self, number: u32) {
         if let Some(t) = self.translations.get((number as usize).wrapping_sub(1)) {
-            let by = t.gone.wrapping_sub(t.near + 5) as u32;
-            let [a, b, c, d] = by.to_le_bytes();
-            self.arena.patch(t.near, &[0xe9, a, b, c, d]);
+            for entry in [t.near, t.body] {
+                let by = t.gone.wrapping_sub(entry + 5) as u32;
+                let [a, b, c, d] = by.to_le_bytes();
+                self.arena.patch(entry, &[0xe9, a, b, c, d]);
+            }
         }
     }
 
@@ -229,7 +260,8 @@ impl Translator {
             return;
         };
         if e.target == block.physical && e.mode == block.mode {
-            let by = t.near.wrapping_sub(e.field + 4) as u32;
+            let entry = if e.brought.covers(t.needs) { t.body } else { t.near };
+            let by = entry.wrapping_sub(e.field + 4) as u32;
             self.arena.patch(e.field, &by.to_le_bytes());
         }
     }
@@ -257,6 +289,7 @@ impl Translator {
         // SAFETY: the code was made for this processor's layout, by `emit` and `thunks`, and lives as long as the arena;
         // it reaches guest memory through the TLB alone.
         let back = unsafe { arena::call(self.thunks.enter, cpu, t.near) };
+        x87::take_home(cpu);
         let s = &mut cpu.state;
         s.lazy.set_bits(from_host(cpu.jit.flags));
         // At the start of the block that was left.
@@ -271,6 +304,11 @@ impl Translator {
     /// Translates blocks once they have been interpreted `times` times.
     pub fn set_heat(&mut self, times: u32) {
         self.heat = times;
+    }
+
+    /// Has `listener` told of what is translated from now on.
+    pub fn listen(&mut self, listener: Listener) {
+        self.listener = Some(listener);
     }
 
     /// Blocks translated so far.
@@ -291,7 +329,7 @@ fn from_host(flags: u64) -> u64 {
 /// Where a handler's branch leads: to translated code, unless the run loop has something to look at.
 fn chain(cpu: &mut Cpu) -> u64 {
     // The shadow of STI ends with the next instruction, which is sure to be run.
-    let in_shadow = cpu.state.shadow && cpu.nothing_held_off() && cpu.state.mxcsr & MASKS == MASKS;
+    let in_shadow = cpu.state.shadow && cpu.nothing_held_off() && cpu.state.mxcsr & MASKS == MASKS && x87::can_be_brought(cpu);
     if cpu.jit.budget < 0 || cpu.asks(in_shadow) {
         return result::NEXT;
     }
@@ -309,6 +347,16 @@ extern "sysv64" fn handle(cpu: *mut Cpu, site: *const Site) -> u64 {
     // of a translation, which lives, as do its operations, until all code is dropped.
     let (cpu, site, ops) = unsafe { (&mut *cpu, &*site, std::slice::from_raw_parts((*site).op, (*site).run.into())) };
     let start = cpu.jit.page.wrapping_add(site.start.into());
+    match site.kind {
+        Kind::BringX87 if x87::bring(cpu) => return result::GO_ON,
+        Kind::BringX87 => {
+            cpu.state.rip = start;
+            return result::INTERPRET;
+        }
+        // An access has nothing to do with them; whatever else there is may have.
+        Kind::Missed => {}
+        Kind::MissedX87 | Kind::Handler => x87::take_home(cpu),
+    }
     cpu.state.regs[usize::from(BLOCK_RIP)] = start;
     let left = cpu.jit.budget.wrapping_add(SPARE as i64) as u64;
     cpu.block_icount = cpu.jit.limit.wrapping_sub(left);
@@ -320,12 +368,15 @@ extern "sysv64" fn handle(cpu: *mut Cpu, site: *const Site) -> u64 {
     match exit {
         Exit::End => {
             cpu.jit.budget -= std::mem::take(&mut cpu.repeat_extra) as i64;
-            if site.missed {
+            if site.kind != Kind::Handler {
                 cpu.mmu.fill_fast(cpu.jit.lin);
             }
             result::GO_ON
         }
         Exit::Branch | Exit::Leave => {
+            if exit == Exit::Leave {
+                x87::take_home(cpu);
+            }
             cpu.jit.budget -= i64::from(cpu.exit_ordinal) + 1 + std::mem::take(&mut cpu.repeat_extra) as i64;
             cpu.jit.edge = 0;
             chain(cpu)

@@ -14,6 +14,18 @@ pub struct Context {
     pub failed: Option<Op>,
 }
 
+/// A block that has been translated.
+#[allow(missing_docs)]
+pub struct Translated<'a> {
+    pub rip: u64,
+    pub guest: &'a [u8],
+    pub address: u64,
+    pub code: &'a [u8],
+}
+
+/// Would be told of each block that is translated.
+pub type Listener = Box<dyn FnMut(&Translated<'_>) + Send>;
+
 /// Why translated code came back.
 #[allow(missing_docs)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,6 +52,7 @@ impl Translator {
         available()?;
         unreachable!("it is not available")
     }
+    pub fn listen(&mut self, _: Listener) {}
     #[must_use]
     pub fn translated(&self) -> u64 {
         match *self {}

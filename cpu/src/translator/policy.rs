@@ -46,6 +46,8 @@ pub struct Host {
     sha: bool,
     fma: bool,
     f16c: bool,
+    /// Its x87 unit leaves the undefined condition codes as the handlers do, and XSAVE moves its registers.
+    x87: bool,
 }
 
 impl Host {
@@ -60,6 +62,7 @@ impl Host {
             sha: has!("sha"),
             fma: has!("fma"),
             f16c: has!("f16c"),
+            x87: has!("xsave") && super::arena::host_is_amd(),
         })
     }
 
@@ -67,6 +70,7 @@ impl Host {
         use CpuidFeature as F;
         match f {
             F::SSE | F::SSE2 | F::SSE3 => true,
+            F::FPU | F::FPU287 | F::FPU387 | F::CMOV | F::MMX => self.x87,
             F::SSSE3 | F::SSE4_1 | F::SSE4_2 | F::POPCNT | F::LZCNT | F::BMI1 | F::BMI2 | F::MOVBE | F::AVX | F::AVX2 => true,
             F::AES => self.aes,
             F::PCLMULQDQ => self.pclmul,
@@ -99,9 +103,50 @@ pub fn way(i: &Instruction, info: &InstructionInfo, host: &Host) -> Way {
         M::Pop if i.stack_pointer_increment() == 8 && i.op0_register().is_gpr64() => return Way::Pop,
         M::Leave if i.code() == iced_x86::Code::Leaveq => return Way::Leave,
         M::Ldmxcsr | M::Vldmxcsr | M::Fxrstor | M::Fxrstor64 | M::Xrstor | M::Xrstor64 => return Way::HandlerLast,
+        M::Xrstors | M::Xrstors64 => return Way::HandlerLast,
+        M::Fldcw | M::Fldenv | M::Frstor => return Way::HandlerLast,
         _ => {}
     }
-    if native(i, info, host) { Way::Native } else { Way::Handler }
+    let native = if uses_x87(i) { native_x87(i, info, host) } else { native(i, info, host) };
+    if native { Way::Native } else { Way::Handler }
+}
+
+/// Whether `i` has to do with the XMM or YMM registers, or MXCSR.
+pub fn uses_vectors(i: &Instruction) -> bool {
+    matches!(i.mnemonic(), M::Vzeroupper | M::Vzeroall | M::Stmxcsr | M::Vstmxcsr)
+        || matches!(i.mnemonic(), M::Cvtss2si | M::Cvttss2si | M::Cvtsd2si | M::Cvttsd2si)
+        || matches!(i.mnemonic(), M::Vcvtss2si | M::Vcvttss2si | M::Vcvtsd2si | M::Vcvttsd2si)
+        || (0..i.op_count()).any(|n| i.op_register(n).is_xmm() || i.op_register(n).is_ymm())
+}
+
+/// Whether `i` has to do with the x87 or MMX registers.
+pub fn uses_x87(i: &Instruction) -> bool {
+    use CpuidFeature as F;
+    i.cpuid_features().iter().any(|f| matches!(f, F::FPU | F::FPU287 | F::FPU387 | F::MMX))
+        || (0..i.op_count()).any(|n| i.op_kind(n) == OpKind::Register && i.op_register(n).is_mm())
+}
+
+/// The results of these are fixed, flags included; the others (the transcendental ones) have definitions of their own.
+fn native_x87(i: &Instruction, info: &InstructionInfo, host: &Host) -> bool {
+    let fixed = match i.mnemonic() {
+        M::Fadd | M::Faddp | M::Fiadd | M::Fsub | M::Fsubp | M::Fisub | M::Fsubr | M::Fsubrp | M::Fisubr => true,
+        M::Fmul | M::Fmulp | M::Fimul | M::Fdiv | M::Fdivp | M::Fidiv | M::Fdivr | M::Fdivrp | M::Fidivr | M::Fsqrt => true,
+        M::Fcom | M::Fcomp | M::Fcompp | M::Fucom | M::Fucomp | M::Fucompp | M::Ficom | M::Ficomp | M::Ftst | M::Fxam => true,
+        M::Fcomi | M::Fcomip | M::Fucomi | M::Fucomip => true,
+        M::Fcmovb | M::Fcmovnb | M::Fcmove | M::Fcmovne | M::Fcmovbe | M::Fcmovnbe | M::Fcmovu | M::Fcmovnu => true,
+        M::Fld | M::Fild | M::Fst | M::Fstp | M::Fist | M::Fistp | M::Fisttp | M::Fxch | M::Fchs | M::Fabs | M::Frndint => true,
+        M::Fld1 | M::Fldl2t | M::Fldl2e | M::Fldpi | M::Fldlg2 | M::Fldln2 | M::Fldz => true,
+        M::Ffree | M::Fincstp | M::Fdecstp | M::Fnop | M::Fnstcw | M::Fnstsw => true,
+        // MMX
+        _ => !i.cpuid_features().iter().any(|f| matches!(f, CpuidFeature::FPU | CpuidFeature::FPU287 | CpuidFeature::FPU387)),
+    };
+    let memory_operands = (0..i.op_count()).filter(|&n| i.op_kind(n) == OpKind::Memory).count();
+    fixed
+        && i.encoding() == EncodingKind::Legacy
+        && i.cpuid_features().iter().all(|&f| host.has(f))
+        && !reserved(i)
+        && (0..i.op_count()).all(|n| operand(i, n))
+        && info.used_memory().len() <= memory_operands
 }
 
 fn operand_64(i: &Instruction) -> bool {
@@ -136,7 +181,7 @@ fn reserved(i: &Instruction) -> bool {
     use iced_x86::Code as C;
     match i.mnemonic() {
         M::Rcpps | M::Rcpss | M::Rsqrtps | M::Rsqrtss | M::Vrcpps | M::Vrcpss | M::Vrsqrtps | M::Vrsqrtss => true,
-        M::Maskmovdqu | M::Maskmovq | M::Vmaskmovdqu | M::Stmxcsr | M::Vstmxcsr | M::Vmaskmovps | M::Vmaskmovpd => true,
+        M::Maskmovdqu | M::Maskmovq | M::Vmaskmovdqu | M::Vmaskmovps | M::Vmaskmovpd => true,
         M::Vpmaskmovd | M::Vpmaskmovq | M::Cpuid | M::Xgetbv | M::Cld | M::Std | M::Xlatb | M::Div | M::Idiv | M::Clflush => true,
         M::Clflushopt | M::Clwb | M::Rdpmc | M::Rdtsc | M::Cmpxchg8b | M::Cmpxchg16b | M::Rdpid | M::Int3 | M::Wait | M::Salc => true,
         M::Bt | M::Bts | M::Btr | M::Btc => i.op0_kind() == OpKind::Memory && i.op1_kind() == OpKind::Register,
@@ -146,6 +191,8 @@ fn reserved(i: &Instruction) -> bool {
         M::Shld | M::Shrd => i.op1_register().size() == 2,
         // They touch the MMX registers, even with a memory operand.
         M::Cvtpi2ps | M::Cvtpi2pd => true,
+        // They depend on MXCSR, though none of their operands may be a vector register.
+        M::Cvtps2pi | M::Cvttps2pi | M::Cvtpd2pi | M::Cvttpd2pi => true,
         M::Mov => matches!(
             i.code(),
             C::Mov_AL_moffs8
@@ -171,7 +218,7 @@ fn operand(i: &Instruction, n: u32) -> bool {
     match i.op_kind(n) {
         OpKind::Register => {
             let r = i.op_register(n);
-            r.is_gpr() || r.is_xmm() || r.is_ymm()
+            r.is_gpr() || r.is_xmm() || r.is_ymm() || r.is_st() || r.is_mm()
         }
         OpKind::Memory => i.memory_size().size() > 0,
         OpKind::Immediate8 | OpKind::Immediate8_2nd | OpKind::Immediate16 | OpKind::Immediate32 | OpKind::Immediate64 => true,

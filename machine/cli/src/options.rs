@@ -186,6 +186,12 @@ pub struct MachineArgs {
     /// compares them; or auto, the translator where the host can
     #[arg(long, value_name = "ENGINE", default_value = "auto", value_parser = engine, help_heading = "Machine")]
     pub engine: Engine,
+    /// List translated code in /tmp/perf-PID.map, so that `perf report` names it by the guest's addresses
+    #[arg(long, help_heading = "Machine")]
+    pub perf_map: bool,
+    /// Show on standard error the guest's and the host's instructions of the block at this address once it is translated
+    #[arg(long, value_name = "ADDRESS", value_parser = address, help_heading = "Machine")]
+    pub dump_block: Option<u64>,
     /// The first serial port: stdio, null, file:FILE, tcp:ADDR:PORT, unix:FILE
     #[arg(long, value_name = "TARGET", default_value = "stdio", help_heading = "Machine")]
     pub serial: Target,
@@ -339,6 +345,11 @@ fn board(text: &str) -> Result<Board, String> {
         "microvm" => Err(format!("the board {text} does not work yet; use pc or q35")),
         _ => Err(format!("there is no board `{text}`; use pc or q35")),
     }
+}
+
+fn address(text: &str) -> Result<u64, String> {
+    let digits = text.strip_prefix("0x").unwrap_or(text);
+    u64::from_str_radix(digits, 16).map_err(|_| format!("`{text}` is no address; give it in hexadecimal, such as 0xffffffff81000000"))
 }
 
 fn engine(text: &str) -> Result<Engine, String> {

@@ -11,7 +11,7 @@ use softmetal_machine::board::{AHCI_PLACES, Disk, Drive, IDE_PLACES, Interface, 
 use softmetal_machine::gdb::Server;
 use softmetal_machine::host::clock::{fresh_seed, unix_now};
 use softmetal_machine::host::serial::{Serial, Target};
-use softmetal_machine::host::{disk, files, signals, terminal};
+use softmetal_machine::host::{disk, files, listing, signals, terminal};
 use softmetal_machine::machine::{Config, Engine, Images, Machine, translator};
 use softmetal_machine::media::{DriveName, MediumEvent};
 use softmetal_machine::screen;
@@ -124,6 +124,14 @@ pub fn start(args: &MachineArgs, matches: &ArgMatches, purpose: &Purpose) -> Res
     }
     for (name, medium) in &offered {
         machine.offer_medium(name, medium);
+    }
+    if args.perf_map || args.dump_block.is_some() {
+        if machine.engine() == Engine::Interpreter {
+            return Err(UserError("--perf-map and --dump-block need the translator; use --engine translator".into()));
+        }
+        let listener = listing::listener(args.perf_map, args.dump_block)
+            .map_err(|e| UserError(format!("cannot write {}: {e}; leave --perf-map out", listing::map_path().display())))?;
+        machine.on_translation(listener);
     }
     let debugger = args.gdb.as_deref().map(|at| debugger(at, args.wait)).transpose()?;
     let serial = Serial::open(&args.serial, !purpose.test)?;

@@ -9,6 +9,7 @@ pub mod disk;
 pub mod events;
 pub mod files;
 pub mod firmware;
+pub mod listing;
 pub mod serial;
 pub mod signals;
 pub mod terminal;

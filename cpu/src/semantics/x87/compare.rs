@@ -46,9 +46,12 @@ impl Fpu {
         (0..if completes { pops } else { 0 }).for_each(|_| self.pop());
     }
 
-    /// FCOMI, FUCOMI (`quiet`): the result goes to EFLAGS (ZF, PF, CF; the rest of the arithmetic flags cleared).
+    /// FCOMI, FUCOMI (`quiet`): the result goes to EFLAGS (ZF, PF, CF; the rest of the arithmetic flags cleared). C1 stays
+    /// but for a stack fault (APM 5, FCOMI).
     pub fn compare_to_flags(&mut self, i: usize, quiet: bool, pop: bool) -> Ordering4 {
+        let c1 = if self.is_empty(0) || self.is_empty(i) { 0 } else { self.status & C1 };
         let (order, completes) = self.order(self.register(i), quiet);
+        self.status |= c1;
         self.pop_if(pop && completes);
         order
     }

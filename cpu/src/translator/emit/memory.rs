@@ -1,0 +1,90 @@
+//! Addresses of memory operands, and the look at the TLB.
+
+use iced_x86::{Instruction, Register};
+
+use super::super::assembler::{Assembler, At, Jump, host};
+use super::super::context;
+use super::super::registers::{home, number};
+use super::{Block, Slow};
+use crate::state::seg;
+
+pub(super) fn fits(v: i64) -> bool {
+    i32::try_from(v).is_ok()
+}
+
+impl Block<'_> {
+    /// The address of a memory operand, without its segment; none if it cannot be had so.
+    pub(super) fn effective(&mut self, i: &Instruction) -> Option<(At, bool)> {
+        let disp = i.memory_displacement64() as i64;
+        if i.is_ip_rel_memory_operand() {
+            if i.memory_base() != Register::RIP || !fits(disp) {
+                return None;
+            }
+            self.a.load(host::R15, context::PAGE);
+            return Some((At::base(host::R15, disp as i32), false));
+        }
+        let (base, index) = (i.memory_base(), i.memory_index());
+        let short = base.is_gpr32() || index.is_gpr32();
+        // An address without registers may be one of 32 bits.
+        let short = short || base == Register::None && index == Register::None && i.memory_displ_size() == 4;
+        if !(fits(disp) || short && disp as u64 <= u32::MAX.into()) {
+            return None;
+        }
+        let place = |r: Register, spare: u8, a: &mut Assembler| {
+            (r != Register::None).then(|| {
+                home(number(r)).unwrap_or_else(|| {
+                    a.load(spare, context::reg(number(r)));
+                    spare
+                })
+            })
+        };
+        let base = place(base, host::R15, &mut self.a);
+        let index = place(index, host::R11, &mut self.a);
+        Some((At { base, index, scale: i.memory_index_scale().trailing_zeros() as u8, disp: disp as i32 }, short))
+    }
+
+    /// The linear address of a memory operand, in the register given back.
+    pub(super) fn linear(&mut self, i: &Instruction) -> Option<u8> {
+        let (at, short) = self.effective(i)?;
+        let segment = match i.memory_segment() {
+            Register::FS => Some(seg::FS),
+            Register::GS => Some(seg::GS),
+            _ => None,
+        };
+        match at {
+            At { base: Some(base), index: None, disp: 0, .. } if !short && segment.is_none() => return Some(base),
+            _ if short => self.a.lea32(host::R15, at),
+            _ => self.a.lea(host::R15, at),
+        }
+        if let Some(n) = segment {
+            self.a.load(host::R11, context::base(n as u8));
+            self.a.lea(host::R15, At::indexed(host::R15, host::R11, 0, 0));
+        }
+        Some(host::R15)
+    }
+
+    /// Finds the page of linear address `lin` in the TLB; the access is then at `lin` + R11. Afterwards [`Self::missed`].
+    pub(super) fn check(&mut self, lin: u8, bytes: usize, write: bool, alignment: usize) -> Jump {
+        self.a.pext(host::R11, lin, context::MASK_PAGE);
+        self.a.load(host::RCX, context::tlb_tag(self.user, write, host::R11));
+        if alignment == 0 {
+            self.a.lea(host::RCX, At::indexed(host::RCX, lin, 0, bytes as i32 - 1));
+            self.a.shrx(host::RCX, host::RCX, host::RBP);
+        } else {
+            self.a.lea(host::RCX, At::indexed(host::RCX, lin, 0, 0));
+            let mask = if alignment == 16 { context::MASK_ALIGNED_16 } else { context::MASK_ALIGNED_32 };
+            self.a.pext(host::RCX, host::RCX, mask);
+        }
+        let hit = self.a.jrcxz();
+        let miss = self.a.jmp();
+        self.a.land(hit);
+        self.a.load(host::R11, context::tlb_host(self.user, host::R11));
+        miss
+    }
+
+    /// The instruction is complete: where its way through the handler comes back.
+    pub(super) fn missed(&mut self, from: Jump, k: usize, lin: u8) {
+        let resume = self.a.here();
+        self.slow.push(Slow { from, site: 2 * k + 1, lin, resume });
+    }
+}

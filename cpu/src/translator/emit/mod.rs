@@ -1,0 +1,284 @@
+//! From a block's instructions to host code.
+//!
+//! | module | what it emits |
+//! |---|---|
+//! | [`memory`] | addresses, and the look at the TLB |
+//! | [`native`] | instructions as they are |
+//! | [`stack`] | PUSH, POP, LEAVE |
+//! | [`control`] | jumps, and the ways out of a block |
+
+mod control;
+mod memory;
+mod native;
+mod stack;
+
+use iced_x86::{Encoder, Instruction, InstructionInfoFactory};
+
+use super::assembler::{Assembler, At, Jump, host};
+use super::context;
+use super::policy::{self, Host, Way};
+use super::thunks::Thunks;
+use crate::op::Op;
+use crate::state::Mode;
+
+/// Operations as translated code hands them to [`super::handle`].
+#[derive(Clone, Copy)]
+pub struct Site {
+    /// The first; it lies among the translation's own.
+    pub op: *const Op,
+    /// How many there are.
+    pub run: u16,
+    /// The block's start in its page.
+    pub start: u16,
+    pub kind: Kind,
+}
+
+/// What [`super::handle`] is called for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// To carry out the operations.
+    Handler,
+    /// To carry out an operation whose access at [`context::LIN`] missed the TLB.
+    Missed,
+    /// The same, of an operation that uses the x87 registers.
+    MissedX87,
+    /// To bring the x87 registers into the host's.
+    BringX87,
+}
+
+// SAFETY: the operations are read only, and belong to the translation that the site belongs to.
+unsafe impl Send for Site {}
+
+/// A direct jump to another block of the page.
+#[derive(Clone, Copy, Debug)]
+pub struct Edge {
+    /// Host address of the displacement of its JMP.
+    pub field: u64,
+    /// The target's physical address.
+    pub target: u64,
+    pub mode: Mode,
+    pub brought: Brought,
+}
+
+/// Register files that are in the host's where a block is entered or left.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Brought {
+    pub vectors: bool,
+    pub x87: bool,
+}
+
+impl Brought {
+    pub fn covers(self, needs: Self) -> bool {
+        (self.vectors || !needs.vectors) && (self.x87 || !needs.x87)
+    }
+}
+
+/// What a block became.
+pub struct Emitted {
+    pub code: Vec<u8>,
+    /// Offset of the entry that takes the page over from its predecessor.
+    pub near: usize,
+    /// Offset of the entry for a predecessor that leaves with all that the block needs.
+    pub body: usize,
+    pub needs: Brought,
+    /// Offset of the code that takes the entry's place when the block is retired.
+    pub gone: usize,
+    pub edges: Vec<Edge>,
+}
+
+struct Slow {
+    from: Jump,
+    site: usize,
+    lin: u8,
+    resume: usize,
+}
+
+struct Out {
+    from: [Jump; 2],
+    edge: usize,
+    target: u16,
+}
+
+/// What makes code; reused for all blocks.
+pub struct Emitter {
+    encoder: Encoder,
+    info: InstructionInfoFactory,
+    pub host: Host,
+}
+
+struct Block<'a> {
+    a: Assembler,
+    thunks: Thunks,
+    user: bool,
+    start: u16,
+    sites: &'a [Site],
+    needs: Brought,
+    slow: Vec<Slow>,
+    outs: Vec<Out>,
+    taken: Vec<(Jump, usize, i64)>,
+    edges: Vec<Edge>,
+    origin: u64,
+    first_edge: usize,
+    /// Physical address of the page.
+    page: u64,
+    mode: Mode,
+}
+
+/// What a block is made from.
+pub struct Input<'a> {
+    pub instructions: &'a [Instruction],
+    /// Two for each instruction: by its handler, and for an access that missed; and one to bring the x87 registers.
+    pub sites: &'a mut [Site],
+    /// Physical address of the page.
+    pub page: u64,
+    pub mode: Mode,
+    pub thunks: Thunks,
+    /// Where the code will be.
+    pub origin: u64,
+    /// The number of its first edge.
+    pub first_edge: usize,
+    /// By instruction: the interpreter's handler does what the instruction says (it is neither invalid nor unavailable).
+    pub available: &'a [bool],
+}
+
+impl Emitter {
+    pub fn new(host: Host) -> Self {
+        Self { encoder: Encoder::new(64), info: InstructionInfoFactory::new(), host }
+    }
+
+    /// Makes code; the instructions' addresses count from the start of the page.
+    pub fn emit(&mut self, input: Input) -> Emitted {
+        let start = input.sites[0].start;
+        let ways: Vec<Way> = input
+            .instructions
+            .iter()
+            .zip(input.available)
+            .map(|(i, &available)| if available { policy::way(i, self.info.info(i), &self.host) } else { Way::Handler })
+            .collect();
+        // Handlers that follow each other hand over by themselves.
+        for k in (1..ways.len()).rev() {
+            if ways[k] == Way::Handler && ways[k - 1] == Way::Handler {
+                input.sites[2 * k - 2].run = input.sites[2 * k].run + 1;
+            }
+        }
+        let mut b = Block {
+            a: Assembler::new(input.origin),
+            thunks: input.thunks,
+            user: input.mode.user(),
+            page: input.page,
+            mode: input.mode,
+            start,
+            sites: input.sites,
+            needs: Brought {
+                vectors: input.instructions.iter().any(policy::uses_vectors),
+                x87: input.instructions.iter().zip(&ways).any(|(i, &way)| way == Way::Native && policy::uses_x87(i)),
+            },
+            slow: Vec::new(),
+            outs: Vec::new(),
+            taken: Vec::new(),
+            edges: Vec::new(),
+            origin: input.origin,
+            first_edge: input.first_edge,
+        };
+        b.a.lea(host::R15, At::base(host::R15, -i32::from(start)));
+        b.a.store(context::PAGE, host::R15);
+        let near = b.a.here();
+        b.bring_x87();
+        b.bring_vectors();
+        let body = b.a.here();
+        let last = input.instructions.len() - 1;
+        for (k, i) in input.instructions.iter().enumerate() {
+            let way = ways[k];
+            let ended = match way {
+                Way::Nothing => false,
+                Way::Native => {
+                    b.native(&mut self.encoder, k, i, self.info.info(i));
+                    false
+                }
+                Way::Handler => {
+                    if k == 0 || ways[k - 1] != Way::Handler {
+                        b.handler(k);
+                    }
+                    false
+                }
+                Way::HandlerLast => {
+                    b.call_site(2 * k);
+                    b.edge(k, i.next_ip() as i64, Brought::default());
+                    true
+                }
+                Way::Address => {
+                    b.lea(k, i);
+                    false
+                }
+                Way::Divide => {
+                    b.divide(&mut self.encoder, k, i);
+                    false
+                }
+                Way::Jcc => {
+                    b.conditional(k, i);
+                    false
+                }
+                Way::Push => {
+                    b.push(k, i);
+                    false
+                }
+                Way::Pop => {
+                    b.pop(k, i.op0_register());
+                    false
+                }
+                Way::Leave => {
+                    b.leave(k);
+                    false
+                }
+                Way::Jmp | Way::JmpIndirect | Way::Call | Way::CallIndirect | Way::Ret => {
+                    b.transfer(way, k, i);
+                    true
+                }
+            };
+            if k == last && !ended {
+                b.edge(k, i.next_ip() as i64, b.needs);
+            }
+        }
+        b.finish(near, body)
+    }
+}
+
+impl Block<'_> {
+    /// Brings the vector registers into the host's, if they are not there.
+    fn bring_vectors(&mut self) {
+        if self.needs.vectors {
+            self.a.load_byte(host::RCX, context::VECTORS_HOME);
+            let there = self.a.jrcxz();
+            self.a.load(host::R15, context::PAGE);
+            self.a.lea(host::R15, At::base(host::R15, self.start.into()));
+            self.a.call_to(self.thunks.vectors);
+            self.a.land(there);
+        }
+    }
+
+    /// Brings the x87 registers into the host's, if they are not there. The vector registers are not afterwards.
+    fn bring_x87(&mut self) {
+        if self.needs.x87 {
+            self.a.load_byte(host::RCX, context::X87_HOME);
+            let there = self.a.jrcxz();
+            self.call_site(self.sites.len() - 1);
+            self.a.land(there);
+        }
+    }
+
+    fn call_site(&mut self, site: usize) {
+        self.a.mov_imm64(host::R11, &raw const self.sites[site] as u64);
+        self.a.call_to(self.thunks.handle);
+    }
+
+    fn call_handler(&mut self, site: usize) {
+        self.call_site(site);
+        self.bring_x87();
+        self.bring_vectors();
+    }
+
+    fn handler(&mut self, k: usize) {
+        // The site of an access that missed differs only in that.
+        self.call_handler(2 * k);
+    }
+}

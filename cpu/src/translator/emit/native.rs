@@ -1,0 +1,196 @@
+//! Instructions that are emitted as they are, with registers renamed.
+
+use iced_x86::{Encoder, Instruction, InstructionInfo, OpAccess, OpKind, Register};
+
+use super::super::assembler::{At, Jump, host};
+use super::super::registers::{COUNT, home, is_high_byte, named, number};
+use super::super::{context, policy, thunks};
+use super::{Block, Slow};
+
+impl Block<'_> {
+    pub(super) fn native(&mut self, encoder: &mut Encoder, k: usize, i: &Instruction, info: &InstructionInfo) {
+        let (start, slow) = (self.a.here(), self.slow.len());
+        if self.try_native(encoder, k, i, info).is_none() {
+            self.a.code.truncate(start);
+            self.slow.truncate(slow);
+            self.handler(k);
+        }
+    }
+
+    fn try_native(&mut self, encoder: &mut Encoder, k: usize, i: &Instruction, info: &InstructionInfo) -> Option<()> {
+        let mut j = *i;
+        let memory = (0..i.op_count()).find(|&n| i.op_kind(n) == OpKind::Memory);
+        let mut spare = vec![host::R15, host::R11, host::RCX];
+        let mut access = None;
+        if let Some(n) = memory {
+            let write = !matches!(info.op_access(n), OpAccess::Read | OpAccess::CondRead);
+            let lin = self.linear(i)?;
+            let miss = self.check(lin, i.memory_size().size(), write, policy::alignment(i));
+            access = Some((miss, lin));
+            // A further register may be needed: then one holds the whole address.
+            let homeless = (0..i.op_count())
+                .filter(|&n| i.op_kind(n) == OpKind::Register && i.op_register(n).is_gpr())
+                .filter(|&n| is_high_byte(i.op_register(n)) || home(number(i.op_register(n))).is_none())
+                .count();
+            j.set_segment_prefix(Register::None);
+            j.set_memory_displacement64(0);
+            j.set_memory_displ_size(0);
+            j.set_memory_index_scale(1);
+            if homeless > 1 || i.op_count() > 2 && homeless > 0 {
+                self.a.lea(host::R15, At::indexed(lin, host::R11, 0, 0));
+                j.set_memory_base(Register::R15);
+                j.set_memory_index(Register::None);
+                spare.retain(|&r| r != host::R15);
+            } else {
+                j.set_memory_base(named(lin, 8));
+                j.set_memory_index(Register::R11);
+                spare.retain(|&r| r != host::R11 && r != lin);
+            }
+        }
+        j.set_has_lock_prefix(false);
+        j.set_has_xacquire_prefix(false);
+        j.set_has_xrelease_prefix(false);
+        let shift_count = |n: u32| {
+            use iced_x86::Mnemonic as M;
+            let last = n == i.op_count() - 1 && n > 0;
+            last && i.op_register(n) == Register::CL
+                && matches!(i.mnemonic(), M::Shl | M::Sal | M::Shr | M::Sar | M::Rol | M::Ror | M::Rcl | M::Rcr | M::Shld | M::Shrd)
+        };
+        if (0..i.op_count()).any(shift_count) {
+            self.a.mov(host::RCX, COUNT);
+            spare.retain(|&r| r != host::RCX);
+        }
+        // (guest register, its stand-in) to be stored after the instruction; high bytes are told by their own name.
+        let mut stand_ins: Vec<(Register, u8, bool)> = Vec::new();
+        for n in 0..i.op_count() {
+            let r = i.op_register(n);
+            if i.op_kind(n) != OpKind::Register || !r.is_gpr() || shift_count(n) {
+                continue;
+            }
+            let written = !matches!(info.op_access(n), OpAccess::Read | OpAccess::CondRead | OpAccess::None | OpAccess::NoMemAccess);
+            let key = if is_high_byte(r) { r } else { r.full_register() };
+            if let (Some(h), false) = (home(number(r)), is_high_byte(r)) {
+                j.try_set_op_register(n, named(h, r.size())).ok()?;
+                continue;
+            }
+            let known = stand_ins.iter_mut().find(|s| s.0 == key);
+            let s = match known {
+                Some(s) => {
+                    s.2 |= written;
+                    s.1
+                }
+                None => {
+                    let s = spare.pop()?;
+                    let again = (n + 1..i.op_count()).any(|m| i.op_register(m).full_register() == key);
+                    let whole = r.size() >= 4 && info.op_access(n) == OpAccess::Write && !again;
+                    if is_high_byte(r) {
+                        self.a.rorx(s, home(number(r))?, 8);
+                    } else if !whole {
+                        self.a.load(s, context::reg(number(r)));
+                    }
+                    stand_ins.push((key, s, written));
+                    s
+                }
+            };
+            j.try_set_op_register(n, named(s, r.size())).ok()?;
+        }
+        encode(encoder, &j, &mut self.a.code)?;
+        for (r, s, written) in stand_ins {
+            if !written {
+                continue;
+            }
+            if is_high_byte(r) {
+                let h = home(number(r))?;
+                self.a.rorx(h, h, 8);
+                self.a.mov_low_byte(h, s);
+                self.a.rorx(h, h, 56);
+            } else {
+                self.a.store(context::reg(number(r)), s);
+            }
+        }
+        if let Some((miss, lin)) = access {
+            self.missed(miss, k, lin);
+        }
+        Some(())
+    }
+
+    pub(super) fn lea(&mut self, k: usize, i: &Instruction) {
+        let start = self.a.here();
+        let Some((at, short)) = self.effective(i) else {
+            self.a.code.truncate(start);
+            return self.handler(k);
+        };
+        let guest = number(i.op0_register());
+        let to = home(guest).unwrap_or(host::R15);
+        if short || i.op0_register().size() == 4 {
+            self.a.lea32(to, at);
+        } else {
+            self.a.lea(to, at);
+        }
+        if home(guest).is_none() {
+            self.a.store(context::reg(guest), to);
+        }
+    }
+
+    /// The value of a general register, in the register given back.
+    pub(super) fn value(&mut self, guest: u8, spare: u8) -> u8 {
+        home(guest).unwrap_or_else(|| {
+            self.a.load(spare, context::reg(guest));
+            spare
+        })
+    }
+
+    /// DIV and IDIV of RDX:RAX, where RDX only extends RAX; anything else, and what may fault, is the handler's.
+    pub(super) fn divide(&mut self, encoder: &mut Encoder, k: usize, i: &Instruction) {
+        let (r, signed) = (i.op0_register(), i.mnemonic() == iced_x86::Mnemonic::Idiv);
+        let wide = r.size() == 8;
+        let by = self.value(number(r), host::R15);
+        let mut slow = Vec::new();
+        self.a.mov_sized(wide, host::RCX, by);
+        slow.push(self.unless_zero());
+        if signed {
+            self.a.lea_sized(wide, host::RCX, At::base(host::RCX, 1));
+            slow.push(self.unless_zero());
+            // The sign of RAX, as 0 or 1, and RDX, as 0 or -1, cancel each other.
+            self.a.mov_imm64(host::R11, if wide { 63 } else { 31 });
+            self.a.mov_sized(wide, host::RCX, host::RAX);
+            self.a.shrx(host::RCX, host::RCX, host::R11);
+            self.a.lea_sized(wide, host::RCX, At::indexed(host::RCX, host::RDX, 0, 0));
+        } else {
+            self.a.mov_sized(wide, host::RCX, host::RDX);
+        }
+        let fine = self.a.jrcxz();
+        slow.push(self.a.jmp());
+        self.a.land(fine);
+        // The host's flags change; the handler's definition is that they do not.
+        self.a.mov(host::R11, host::RAX);
+        thunks::flags_to_memory(&mut self.a);
+        self.a.mov(host::RAX, host::R11);
+        let mut j = *i;
+        j.set_op0_register(named(by, r.size()));
+        let encoded = encode(encoder, &j, &mut self.a.code);
+        debug_assert!(encoded.is_some());
+        self.a.mov(host::R11, host::RAX);
+        thunks::flags_from_memory(&mut self.a);
+        self.a.mov(host::RAX, host::R11);
+        let resume = self.a.here();
+        self.slow.extend(slow.into_iter().map(|from| Slow { from, site: 2 * k, lin: host::R15, resume }));
+    }
+
+    /// Goes on unless RCX is 0.
+    fn unless_zero(&mut self) -> Jump {
+        let zero = self.a.jrcxz();
+        let on = self.a.jmp_short();
+        self.a.land(zero);
+        let out = self.a.jmp();
+        self.a.land(on);
+        out
+    }
+}
+
+fn encode(encoder: &mut Encoder, i: &Instruction, code: &mut Vec<u8>) -> Option<()> {
+    encoder.set_buffer(std::mem::take(code));
+    let ok = encoder.encode(i, 0).is_ok();
+    *code = encoder.take_buffer();
+    ok.then_some(())
+}
