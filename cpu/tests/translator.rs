@@ -310,3 +310,121 @@ fn random_programs_leave_the_same_state() {
     assert!(failures.is_empty(), "{}", failures.join("\n\n"));
     assert!(translated > 100 && long > 100 || alone.is_some(), "{translated} blocks, {long} programs that did not fault");
 }
+
+/// Where the edge of RAM is met, beyond an access that ends with it: one that runs over it, and others farther behind it.
+const PLACES: [i64; 4] = [0, 1, 64, 65];
+
+/// Every form of every instruction with a memory operand, made from its code, with RSI as the operand's base.
+fn memory_forms() -> Vec<(Vec<u8>, usize)> {
+    let mut forms = Vec::new();
+    let mut encoder = Encoder::new(64);
+    'codes: for code in iced_x86::Code::values() {
+        let described = code.op_code();
+        let memory = (0..described.op_count()).find(|&n| {
+            use iced_x86::OpCodeOperandKind as K;
+            matches!(
+                described.op_kind(n),
+                K::mem | K::r8_or_mem | K::r16_or_mem | K::r32_or_mem | K::r64_or_mem | K::xmm_or_mem | K::ymm_or_mem
+            )
+        });
+        let (Some(memory), true) = (memory, described.is_instruction() && described.mode64() && described.cpl3()) else { continue };
+        let mut i = Instruction::default();
+        i.set_code(code);
+        for n in 0..described.op_count() {
+            use iced_x86::OpCodeOperandKind as K;
+            let register = match described.op_kind(n) {
+                _ if n == memory => {
+                    i.set_op_kind(n, OpKind::Memory);
+                    i.set_memory_base(Register::RSI);
+                    continue;
+                }
+                K::r8_or_mem | K::r8_reg => Register::BL,
+                K::r16_or_mem | K::r16_reg | K::r16_rm => Register::BX,
+                K::r32_or_mem | K::r32_reg | K::r32_rm | K::r32_vvvv => Register::EBX,
+                K::r64_or_mem | K::r64_reg | K::r64_rm | K::r64_vvvv => Register::RBX,
+                K::xmm_or_mem | K::xmm_reg | K::xmm_rm => Register::XMM3,
+                K::xmm_vvvv | K::xmm_is4 => Register::XMM4,
+                K::ymm_or_mem | K::ymm_reg | K::ymm_rm => Register::YMM3,
+                K::ymm_vvvv | K::ymm_is4 => Register::YMM4,
+                K::al => Register::AL,
+                K::ax => Register::AX,
+                K::eax => Register::EAX,
+                K::rax => Register::RAX,
+                K::cl => Register::CL,
+                K::imm8 => {
+                    i.set_op_kind(n, OpKind::Immediate8);
+                    continue;
+                }
+                K::imm8sex16 => {
+                    i.set_op_kind(n, OpKind::Immediate8to16);
+                    continue;
+                }
+                K::imm8sex32 => {
+                    i.set_op_kind(n, OpKind::Immediate8to32);
+                    continue;
+                }
+                K::imm8sex64 => {
+                    i.set_op_kind(n, OpKind::Immediate8to64);
+                    continue;
+                }
+                K::imm16 => {
+                    i.set_op_kind(n, OpKind::Immediate16);
+                    continue;
+                }
+                K::imm32 => {
+                    i.set_op_kind(n, OpKind::Immediate32);
+                    continue;
+                }
+                K::imm32sex64 => {
+                    i.set_op_kind(n, OpKind::Immediate32to64);
+                    continue;
+                }
+                // No operand that is renamed.
+                _ => continue 'codes,
+            };
+            i.set_op_kind(n, OpKind::Register);
+            i.set_op_register(n, register);
+        }
+        let encoded = encoder.encode(&i, 0).is_ok();
+        let bytes = encoder.take_buffer();
+        if encoded {
+            forms.push((bytes, i.memory_size().size()));
+        }
+    }
+    forms
+}
+
+/// Translated code reaches to the last byte of RAM and not beyond, with every form that it has of a memory operand.
+#[test]
+fn every_memory_form_at_the_edges_of_ram() {
+    let run = |engine, code: &[u8], address: u64| {
+        let mut h = Harness::long().code(code);
+        h.p.set_engine(engine).unwrap();
+        h.set_reg(reg::RSI, address);
+        h.set_reg(reg::RBX, 0x1234_5678_9abc_def0);
+        h.set_reg(reg::RCX, 3);
+        for at in (RAM - 64..RAM).chain(0..64).step_by(8) {
+            h.set_u64(at, at.wrapping_mul(0x0101_0307_0503_0701));
+        }
+        let stop = h.run(600);
+        let s = &h.p.cpu.state;
+        let bytes: Vec<u64> = (RAM - 64..RAM).chain(0..64).step_by(8).map(|at| h.u64(at)).collect();
+        let translated = h.p.blocks_translated();
+        ((stop, s.regs[..16].to_vec(), s.rip, h.flags(), s.icount, s.ymm, h.exception(), bytes), translated)
+    };
+    let forms = memory_forms();
+    let mut translated = 0;
+    for (form, size) in &forms {
+        // The instruction over and over: LFENCE keeps its neighbour the same, JMP goes back.
+        let mut code = form.clone();
+        code.extend([0x0f, 0xae, 0xe8, 0xeb, (-(form.len() as i8) - 5) as u8]);
+        for place in PLACES {
+            let address = (RAM as i64 - *size as i64 + place) as u64;
+            let (right, _) = run(Engine::Interpreter, &code, address);
+            let (got, blocks) = run(Engine::Translator, &code, address);
+            translated += blocks;
+            assert_eq!(got, right, "{} at {address:#x}", listing(&code));
+        }
+    }
+    assert!(forms.len() > 600 && translated > 600, "{} forms, {translated} blocks", forms.len());
+}
