@@ -131,7 +131,8 @@ fn options() {
     with(&["--memory", "lots"], &["--memory", "512M"]);
     with(&["--memory", "900000G"], &["more than this host has"]);
     with(&["--cpus", "2"], &["does not work yet"]);
-    with(&["--cpu", "i486"], &["x86-64-v2"]);
+    with(&["--cpu", "haswel"], &["haswell"]);
+    with(&["--cpu", "x86-64-v3,-avx"], &["avx2"]);
     with(&["--engine", "kvm"], &["auto, interpreter, translator or lockstep"]);
     with(&["--machine", "microvm"], &["does not work yet"]);
     with(&["--vnc", ":1"], &["--vnc does not work yet"]);
