@@ -29,13 +29,9 @@ impl VirtioRng {
         Self { seed, chain: Chain::default(), state: State { counter: seed } }
     }
 
-    /// The next 64 bits: SplitMix64 (Steele, Lea, Flood: Fast Splittable Pseudorandom Number Generators, 2014).
+    /// The next 64 bits.
     fn next(&mut self) -> u64 {
-        let s = &mut self.state;
-        s.counter = s.counter.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let z = (s.counter ^ s.counter >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ z >> 31
+        softmetal_bus::splitmix64(&mut self.state.counter)
     }
 }
 

@@ -33,3 +33,13 @@ pub use time::{Time, TimerQueue};
 pub const fn ones(width: usize) -> u64 {
     if width >= 8 { !0 } else { (1 << (width * 8)) - 1 }
 }
+
+/// The next 64 bits of a source that is wholly its `state`: SplitMix64 (Steele, Lea, Flood: Fast Splittable Pseudorandom
+/// Number Generators, 2014).
+#[must_use]
+pub const fn splitmix64(state: &mut u64) -> u64 {
+    *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let z = (*state ^ *state >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ z >> 31
+}

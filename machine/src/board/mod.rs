@@ -486,13 +486,9 @@ impl Board {
         ignore
     }
 
-    /// The next number of the random source (SplitMix64).
+    /// The next number of the random source.
     fn random(&mut self) -> u64 {
-        self.state.random = self.state.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let z = self.state.random;
-        let z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
+        softmetal_bus::splitmix64(&mut self.state.random)
     }
 }
 
