@@ -25,13 +25,14 @@ enum Word {
     Leaf7Ebx,
     Leaf7Ecx,
     Leaf7Edx,
+    Leaf7Sub2Edx,
     LeafDEax,
     Extended1Ecx,
     Extended1Edx,
 }
-const WORDS: usize = 8;
+const WORDS: usize = 9;
 /// By [`Word`]: leaf and register.
-const WORD_NAMES: [&str; WORDS] = ["1.ECX", "1.EDX", "7.EBX", "7.ECX", "7.EDX", "0xd/1.EAX", "0x80000001.ECX", "0x80000001.EDX"];
+const WORD_NAMES: [&str; WORDS] = ["1.ECX", "1.EDX", "7.EBX", "7.ECX", "7.EDX", "7/2.EDX", "0xd/1.EAX", "0x80000001.ECX", "0x80000001.EDX"];
 
 /// The smallest model that has a feature.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -144,6 +145,7 @@ features! {
     Serialize "serialize" Leaf7Edx 14 Max SERIALIZE;
     SpecCtrl "spec_ctrl" Leaf7Edx 26 V1;
     ArchCapabilities "arch_capabilities" Leaf7Edx 29 V1;
+    BhiCtrl "bhi_ctrl" Leaf7Sub2Edx 4 V1;
     Xsaveopt "xsaveopt" LeafDEax 0 V3 XSAVEOPT;
     Xsavec "xsavec" LeafDEax 1 Max XSAVEC;
     Xgetbv1 "xgetbv1" LeafDEax 2 Max;
@@ -374,8 +376,10 @@ impl Model {
             6 => [4, 0, 0, 0],
             7 if sub == 0 => {
                 let ospke = if cr4 & bits::CR4_PKE != 0 { 1 << 4 } else { 0 };
-                [0, self.word(Word::Leaf7Ebx), self.word(Word::Leaf7Ecx) | ospke, self.word(Word::Leaf7Edx)]
+                let last = if self.word(Word::Leaf7Sub2Edx) != 0 { 2 } else { 0 };
+                [last, self.word(Word::Leaf7Ebx), self.word(Word::Leaf7Ecx) | ospke, self.word(Word::Leaf7Edx)]
             }
+            7 if sub == 2 => [0, 0, 0, self.word(Word::Leaf7Sub2Edx)],
             0xb => self.topology(sub),
             0xd if self.has(Feature::Xsave) => match sub {
                 0 => {

@@ -274,4 +274,5 @@ pub(super) const NEEDS: &[(Feature, Feature)] = &[
     (Feature::Mca, Feature::Mce),
     (Feature::SpecCtrl, Feature::Msr),
     (Feature::ArchCapabilities, Feature::Msr),
+    (Feature::BhiCtrl, Feature::SpecCtrl),
 ];

@@ -285,7 +285,7 @@ impl Cpu {
         if self.model.vendor() == Vendor::Amd && AMD.contains(&msr) {
             return true;
         }
-        let base_ok = self.canonical_base(v);
+        let (base_ok, bhi) = (self.canonical_base(v), self.model.has(Feature::BhiCtrl));
         let m = &mut self.state.msr;
         let ok = match msr {
             n::LSTAR | n::CSTAR | n::FS_BASE | n::GS_BASE | n::KERNEL_GS_BASE | n::SYSENTER_ESP | n::SYSENTER_EIP => base_ok,
@@ -294,7 +294,8 @@ impl Cpu {
             n::FMASK | n::TSC_AUX => v >> 32 == 0,
             // Bit 1 is reserved (SDM 4, table 2-2).
             n::UMWAIT_CONTROL => v >> 32 == 0 && v & 2 == 0,
-            n::SPEC_CTRL => v & !7 == 0,
+            // IBRS, STIBP, SSBD; BHI_DIS_S.
+            n::SPEC_CTRL => v & !(7 | if bhi { 1 << 10 } else { 0 }) == 0,
             n::PRED_CMD => v & !1 == 0,
             n::MCG_STATUS => v & !7 == 0,
             _ if FIXED_MTRRS.contains(&msr) => (0..8).all(|i| memory_type(v >> (8 * i) & 0xff, false)),
