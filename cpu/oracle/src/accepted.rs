@@ -381,7 +381,10 @@ pub const ROWS: &[Row] = &[
     },
     Row {
         what: "whether bytes of an FXSAVE image that are not used are reached (SDM 1, 10.5.1)",
-        applies: |s| s.crosses() && s.is(&[M::Fxsave, M::Fxsave64, M::Fxrstor, M::Fxrstor64]) && s.host.vector != s.guest.vector,
+        applies: |s| {
+            let differ = s.host.vector != s.guest.vector || s.host.end.rip != s.guest.end.rip;
+            differ && s.crosses() && s.is(&[M::Fxsave, M::Fxsave64, M::Fxrstor, M::Fxrstor64])
+        },
         ignore: |_, x| x.everything = true,
     },
     Row {
