@@ -2,7 +2,7 @@
 
 use iced_x86::{Instruction, Mnemonic as M, OpCodeOperandKind as K, OpKind, Register as R};
 
-use super::{Maker, SELECTORS};
+use super::{Maker, SELECTORS, leads_to_64_bit};
 use crate::case::{CODE, CONSTANTS, DATA, PAGE, REGION, selector};
 use crate::values;
 
@@ -155,8 +155,7 @@ impl Maker<'_> {
 
     pub(super) fn selector(&mut self) -> u16 {
         let selector = if self.r.percent(50) { self.r.pick(&SELECTORS) } else { self.case.start.selectors[1] };
-        // With a 16-bit stack in 64-bit mode Linux does not deliver signals.
-        if self.bits == 16 && selector == selector::CODE_64 { selector::CODE_32 } else { selector }
+        if self.bits == 16 && leads_to_64_bit(selector) { selector::CODE_32 } else { selector }
     }
 
     /// Bits of an address, now and then not those of the mode.

@@ -66,6 +66,13 @@ pub fn make(code: Code, seed: u64, index: u64) -> Option<Made> {
     (0..20).find_map(|_| Maker::new(&mut random, bits, info).make())
 }
 
+/// Whether a selector is that of 64-bit code, where cases of 16-bit code must not lead: AMD's processors push a far call's
+/// return address as the new mode does, at the whole RSP, whose upper half Linux has replaced where the stack is one of the
+/// local table; and Linux repeats what faults above 4 GiB in code of the local table without end.
+fn leads_to_64_bit(selector: u16) -> bool {
+    selector & !3 == selector::CODE_64 & !3
+}
+
 struct Maker<'a> {
     r: &'a mut Random,
     bits: u32,
@@ -90,6 +97,11 @@ impl<'a> Maker<'a> {
         let instruction = self.decode(&bytes);
         if !instruction.is_invalid() {
             bytes.truncate(instruction.len());
+        }
+        // A flipped bit may have made it another selector.
+        let far = matches!(instruction.op0_kind(), OpKind::FarBranch16 | OpKind::FarBranch32);
+        if self.bits == 16 && far && leads_to_64_bit(instruction.far_branch_selector()) {
+            return None;
         }
         if accepted::excluded(&instruction).is_some() || accepted::differing_branch(&instruction, self.bits, &bytes) {
             return None;
