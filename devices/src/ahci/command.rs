@@ -4,7 +4,7 @@ use softmetal_bus::Ctx;
 
 use super::Ahci;
 use super::port::{Port, cmd, interrupt};
-use crate::ata::{self, DEVICE_RESET, Moved, Step, Taskfile, status};
+use crate::ata::{self, DEVICE_RESET, Moved, Step, Taskfile, Unit, status};
 use crate::pci::{PciDevice, command as pci_command};
 
 /// Nanoseconds from the issue of a command to its end.
@@ -88,6 +88,16 @@ fn taskfile(frame: &[u8; 64]) -> Taskfile {
     }
 }
 
+/// Whether the command is READ or WRITE FPDMA QUEUED.
+fn is_queued(tf: &Taskfile, unit: &Unit) -> bool {
+    matches!(tf.command, 0x60 | 0x61) && !unit.is_packet()
+}
+
+/// The tag of a queued command.
+fn tag(tf: &Taskfile) -> u8 {
+    (tf.count >> 3 & 31) as u8
+}
+
 impl Ahci {
     /// The device sends its registers.
     pub(super) fn send_registers(&mut self, ctx: &Ctx, n: usize, notify: bool) {
@@ -143,6 +153,11 @@ impl Ahci {
 
     fn execute(&mut self, ctx: &mut Ctx, n: usize, slot: u32) -> Outcome {
         let port = &mut self.state.ports[n];
+        if let Some(unit) = self.units[n].as_mut().filter(|unit| port.on_host && unit.syncs()) {
+            port.on_host = false;
+            unit.synced(&mut port.tf);
+            return self.end(ctx, n, slot, false, 0);
+        }
         let header_at = port.list.wrapping_add(u64::from(slot) * 32);
         let (mut header, mut frame) = ([0; 16], [0; 64]);
         if !ctx.dma_read(header_at, &mut header) {
@@ -176,11 +191,11 @@ impl Ahci {
         }
         let tf = &mut port.tf;
         *tf = taskfile(&frame);
-        let queued = matches!(tf.command, 0x60 | 0x61) && !unit.is_packet();
-        if queued {
+        if is_queued(tf, unit) {
+            port.on_host = false;
             return self.execute_queued(ctx, n, slot, flags, table, header_at);
         }
-        if !std::mem::take(&mut port.on_host) && unit.begin_host(tf.command) {
+        if !std::mem::take(&mut port.on_host) && unit.begin_host(tf) {
             (port.on_host, tf.status) = (true, status::BSY);
             return Outcome::OnHost;
         }
@@ -214,7 +229,25 @@ impl Ahci {
                 }
             }
         }
+        self.end(ctx, n, slot, pio_in, bytes)
+    }
+
+    /// A command has moved all of its data, or failed: ends it, unless that must be durable first. `pio_in`: it was a PIO read.
+    fn end(&mut self, ctx: &mut Ctx, n: usize, slot: u32, pio_in: bool, bytes: u64) -> Outcome {
         let port = &mut self.state.ports[n];
+        let Some(unit) = &mut self.units[n] else { return Outcome::Fatal };
+        let queued = is_queued(&port.tf, unit);
+        if unit.syncs() {
+            port.on_host = true;
+            if !queued {
+                port.tf.status = status::BSY;
+            }
+            return Outcome::OnHost;
+        }
+        if queued {
+            self.end_queued(ctx, n, slot);
+            return Outcome::Ended(bytes);
+        }
         if port.tf.status & (status::ERR | status::DF) == 0 {
             port.issued &= !(1 << slot);
         }
@@ -232,19 +265,23 @@ impl Ahci {
     fn execute_queued(&mut self, ctx: &mut Ctx, n: usize, slot: u32, flags: u32, table: u64, header_at: u64) -> Outcome {
         let port = &mut self.state.ports[n];
         let Some(unit) = &mut self.units[n] else { return Outcome::Fatal };
-        let tag = (port.tf.count >> 3 & 31) as u8;
         let mut bytes = 0;
         if unit.queued(&mut port.tf) == Step::Data {
             // The device accepts the command, then asks for the data.
             let mut setup = [0; 28];
             setup[..2].copy_from_slice(&[FRAME_DMA_SETUP, if unit.writes() { 0 } else { FRAME_TO_HOST }]);
-            setup[4] = tag;
+            setup[4] = tag(&port.tf);
             setup[20..24].copy_from_slice(&(unit.left() as u32).to_le_bytes());
             port.receive(ctx, AT_DMA_SETUP, &setup);
             let Some(moved) = self.move_data(ctx, n, flags, table, header_at) else { return Outcome::Fatal };
             bytes = moved.bytes;
         }
+        self.end(ctx, n, slot, false, bytes)
+    }
+
+    fn end_queued(&mut self, ctx: &Ctx, n: usize, slot: u32) {
         let port = &mut self.state.ports[n];
+        let tag = tag(&port.tf);
         port.issued &= !(1 << slot);
         let failed = port.tf.status & (status::ERR | status::DF) != 0;
         let done = if failed { 0 } else { 1u32 << tag };
@@ -256,7 +293,6 @@ impl Ahci {
         bits[4..].copy_from_slice(&done.to_le_bytes());
         port.receive(ctx, AT_DEVICE_BITS, &bits);
         port.tell(interrupt::DEVICE_BITS);
-        Outcome::Ended(bytes)
     }
 
     /// Moves a command's data. `None` if the list of regions, or a region, is not memory.

@@ -198,10 +198,10 @@ impl Device for Ahci {
         ctx.request(Request::Remap);
     }
     fn save(&self) -> Vec<u8> {
-        encode(2, &Saved::of(&self.config, &self.state, &self.units))
+        encode(3, &Saved::of(&self.config, &self.state, &self.units))
     }
     fn load(&mut self, bytes: &[u8]) -> Result<(), StateError> {
-        let saved: Saved<State> = decode(self.name(), 2, bytes)?;
+        let saved: Saved<State> = decode(self.name(), 3, bytes)?;
         saved.restore(self.name(), &mut self.config, &mut self.state, &mut self.units)
     }
 }

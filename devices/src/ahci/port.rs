@@ -60,7 +60,8 @@ pub(super) struct Port {
     pub tf: Taskfile,
     /// The device's first frame waits until frames are received.
     pub unsent: bool,
-    /// The command of the next slot waits for work on the host, or has waited.
+    /// The command of the next slot waits for work on the host before it does anything or, if its device
+    /// [`syncs`](Unit::syncs), before it ends; or has waited.
     pub on_host: bool,
     /// An error has stopped the port until it is started anew.
     pub halted: bool,

@@ -224,6 +224,56 @@ fn queued_commands() {
     assert_eq!(log.iter().fold(0u8, |s, b| s.wrapping_add(*b)), 0);
 }
 
+/// Writes with FUA and without a write cache end when they are durable, which the guest need not stand still for.
+#[test]
+fn durable_writes_end_as_events() {
+    let mut h = Host::new();
+    h.rig.memory.write(DATA, &[0x2d; 512]).unwrap();
+    // WRITE DMA FUA EXT; WRITE MULTIPLE FUA EXT, by PIO, after SET MULTIPLE MODE.
+    h.put(0, 0, (0xc6, 0, 0, 8), &[], &[]);
+    h.put(0, 1, (0x3d, 0, 9, 1), &[], &[(DATA, 512)]);
+    h.put(0, 2, (0xce, 0, 10, 1), &[], &[(DATA, 512)]);
+    h.run(0, 1);
+    h.run(0, 6);
+    assert_eq!((h.port(0, 0x38), h.port(0, 0x20) & 0x80), (6, 0x80));
+    // It can be saved in this state.
+    let saved = h.ahci.save();
+    h.ahci.load(&saved).unwrap();
+    h.rig.run(&mut h.ahci, HOST_TIME);
+    assert_eq!((h.port(0, 0x38), h.port(0, 0x20) & 0x80), (4, 0x80));
+    h.rig.run(&mut h.ahci, HOST_TIME);
+    assert_eq!((h.port(0, 0x38), h.port(0, 0x20)), (0, 0x50));
+    // Queued, at the host's pace; the read behind it waits its turn.
+    h.rig.host_paced = true;
+    h.put(0, 3, (0x61, 1, 11, 3 << 3), &[], &[(DATA, 512)]);
+    h.rig.memory.write(TABLES + 3 * 0x400 + 7, &[0xc0]).unwrap();
+    h.put(0, 4, (0x60, 1, 11, 4 << 3), &[], &[(DATA + 512, 512)]);
+    h.set_port(0, 0x34, 0x18);
+    h.run(0, 0x18);
+    assert_eq!((h.port(0, 0x34), h.port(0, 0x38), h.ahci.waits_for_host()), (0x18, 0x18, Some(true)));
+    h.ahci.input(&mut h.rig.ctx(), &Input::HostDone);
+    assert_eq!((h.port(0, 0x34), h.port(0, 0x38), h.ahci.waits_for_host()), (0, 0, None));
+    assert_eq!(h.ram(DATA + 512, 512), [0x2d; 512]);
+    // The list is stopped before the end: what it waited for is forgotten.
+    h.put(0, 5, (0x3d, 0, 12, 1), &[], &[(DATA, 512)]);
+    h.run(0, 1 << 5);
+    h.set_port(0, 0x18, 0x10);
+    assert_eq!(h.ahci.waits_for_host(), None);
+    h.set_port(0, 0x18, 0x11);
+    h.put(0, 6, (0x25, 0, 12, 1), &[], &[(DATA + 512, 512)]);
+    h.run(0, 1 << 6);
+    assert_eq!((h.port(0, 0x38), h.port(0, 0x20)), (0, 0x50));
+    // SET FEATURES: the write cache off. Each write is durable now.
+    h.put(0, 7, (0xef, 0x82, 0, 0), &[], &[]);
+    h.put(0, 8, (0x35, 0, 13, 1), &[], &[(DATA, 512)]);
+    h.run(0, 0x180);
+    for left in [0x100, 0] {
+        assert_eq!(h.ahci.waits_for_host(), Some(true));
+        h.ahci.input(&mut h.rig.ctx(), &Input::HostDone);
+        assert_eq!(h.port(0, 0x38), left);
+    }
+}
+
 #[test]
 fn packets_and_messages() {
     let mut h = Host::new();

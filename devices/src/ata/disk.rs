@@ -7,8 +7,11 @@ use super::{ABORTED, Failure, LBA, Media, Place, SECTOR, Step, Taskfile, Transfe
 /// Bytes read at a time by READ VERIFY.
 const VERIFY: u64 = 256 << 10;
 /// FLUSH CACHE and FLUSH CACHE EXT.
-pub(super) const FLUSH: u8 = 0xe7;
-pub(super) const FLUSH_EXT: u8 = 0xea;
+const FLUSH: u8 = 0xe7;
+const FLUSH_EXT: u8 = 0xea;
+/// SET FEATURES, and its subcommand that switches the write cache off.
+const SET_FEATURES: u8 = 0xef;
+const NO_WRITE_CACHE: u8 = 0x82;
 /// The log of the queued command that failed.
 const NCQ_ERROR_LOG: u8 = 0x10;
 
@@ -48,6 +51,15 @@ fn access(command: u8) -> Option<Access> {
         _ => return None,
     };
     Some(Access { way, write, ext, sync: matches!(command, 0x3d | 0xce) })
+}
+
+/// Whether the command flushes the disk, and does nothing else that takes long.
+pub(super) fn flushes(tf: &Taskfile) -> bool {
+    match tf.command {
+        FLUSH | FLUSH_EXT => true,
+        SET_FEATURES => tf.features as u8 == NO_WRITE_CACHE,
+        _ => false,
+    }
 }
 
 fn is_ext(command: u8) -> bool {
@@ -236,7 +248,7 @@ impl Unit {
                 let data = self.identify();
                 return Ok(self.answer(data, false, SECTOR));
             }
-            0xef => return self.set_features(tf),
+            SET_FEATURES => return self.set_features(tf),
             0xf8 => self.set_address(tf, (self.sectors().saturating_sub(1)).min(0xfff_ffff)),
             0x27 => self.set_address(tf, self.sectors().saturating_sub(1)),
             0x2f if self.sata => return self.read_log(tf),
@@ -248,7 +260,7 @@ impl Unit {
         Ok(Step::Done)
     }
 
-    fn flush(&mut self) -> Result<(), Failure> {
+    pub(super) fn flush(&mut self) -> Result<(), Failure> {
         match &mut self.media {
             Media::Disk(disk) => disk.flush().map_err(|e| write_failure(&e, 0)),
             Media::Cd(_) => Ok(()),
@@ -270,7 +282,7 @@ impl Unit {
     fn set_features(&mut self, tf: &Taskfile) -> Result<Step, Failure> {
         match tf.features as u8 {
             0x02 => self.state.write_cache = true,
-            0x82 => {
+            NO_WRITE_CACHE => {
                 self.flush()?;
                 self.state.write_cache = false;
             }

@@ -119,6 +119,8 @@ enum Place {
     Discard,
     /// Parameters of a packet, collected in [`UnitState::data`].
     Parameters,
+    /// Nowhere any more: what was written is being made durable.
+    Durable,
 }
 
 /// Why a command failed.
@@ -268,17 +270,18 @@ impl Unit {
         self.step(tf, result)
     }
 
-    /// Begins what of `command` takes the host long (a flush), before [`Unit::command`] ends it. False: it takes no time.
-    pub fn begin_host(&mut self, command: u8) -> bool {
+    /// Begins what of the command of `tf` takes the host long (a flush), before [`Unit::command`] ends it. False: it takes
+    /// no time.
+    pub fn begin_host(&mut self, tf: &Taskfile) -> bool {
         let Media::Disk(disk) = &mut self.media else { return false };
-        let slow = matches!(command, disk::FLUSH | disk::FLUSH_EXT);
+        let slow = disk::flushes(tf);
         if slow {
             disk.begin_flush();
         }
         slow
     }
 
-    /// Whether what [`Unit::begin_host`] began still goes on.
+    /// Whether what [`Unit::begin_host`] or [`Unit::finish`] began still goes on.
     pub fn on_host(&mut self) -> bool {
         match &mut self.media {
             Media::Disk(disk) => disk.flushing(),
@@ -377,15 +380,38 @@ impl Unit {
         result.map_err(|failure| self.fail(tf, &failure)).is_ok()
     }
 
-    /// All data has been moved: ends the command.
+    /// All data has been moved: ends the command. If it ends only when the data is durable ([`Unit::syncs`]), that begins,
+    /// and [`Unit::synced`] ends it.
     pub fn finish(&mut self, tf: &mut Taskfile) {
         let Some(transfer) = self.state.transfer.take() else { return };
         let result = match (&transfer.place, &mut self.media) {
-            (Place::Disk { sync: true, .. }, Media::Disk(disk)) => disk.flush().map_err(|e| disk::write_failure(&e, 0)),
+            (Place::Disk { sync: true, .. }, Media::Disk(disk)) => {
+                disk.begin_flush();
+                self.state.transfer = Some(Transfer { place: Place::Durable, ..transfer });
+                return;
+            }
             (Place::Discard, Media::Disk(disk)) => disk::discard(disk, &self.state.data),
             (Place::Parameters, Media::Cd(cd)) => cd.parameters(&self.state.packet, &self.state.data).map_err(Failure::from),
             _ => Ok(()),
         };
+        self.conclude(tf, result);
+    }
+
+    /// Whether all data has been moved and the command waits for it to be durable.
+    #[must_use]
+    pub fn syncs(&self) -> bool {
+        self.state.transfer.as_ref().is_some_and(|t| matches!(t.place, Place::Durable))
+    }
+
+    /// Ends the command that waited for its data to be durable.
+    pub fn synced(&mut self, tf: &mut Taskfile) {
+        if self.syncs() {
+            let result = self.flush();
+            self.conclude(tf, result);
+        }
+    }
+
+    fn conclude(&mut self, tf: &mut Taskfile, result: Result<(), Failure>) {
         match result {
             Ok(()) => self.succeed(tf),
             Err(failure) => self.fail(tf, &failure),

@@ -133,8 +133,7 @@ impl Ide {
             master.status &= !ACTIVE;
         }
         if moved.ended {
-            channel.phase = Phase::Idle;
-            self.interrupt(ctx, n);
+            self.ended(ctx, n, true);
         }
     }
 }

@@ -48,6 +48,8 @@ enum Phase {
     Out,
     /// Waits for the bus master.
     Dma,
+    /// Waits for what was written to be durable.
+    Sync,
 }
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -73,6 +75,13 @@ struct Channel {
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 struct State {
     channels: [Channel; 2],
+}
+
+impl Channel {
+    /// Whether a command is at work, so that no register can be written.
+    fn is_busy(&self) -> bool {
+        matches!(self.phase, Phase::Command | Phase::PacketCommand | Phase::Sync)
+    }
 }
 
 /// The devices at the four places: primary master and slave, secondary master and slave.
@@ -169,7 +178,7 @@ impl Ide {
         if register == 7 {
             return self.start(ctx, n, value);
         }
-        if matches!(channel.phase, Phase::Command | Phase::PacketCommand) {
+        if channel.is_busy() {
             log::debug!("ide: register {register} of the busy channel {n} is not written");
             return;
         }
@@ -204,8 +213,7 @@ impl Ide {
             _ => return,
         };
         let channel = &mut self.state.channels[n];
-        let busy = matches!(channel.phase, Phase::Command | Phase::PacketCommand);
-        if channel.control & control::SRST != 0 || (busy && command != DEVICE_RESET) {
+        if channel.control & control::SRST != 0 || (channel.is_busy() && command != DEVICE_RESET) {
             log::debug!("ide: command {command:#04x} while channel {n} is busy");
             return;
         }
@@ -223,7 +231,7 @@ impl Ide {
         }
         self.drive_line(ctx, n);
         let Some((channel, unit)) = self.active(n) else { return };
-        channel.on_host = unit.begin_host(command);
+        channel.on_host = unit.begin_host(&channel.registers[device]);
         if channel.on_host {
             ctx.arm_host(n as u32);
         } else {
@@ -244,6 +252,10 @@ impl Ide {
                 let mut packet = [0; 12];
                 packet[..channel.block.len().min(12)].copy_from_slice(&channel.block[..channel.block.len().min(12)]);
                 unit.packet(tf, &packet)
+            }
+            Phase::Sync => {
+                unit.synced(tf);
+                Step::Done
             }
             _ => return,
         };
@@ -329,6 +341,18 @@ impl Ide {
     fn complete(&mut self, ctx: &mut Ctx, n: usize, tell: bool) {
         let Some((channel, unit)) = self.active(n) else { return };
         unit.finish(&mut channel.registers[channel.active]);
+        self.ended(ctx, n, tell);
+    }
+
+    /// A command has moved all of its data, or failed: it is over unless that must be durable first.
+    fn ended(&mut self, ctx: &mut Ctx, n: usize, tell: bool) {
+        let Some((channel, unit)) = self.active(n) else { return };
+        if unit.syncs() {
+            channel.phase = Phase::Sync;
+            channel.on_host = true;
+            channel.registers[channel.active].status = status::BSY;
+            return ctx.arm_host(n as u32);
+        }
         channel.phase = Phase::Idle;
         if tell {
             self.interrupt(ctx, n);
@@ -442,10 +466,10 @@ impl Device for Ide {
         ctx.request(Request::Remap);
     }
     fn save(&self) -> Vec<u8> {
-        encode(2, &Saved::of(&self.config, &self.state, &self.units))
+        encode(3, &Saved::of(&self.config, &self.state, &self.units))
     }
     fn load(&mut self, bytes: &[u8]) -> Result<(), StateError> {
-        let saved: Saved<State> = decode(self.name(), 2, bytes)?;
+        let saved: Saved<State> = decode(self.name(), 3, bytes)?;
         if saved.state().channels.iter().any(|c| c.selected > 1 || c.active > 1) {
             return Err(StateError::Corrupt(self.name(), "it selects a device that cannot be".into()));
         }

@@ -1,3 +1,4 @@
+use softmetal_bus::device::HOST_TIME;
 use softmetal_bus::{BlockBackend, Drive, SharedDisk};
 
 use super::*;
@@ -46,6 +47,11 @@ impl Host {
         self.out(region, 7, command.into());
         assert_eq!(self.inp(region + 1, 0), status::BSY);
         self.rig.run(&mut self.ide, COMMAND_TIME);
+    }
+
+    /// Leaves zeros as the previous contents of count and address, for a 48-bit command.
+    fn clear_address(&mut self) {
+        (2..6).for_each(|register| self.out(0, register, 0));
     }
 
     fn words(&mut self, region: u8, n: usize) -> Vec<u8> {
@@ -194,6 +200,31 @@ fn bus_master() {
     let mut back = [0; 512];
     h.disk.read_at(256 * 512, &mut back).unwrap();
     assert_eq!(back, [0x3c; 512]);
+
+    // With FUA, it ends when it is durable; by PIO too.
+    table(&mut h, &[(0x2_0000, 0x8000_0200)]);
+    h.rig.write(&mut h.ide, 4, 0, 1, 1);
+    h.clear_address();
+    h.command(0, [0, 1, 0, 2, 0, 0x40], 0x3d);
+    assert_eq!((h.inp(4, 2) & 4, h.inp(0, 7)), (0, 0x80));
+    h.rig.run(&mut h.ide, HOST_TIME);
+    assert_eq!((h.inp(4, 2), h.irq(0), h.inp(0, 7)), (4, Some(true), 0x50));
+    h.rig.write(&mut h.ide, 4, 0, 1, 0);
+    h.command(0, [0, 1, 0, 0, 0, 0x40], 0xc6);
+    h.rig.host_paced = true;
+    h.clear_address();
+    h.command(0, [0, 1, 0, 3, 0, 0x40], 0xce);
+    for _ in 0..256 {
+        h.rig.write(&mut h.ide, 0, 0, 2, 0x4d4d);
+    }
+    // A busy channel takes no other command.
+    h.out(0, 7, 0xec);
+    assert_eq!((h.inp(0, 7), h.irq(0), h.ide.waits_for_host()), (0x80, Some(false), Some(true)));
+    h.ide.input(&mut h.rig.ctx(), &Input::HostDone);
+    assert_eq!((h.inp(0, 7), h.ide.waits_for_host()), (0x50, None));
+    h.disk.read_at(768 * 512, &mut back).unwrap();
+    assert_eq!(back, [0x4d; 512]);
+    h.rig.host_paced = false;
 
     // A region that is not memory.
     table(&mut h, &[(0xf000_0000, 0x8000_0200)]);

@@ -56,7 +56,7 @@ enum Failure {
 /// What of a request is done.
 enum Done {
     All,
-    /// It asks for a flush, which is still to be made.
+    /// It ends with a flush, which is still to be made.
     Flush,
 }
 
@@ -186,15 +186,16 @@ impl VirtioBlk {
                 chain
                     .readable
                     .drain(ctx, &mut self.buffer, len, |done, bytes| backend.write_at(at + done, bytes).map_err(Failure::from))?;
-                if self.state.write_through {
-                    self.backend.flush()?;
-                }
+                return Ok(self.written());
             }
             request::FLUSH => return Ok(Done::Flush),
             request::GET_ID => {
                 chain.writable.write(ctx, &self.id)?;
             }
-            request::DISCARD | request::WRITE_ZEROES => self.ranges(ctx, chain, kind)?,
+            request::DISCARD | request::WRITE_ZEROES => {
+                self.ranges(ctx, chain, kind)?;
+                return Ok(self.written());
+            }
             _ => {
                 log::debug!("virtio-blk: request type {kind} is not supported");
                 return Err(Failure::Unsupported);
@@ -238,10 +239,12 @@ impl VirtioBlk {
                 _ => self.backend.write_zeroes(at, len)?,
             }
         }
-        if self.state.write_through {
-            self.backend.flush()?;
-        }
         Ok(())
+    }
+
+    /// What of a request is done once its data has been written.
+    fn written(&self) -> Done {
+        if self.state.write_through { Done::Flush } else { Done::All }
     }
 }
 

@@ -11,7 +11,7 @@ use softmetal_devices::virtio::LUNS;
 use softmetal_firmware::{Chipset, E820Kind, Layout, acpi, smbios};
 
 use super::chips::id;
-use super::storage::{CD_ORDER, IDE_PLACES, cd_interface};
+use super::storage::{AHCI_PLACES, CD_ORDER, IDE_PLACES, cd_interface};
 use super::{BootDevice, Interface, Plugs};
 
 /// What runs first.
@@ -214,6 +214,13 @@ pub(super) fn boot_order(plugs: &Plugs, first_slot: u8, ide: (u8, u8)) -> Vec<u8
     let cds = cd_interface(plugs.disks.iter().map(|disk| disk.interface));
     // Behind the virtio disks, and a SATA adapter that is a card.
     let sata_card = count(Interface::Ahci) > 0 && plugs.chipset == Chipset::I440fx;
+    let sata = match plugs.chipset {
+        Chipset::I440fx => format!("{:x}", usize::from(first_slot) + count(Interface::Virtio)),
+        Chipset::Q35 => "1f,2".into(),
+    };
+    // UEFI knows the adapter by its identification, SeaBIOS by its place.
+    let port = |n: usize| format!("{ROOT}/pci8086,2922@{sata}/drive@{n}/disk@0");
+    let sata_disks = count(Interface::Ahci).min(AHCI_PLACES);
     let scsi_slot = usize::from(first_slot) + count(Interface::Virtio) + usize::from(sata_card);
     let unit = |n: usize| format!("{ROOT}/scsi@{scsi_slot:x}/channel@0/disk@{:x},{:x}", n / LUNS, n % LUNS);
     let mut lines: Vec<String> = Vec::new();
@@ -222,10 +229,14 @@ pub(super) fn boot_order(plugs: &Plugs, first_slot: u8, ide: (u8, u8)) -> Vec<u8
             BootDevice::Disk => {
                 lines.extend((0..count(Interface::Virtio)).map(|n| format!("{ROOT}/scsi@{:x}/disk@0,0", usize::from(first_slot) + n)));
                 lines.extend((0..ide_disks).map(place));
+                lines.extend((0..sata_disks).map(port));
                 lines.extend((0..count(Interface::Scsi)).map(unit));
             }
             BootDevice::Cdrom if cds == Interface::Scsi => {
                 lines.extend((count(Interface::Scsi)..).take(plugs.cdroms.len()).map(unit));
+            }
+            BootDevice::Cdrom if cds == Interface::Ahci => {
+                lines.extend((sata_disks..AHCI_PLACES).take(plugs.cdroms.len()).map(port));
             }
             BootDevice::Cdrom => {
                 let free = CD_ORDER.into_iter().filter(|place| *place >= ide_disks);
@@ -334,6 +345,16 @@ mod tests {
         let unit = |n| format!("/pci@i0cf8/scsi@4/channel@0/disk@0,{n}");
         let lines = [unit(2), "/pci@i0cf8/scsi@3/disk@0,0".into(), unit(0), unit(1) + "\0"];
         assert_eq!(text, lines.join("\n"));
+        // The SATA adapter is a card on one board and at a fixed place on the other.
+        let interfaces = [Interface::Ahci, Interface::Virtio, Interface::Ahci];
+        let mut plugs = Plugs { disks: interfaces.map(disk).into(), boot: vec![BootDevice::Disk, BootDevice::Cdrom], ..plugs };
+        for (chipset, at) in [(Chipset::I440fx, "4"), (Chipset::Q35, "1f,2")] {
+            plugs.chipset = chipset;
+            let text = String::from_utf8(boot_order(&plugs, 3, (1, 1))).unwrap();
+            let port = |n| format!("/pci@i0cf8/pci8086,2922@{at}/drive@{n}/disk@0");
+            let lines = ["/pci@i0cf8/scsi@3/disk@0,0".into(), port(0), port(1), port(2) + "\0"];
+            assert_eq!(text, lines.join("\n"));
+        }
     }
 
     #[test]
