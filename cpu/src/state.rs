@@ -150,11 +150,26 @@ impl Segment {
         // Present, code or data, not code, not expand-down, writable.
         self.attributes & 0x9e == 0x92 && self.limit == u32::MAX && self.base == 0
     }
+    /// Its type permits loads, or with `write` stores, in protected mode or else.
+    #[must_use]
+    pub const fn permits(&self, protected: bool, write: bool) -> bool {
+        !protected
+            || self.present()
+                && if write { !self.code() && self.readable_or_writable() } else { !self.code() || self.readable_or_writable() }
+    }
+    /// Its limit alone decides which offsets loads, or with `write` stores, may reach: it is the highest one.
+    #[must_use]
+    pub const fn is_plain(&self, protected: bool, write: bool) -> bool {
+        self.permits(protected, write) && !self.expands_down()
+    }
+    const fn expands_down(&self) -> bool {
+        self.code_or_data() && !self.code() && self.conforming()
+    }
     /// The limit allows `bytes` bytes from offset `ea` on.
     #[must_use]
     pub const fn admits(&self, ea: u64, bytes: usize) -> bool {
         let last = ea.wrapping_add(bytes as u64 - 1);
-        if self.code_or_data() && !self.code() && self.conforming() {
+        if self.expands_down() {
             let top = if self.big() { 0xffff_ffff } else { 0xffff };
             ea > self.limit as u64 && last <= top && last >= ea
         } else {
@@ -195,6 +210,7 @@ impl Mode {
     const LIMITED: u16 = 1 << 6;
     const SSE: u16 = 1 << 7;
     const AVX: u16 = 1 << 8;
+    const FLAT: u16 = 1 << 9;
 
     /// Code size in bits.
     #[must_use]
@@ -248,6 +264,16 @@ impl Mode {
     #[must_use]
     pub const fn avx(self) -> bool {
         self.0 & Self::AVX != 0
+    }
+    /// DS and SS are all of the linear addresses from 0 on, writable; outside of 64-bit mode only.
+    #[must_use]
+    pub const fn flat(self) -> bool {
+        self.0 & Self::FLAT != 0
+    }
+    /// An instruction pointer may wrap at 64 KiB, or code lie at another linear address than its offset, or beyond a limit.
+    #[must_use]
+    pub const fn bounded(self) -> bool {
+        self.limited() || self.0 & 3 == Self::CODE_16
     }
 }
 
@@ -462,6 +488,9 @@ impl Cpu {
         if m & 3 != Mode::CODE_64 && (cs.base != 0 || cs.limit != u32::MAX) {
             m |= Mode::LIMITED;
         }
+        if m & 3 != Mode::CODE_64 && s.segments[seg::DS].is_all() && s.segments[seg::SS].is_all() {
+            m |= Mode::FLAT;
+        }
         if s.cr0 & (bits::CR0_EM | bits::CR0_TS) == 0 && s.cr4 & bits::CR4_OSFXSR != 0 {
             m |= Mode::SSE;
         }
@@ -471,6 +500,9 @@ impl Cpu {
         s.mode = Mode(m);
         s.bases[usize::from(FLAT)] = 0;
         s.bases[usize::from(FLAT_STACK)] = 0;
+        if !s.mode.long() {
+            self.jit.learn(&self.state);
+        }
         self.select_rights();
     }
     /// The system has enabled AVX: CR4.OSXSAVE is set and XCR0 has SSE and AVX.

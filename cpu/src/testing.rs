@@ -187,6 +187,17 @@ impl Harness {
         h
     }
 
+    /// In 16-bit protected mode at CPL 0, without paging; CS begins at [`CODE`], the other segments at 0.
+    #[must_use]
+    pub fn protected16() -> Self {
+        let mut h = Self::new(Model::max(), 16);
+        h.enter(0x38, 0x40, true);
+        let s = &mut h.p.cpu.state;
+        (s.segments[seg::CS].base, s.bases[seg::CS], s.rip) = (CODE, CODE, 0);
+        h.p.cpu.update_mode();
+        h
+    }
+
     /// In real mode; CS is [`CODE`] / 16, the other segments 0.
     #[must_use]
     pub fn real() -> Self {

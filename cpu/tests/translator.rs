@@ -9,7 +9,7 @@ use iced_x86::{
 };
 use softmetal_cpu::semantics::simd::V256;
 use softmetal_cpu::semantics::x87::image::FXSAVE_SIZE;
-use softmetal_cpu::state::reg;
+use softmetal_cpu::state::{Segment, reg, seg};
 use softmetal_cpu::testing::{CODE, Harness, RAM};
 use softmetal_cpu::{Engine, Exception, Stop};
 
@@ -68,14 +68,23 @@ impl Random {
 const DATA: [u64; 2] = [0x20_0000, RAM - 0x1000];
 const BASES: [Register; 2] = [Register::RSI, Register::R14];
 
+/// Where the data is outside of 64-bit mode.
+const NARROW_DATA: u64 = 0x20_0000;
+
 /// A random instruction of which both engines should make the same.
-fn instruction(random: &mut Random, info: &mut InstructionInfoFactory) -> Vec<u8> {
+fn instruction(random: &mut Random, info: &mut InstructionInfoFactory, bits: u32) -> Vec<u8> {
     loop {
         let mut bytes: Vec<u8> = Vec::new();
         if random.below(6) == 0 {
             bytes.push([0x66, 0xf2, 0xf3, 0x67, 0x64, 0x66][random.below(6)]);
         }
-        if random.below(2) == 0 {
+        if bits != 64 && random.below(4) == 0 {
+            bytes.push([0x66, 0x67][random.below(2)]);
+        }
+        if bits != 64 && random.below(12) == 0 {
+            bytes.push([0x26, 0x2e, 0x36, 0x3e, 0x64, 0x65][random.below(6)]);
+        }
+        if bits == 64 && random.below(2) == 0 {
             bytes.push(0x40 | random.below(16) as u8);
         }
         match random.below(12) {
@@ -84,15 +93,20 @@ fn instruction(random: &mut Random, info: &mut InstructionInfoFactory) -> Vec<u8
             6 => bytes.extend([0x0f, 0x3a]),
             7 => {
                 bytes.clear();
-                bytes.extend([0xc4, (random.next() as u8 & 0xe0) | (1 + random.below(3) as u8), random.next() as u8 & 0xfb]);
+                let inverted = if bits == 64 { random.next() as u8 & 0xe0 } else { 0xe0 };
+                let third = random.next() as u8 & 0xfb | if bits == 64 { 0 } else { 0x40 };
+                bytes.extend([0xc4, inverted | (1 + random.below(3) as u8), third]);
             }
             // x87
             8 | 9 => bytes.push(0xd8 | random.below(8) as u8),
             _ => bytes.push(0x0f),
         }
         bytes.extend((0..14).map(|_| random.next() as u8));
-        let mut i = Decoder::with_ip(64, &bytes, 0, DecoderOptions::NONE).decode();
-        let stack = matches!(i.mnemonic(), M::Push | M::Pop) && i.op0_kind() == OpKind::Register && i.op0_register().is_gpr64();
+        let mut i = Decoder::with_ip(bits, &bytes, 0, DecoderOptions::NONE).decode();
+        let stack = match bits {
+            64 => matches!(i.mnemonic(), M::Push | M::Pop) && i.op0_kind() == OpKind::Register && i.op0_register().is_gpr64(),
+            _ => matches!(i.mnemonic(), M::Push | M::Pop | M::Pusha | M::Popa | M::Pushad | M::Pushf | M::Pushfd),
+        };
         let odd = i.is_invalid() || i.flow_control() != FlowControl::Next || i.is_privileged() || i.is_stack_instruction() && !stack;
         if odd
             || matches!(i.mnemonic(), M::Rdtsc | M::Rdtscp | M::In | M::Out | M::Sti | M::Cli | M::Popfq | M::Hlt | M::Rdrand | M::Rdseed)
@@ -114,7 +128,9 @@ fn instruction(random: &mut Random, info: &mut InstructionInfoFactory) -> Vec<u8
             {
                 continue;
             }
-            if i.is_ip_rel_memory_operand() {
+            if bits != 64 {
+                narrow_address(random, &mut i, bits);
+            } else if i.is_ip_rel_memory_operand() {
                 let to = 0x8000 + random.below(0x2000) as u64;
                 i.set_memory_displacement64(to);
             } else {
@@ -127,22 +143,104 @@ fn instruction(random: &mut Random, info: &mut InstructionInfoFactory) -> Vec<u8
                 i.set_memory_displacement64(disp as u64);
             }
         }
-        let keeps = |r: Register| ![Register::RSI, Register::R14, Register::R15, Register::RSP].contains(&r.full_register());
+        let kept = if bits == 64 { [Register::RSI, Register::R14, Register::R15, Register::RSP] } else { NARROW_KEPT };
+        let keeps = |r: Register| !kept.contains(&r.full_register());
         let used = info.info(&i);
         let spoils =
             used.used_registers().iter().any(|u| u.access() != OpAccess::Read && u.access() != OpAccess::CondRead && !keeps(u.register()));
-        if spoils && !stack {
+        let aside = kept[..3].contains(&i.op0_register().full_register()) || i.mnemonic() == M::Popa;
+        if spoils && (!stack || bits != 64 && aside && i.mnemonic() != M::Push) {
             continue;
         }
-        let mut encoder = Encoder::new(64);
+        let mut encoder = Encoder::new(bits);
         if encoder.encode(&i, 0).is_ok() {
             return encoder.take_buffer();
         }
     }
 }
 
+/// Registers that programs outside of 64-bit mode keep: they hold addresses.
+const NARROW_KEPT: [Register; 4] = [Register::RSI, Register::RDI, Register::RBP, Register::RSP];
+
+/// Gives a memory operand an address at which there is data, as a rule.
+fn narrow_address(random: &mut Random, i: &mut Instruction, bits: u32) {
+    let size = i.memory_base().size().max(i.memory_index().size());
+    let wide = if size == 0 { bits == 32 } else { size == 4 };
+    let disp = random.below(0x1100) as i64 - 0x880;
+    let index = random.below(3) == 0;
+    if wide {
+        i.set_memory_base(Register::ESI);
+        i.set_memory_index(if index { Register::EDI } else { Register::None });
+        i.set_memory_index_scale(1 << random.below(4));
+        i.set_memory_displ_size(4);
+        i.set_memory_displacement64(disp as u32 as u64);
+    } else {
+        i.set_memory_base([Register::SI, Register::BP][usize::from(index && random.below(3) == 0)]);
+        i.set_memory_index(if index && i.memory_base() == Register::BP { Register::DI } else { Register::None });
+        i.set_memory_index_scale(1);
+        i.set_memory_displ_size(2);
+        i.set_memory_displacement64(disp as u16 as u64);
+    }
+}
+
+/// Gives `h` segments of all kinds: most that a system has, some odd ones.
+fn narrow_segments(h: &mut Harness, random: &mut Random, bits: u32) {
+    let flags = if bits == 32 { 0x4000 } else { 0 };
+    let data = |base: u64, limit: u32, attributes: u16| Segment { selector: 0x10, attributes, limit, base };
+    let s = &mut h.p.cpu.state;
+    let set = |s: &mut softmetal_cpu::State, n: usize, segment: Segment| {
+        s.segments[n] = segment;
+        s.bases[n] = segment.base;
+    };
+    let offset = if bits == 32 { NARROW_DATA } else { 0x4000 };
+    let near = NARROW_DATA - offset;
+    for n in [seg::DS, seg::ES, seg::FS, seg::GS] {
+        let odd = if n == seg::DS { random.below(5) } else { random.below(10) };
+        let segment = match odd {
+            // The last bytes of the data are beyond the limit.
+            0 => data(near, (offset + 0xc00 + random.below(0x400) as u64) as u32, 0x93 | flags),
+            // Moved, so that addresses wrap.
+            1 if bits == 32 => data(0xffff_f800, u32::MAX, 0xc093),
+            5 => data(near, (offset + 0x700) as u32, 0x97 | flags),
+            6 => data(near, u32::MAX, 0xc091),
+            7 => data(0, 0, 0),
+            8 => data(near, u32::MAX, 0xc093),
+            _ if bits == 32 => data(0, u32::MAX, 0xc093),
+            _ => data(near, 0xffff, 0x93),
+        };
+        set(s, n, segment);
+    }
+    // The code, too, may lie anywhere, and its stack be of either size.
+    let base = [0, 0, 0x800, 0x123][random.below(4)];
+    let cs = &mut s.segments[seg::CS];
+    if bits == 32 {
+        if base != 0 {
+            (cs.base, cs.limit) = (base, 0x2_0000);
+            s.rip -= base;
+        }
+    } else {
+        cs.base -= base;
+        s.rip += base;
+    }
+    s.bases[seg::CS] = s.segments[seg::CS].base;
+    let stack = match random.below(6) {
+        0 => data(0x100, 0x8200, 0x93 | [0, 0x4000][random.below(2)]),
+        1 => data(0x100, 0x5000, 0x97 | [0, 0x4000][random.below(2)]),
+        2 => data(0x100, 0xffff, 0x93),
+        _ if bits == 32 => data(0, u32::MAX, 0xc093),
+        _ => data(0, 0xffff, 0x93),
+    };
+    set(s, seg::SS, stack);
+    h.p.cpu.update_mode();
+    let high = random.value() << 32;
+    h.set_reg(reg::RSI, high | offset + 0x800);
+    h.set_reg(reg::RDI, high | random.below(64) as u64);
+    h.set_reg(reg::RBP, high | 0x7800);
+    h.set_reg(reg::RSP, high | 0x7f80 + random.below(8) as u64);
+}
+
 /// A loop of random instructions, some of them behind conditional jumps and in functions.
-fn program(seed: u64) -> Vec<u8> {
+fn program(seed: u64, bits: u32) -> Vec<u8> {
     let mut random = Random(seed);
     let mut info = InstructionInfoFactory::new();
     let mut code = Vec::new();
@@ -151,28 +249,35 @@ fn program(seed: u64) -> Vec<u8> {
         match random.below(12) {
             0 => {
                 // Jcc over one instruction.
-                let i = instruction(&mut random, &mut info);
+                let i = instruction(&mut random, &mut info, bits);
                 code.extend([0x70 | random.below(16) as u8, i.len() as u8]);
                 code.extend(i);
             }
             1 => {
                 // CALL a function that lies here; JMP over it.
-                let i = instruction(&mut random, &mut info);
-                code.extend([0xeb, i.len() as u8 + 1]);
+                let i = instruction(&mut random, &mut info, bits);
+                let wide = bits == 16 && random.below(3) == 0;
+                code.extend([0xeb, i.len() as u8 + 1 + u8::from(wide)]);
                 let at = code.len();
                 code.extend(i);
+                code.extend(wide.then_some(0x66));
                 code.push(0xc3);
-                let back = at as i32 - (code.len() as i32 + 5);
-                code.push(0xe8);
-                code.extend(back.to_le_bytes());
+                direct(&mut code, 0xe8, at, if wide { 32 } else { bits }, wide);
             }
-            _ => code.extend(instruction(&mut random, &mut info)),
+            _ => code.extend(instruction(&mut random, &mut info, bits)),
         }
     }
-    let back = -(code.len() as i32 + 5);
-    code.push(0xe9);
-    code.extend(back.to_le_bytes());
+    direct(&mut code, 0xe9, 0, bits, false);
     code
+}
+
+/// CALL or JMP to offset `to` of the code, with an operand of `bits` bits.
+fn direct(code: &mut Vec<u8>, opcode: u8, to: usize, bits: u32, prefix: bool) {
+    code.extend(prefix.then_some(0x66));
+    code.push(opcode);
+    let size = if bits == 16 { 2 } else { 4 };
+    let by = to as i32 - (code.len() + size) as i32;
+    code.extend(&by.to_le_bytes()[..size]);
 }
 
 #[derive(Debug, PartialEq)]
@@ -189,8 +294,14 @@ struct Outcome {
     memory: u64,
 }
 
-fn run(engine: Engine, seed: u64, code: &[u8], n: u64, slice: u64) -> (Outcome, u64) {
-    let mut h = Harness::long().code(code);
+fn run(engine: Engine, (seed, bits): (u64, u32), code: &[u8], n: u64, slice: u64) -> (Outcome, u64) {
+    let mut h = match bits {
+        64 => Harness::long(),
+        32 => Harness::protected32(),
+        _ if seed % 3 == 0 => Harness::protected16(),
+        _ => Harness::real(),
+    }
+    .code(code);
     h.p.set_engine(engine).unwrap();
     let mut random = Random(seed ^ 0x5555);
     for r in 0..16 {
@@ -202,6 +313,9 @@ fn run(engine: Engine, seed: u64, code: &[u8], n: u64, slice: u64) -> (Outcome, 
     h.set_reg(reg::RSI, DATA[0] + 0x800);
     h.set_reg(14, DATA[1] + 0x800);
     h.set_reg(15, random.below(64) as u64);
+    if bits != 64 {
+        narrow_segments(&mut h, &mut random, bits);
+    }
     for y in &mut h.p.cpu.state.ymm.0 {
         for part in y.0.chunks_mut(8) {
             part.copy_from_slice(&random.float().to_le_bytes());
@@ -243,11 +357,11 @@ fn run(engine: Engine, seed: u64, code: &[u8], n: u64, slice: u64) -> (Outcome, 
     (outcome, h.p.blocks_translated())
 }
 
-fn listing(code: &[u8]) -> String {
+fn listing(code: &[u8], bits: u32) -> String {
     let mut formatter = IntelFormatter::new();
     let mut text = String::new();
     let mut i = Instruction::default();
-    let mut decoder = Decoder::with_ip(64, code, CODE, DecoderOptions::NONE);
+    let mut decoder = Decoder::with_ip(bits, code, if bits == 16 { 0 } else { CODE }, DecoderOptions::NONE);
     while decoder.can_decode() {
         decoder.decode_out(&mut i);
         let mut line = String::new();
@@ -258,7 +372,7 @@ fn listing(code: &[u8]) -> String {
 }
 
 /// Finds the first instruction after which the engines differ.
-fn explain(seed: u64, code: &[u8], most: u64) -> String {
+fn explain(seed: (u64, u32), code: &[u8], most: u64) -> String {
     let differ = |n| run(Engine::Interpreter, seed, code, n, u64::MAX).0 != run(Engine::Translator, seed, code, n, u64::MAX).0;
     let (mut same, mut different) = (0, most);
     while different - same > 1 {
@@ -278,27 +392,41 @@ fn explain(seed: u64, code: &[u8], most: u64) -> String {
         .take(12)
         .collect();
     let at = format!("{:#x} ", before.rip);
-    let text = listing(code);
+    let text = listing(code, seed.1);
     let culprit = text.lines().find(|l| l.starts_with(&at)).unwrap_or(&at);
     let shown = if std::env::var_os("SOFTMETAL_SEED").is_some() { format!("{text}{before:x?}") } else { String::new() };
-    format!("seed {seed}, instruction {different}: {culprit}; flags before {:#x}: {differences:#?}\n{shown}", before.flags)
+    format!("seed and bits {seed:?}, instruction {different}: {culprit}; flags before {:#x}: {differences:#?}\n{shown}", before.flags)
 }
 
 #[test]
 fn random_programs_leave_the_same_state() {
+    compare_programs(64, 500);
+}
+
+#[test]
+fn random_programs_of_32_bits_leave_the_same_state() {
+    compare_programs(32, 500);
+}
+
+#[test]
+fn random_programs_of_16_bits_leave_the_same_state() {
+    compare_programs(16, 500);
+}
+
+fn compare_programs(bits: u32, count: u64) {
     let times = std::env::var("SOFTMETAL_FUZZ").ok().and_then(|v| v.parse().ok()).unwrap_or(1);
     let alone = std::env::var("SOFTMETAL_SEED").ok().and_then(|v| v.parse().ok());
-    let seeds = alone.map_or(0..500 * times, |s| s..s + 1);
+    let seeds = alone.map_or(0..count * times, |s| s..s + 1);
     let (mut translated, mut long, mut failures) = (0, 0, Vec::new());
     for seed in seeds {
-        let code = program(seed);
-        let (right, _) = run(Engine::Interpreter, seed, &code, 3000, u64::MAX);
+        let code = program(seed, bits);
+        let (right, _) = run(Engine::Interpreter, (seed, bits), &code, 3000, u64::MAX);
         let slice = if seed % 4 == 0 { 150 } else { u64::MAX };
-        let (got, blocks) = run(Engine::Translator, seed, &code, 3000, slice);
+        let (got, blocks) = run(Engine::Translator, (seed, bits), &code, 3000, slice);
         translated += blocks;
         long += u64::from(right.icount == 3000);
         if got != right {
-            failures.push(explain(seed, &code, 3000));
+            failures.push(explain((seed, bits), &code, 3000));
             if failures.len() >= 25 {
                 break;
             }
@@ -420,7 +548,7 @@ fn every_memory_form_at_the_edges_of_ram() {
             let (right, _) = run(Engine::Interpreter, &code, address);
             let (got, blocks) = run(Engine::Translator, &code, address);
             translated += blocks;
-            assert_eq!(got, right, "{} at {address:#x}", listing(&code));
+            assert_eq!(got, right, "{} at {address:#x}", listing(&code, 64));
         }
     }
     assert!(forms.len() > 600 && translated > 600, "{} forms, {translated} blocks", forms.len());

@@ -68,10 +68,7 @@ impl Cpu {
     /// The linear address of `bytes` bytes at offset `ea` of `segment`, if the segment admits the access; outside of 64-bit mode.
     pub(crate) fn admitted(&self, segment: u8, ea: u64, bytes: usize, write: bool) -> Option<u64> {
         let s = self.state.segments[usize::from(segment) % 6];
-        let real = !self.state.mode.protected();
-        let kind_ok =
-            real || s.present() && if write { !s.code() && s.readable_or_writable() } else { !s.code() || s.readable_or_writable() };
-        (kind_ok && s.admits(ea, bytes)).then(|| s.base.wrapping_add(ea) & 0xffff_ffff)
+        (s.permits(self.state.mode.protected(), write) && s.admits(ea, bytes)).then(|| s.base.wrapping_add(ea) & 0xffff_ffff)
     }
 
     /// Loads `op`'s memory operand.

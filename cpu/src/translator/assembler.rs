@@ -196,6 +196,33 @@ impl Assembler {
         // REX, so that numbers 4 to 7 are not AH to BH.
         self.bytes(&[0x40 | (to >> 3) << 2 | from >> 3, 0x8a, 0xc0 | (to & 7) << 3 | from & 7]);
     }
+    /// Moves the low 16 bits; the others stay.
+    pub fn mov_low_word(&mut self, to: u8, from: u8) {
+        self.code.push(0x66);
+        self.op(false, &[0x8b], to, Rm::Reg(from));
+    }
+    /// Moves the low 16 bits, zero-extended.
+    pub fn zero_extend_word(&mut self, to: u8, from: u8) {
+        self.op(false, &[0x0f, 0xb7], to, Rm::Reg(from));
+    }
+    /// Loads 2, 4 or 8 bytes, zero-extended.
+    pub fn load_bytes(&mut self, bytes: usize, to: u8, from: At) {
+        match bytes {
+            2 => self.op(false, &[0x0f, 0xb7], to, Rm::Mem(from)),
+            _ => self.op(bytes == 8, &[0x8b], to, Rm::Mem(from)),
+        }
+    }
+    /// Stores the low 2, 4 or 8 bytes.
+    pub fn store_bytes(&mut self, bytes: usize, to: At, from: u8) {
+        if bytes == 2 {
+            self.code.push(0x66);
+        }
+        self.op(bytes == 8, &[0x89], from, Rm::Mem(to));
+    }
+    /// Inverts all bits.
+    pub fn not(&mut self, r: u8) {
+        self.op(true, &[0xf7], 2, Rm::Reg(r));
+    }
     /// Compares a byte in memory with a constant; sets the flags.
     pub fn cmp_byte_sets_flags(&mut self, at: At, v: u8) {
         self.op(false, &[0x80], 7, Rm::Mem(at));

@@ -9,7 +9,7 @@ use super::assembler::{At, host};
 use super::x87::Area;
 use crate::mmu::{Fast, Mmu, TLB_ENTRIES};
 use crate::op::Op;
-use crate::state::{Cpu, Mode, State};
+use crate::state::{Cpu, Mode, State, seg};
 
 /// From the processor's start to where [`host::RBP`] points.
 pub const ANCHOR: i32 = 12;
@@ -19,13 +19,13 @@ pub const JUMPS: usize = 4096;
 const SKIPPED: u32 = 3;
 const JUMP_BITS: u64 = (JUMPS as u64 - 1) << SKIPPED;
 
-const fn place(rip: u64) -> usize {
-    ((rip & JUMP_BITS) >> SKIPPED) as usize
+const fn place(linear: u64) -> usize {
+    ((linear & JUMP_BITS) >> SKIPPED) as usize
 }
 /// The longest block, in instructions: translated code is entered only with so much budget left.
 pub const SPARE: u64 = crate::block::MAX_OPS as u64;
 
-/// No address that RIP can have, negated.
+/// No address that code can have, negated.
 const NOWHERE: u64 = 0x0008_0000_0000_0000;
 
 /// The jump cache of one privilege: tags are negated addresses.
@@ -67,6 +67,14 @@ pub struct Context {
     mask_aligned_32: u64,
     mask_exceptions: u64,
     mask_sign: u64,
+    mask_top: u64,
+    /// By segment, outside of 64-bit mode: the offset behind the last that loads, or stores, may reach; 0 if it takes more
+    /// than that to tell.
+    limits: [[u64; 6]; 2],
+    /// The offset behind the last one in CS.
+    code_limit: u64,
+    /// The same, and below 64 KiB in 16-bit code, where an instruction pointer wraps.
+    pub code_reach: u64,
     /// The host's MXCSR.
     pub host_mxcsr: u32,
     /// The instruction count at which the budget would be -[`SPARE`].
@@ -99,12 +107,30 @@ impl Default for Context {
             mask_aligned_32: !0xfff | 31,
             mask_exceptions: 0x1f80,
             mask_sign: !0 << 47,
+            mask_top: 1 << 63,
+            limits: [[0; 6]; 2],
+            code_limit: 0,
+            code_reach: 0,
             host_mxcsr: 0x1f80,
             limit: 0,
             failed: None,
             jumps: [jumps(), jumps()],
             x87: Area::default(),
         }
+    }
+}
+
+impl Context {
+    /// Takes over what the segments admit, outside of 64-bit mode.
+    pub fn learn(&mut self, s: &State) {
+        let end = |limit: u32| u64::from(limit) + 1;
+        for (n, segment) in s.segments.iter().enumerate() {
+            for write in [false, true] {
+                self.limits[usize::from(write)][n] = if segment.is_plain(s.mode.protected(), write) { end(segment.limit) } else { 0 };
+            }
+        }
+        self.code_limit = end(s.segments[seg::CS].limit);
+        self.code_reach = if s.mode.bits() == 16 { self.code_limit.min(1 << 16) } else { self.code_limit };
     }
 }
 
@@ -129,19 +155,19 @@ impl Jumps {
         jumps
     }
 
-    /// The code for address `rip`.
-    pub fn get(&self, rip: u64) -> Option<u64> {
-        let i = place(rip);
-        (self.tags[i] == rip.wrapping_neg() && self.codes[i] != self.home).then_some(self.codes[i])
+    /// The code for linear address `linear`.
+    pub fn get(&self, linear: u64) -> Option<u64> {
+        let i = place(linear);
+        (self.tags[i] == linear.wrapping_neg() && self.codes[i] != self.home).then_some(self.codes[i])
     }
 
-    /// Enters the code for address `rip`.
-    pub fn set(&mut self, rip: u64, code: u64) {
-        let i = place(rip);
+    /// Enters the code for linear address `linear`.
+    pub fn set(&mut self, linear: u64, code: u64) {
+        let i = place(linear);
         if self.tags[i] == NOWHERE {
             self.filled.push(i as u16);
         }
-        (self.tags[i], self.codes[i]) = (rip.wrapping_neg(), code);
+        (self.tags[i], self.codes[i]) = (linear.wrapping_neg(), code);
     }
 
     /// Empties it.
@@ -179,6 +205,9 @@ places! {
     MASK_ALIGNED_32 = jit.mask_aligned_32;
     MASK_EXCEPTIONS = jit.mask_exceptions;
     MASK_SIGN = jit.mask_sign;
+    MASK_TOP = jit.mask_top;
+    CODE_LIMIT = jit.code_limit;
+    CODE_REACH = jit.code_reach;
     HOST_MXCSR = jit.host_mxcsr;
     MXCSR = state.mxcsr;
     RIP = state.rip;
@@ -192,6 +221,11 @@ pub const fn reg(n: u8) -> At {
 /// YMM register `n` of the guest.
 pub const fn ymm(n: u8) -> At {
     at(offset_of!(Cpu, state) + offset_of!(State, ymm) + 32 * n as usize)
+}
+
+/// The offset behind the last one of segment `n` that loads or stores may reach.
+pub const fn limit(n: u8, write: bool) -> At {
+    at(offset_of!(Cpu, jit) + offset_of!(Context, limits) + 8 * (6 * write as usize + n as usize))
 }
 
 /// The base of segment `n`.

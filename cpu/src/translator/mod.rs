@@ -1,4 +1,4 @@
-//! The translator: hot blocks of 64-bit code are re-emitted as host code.
+//! The translator: hot blocks are re-emitted as host code.
 //!
 //! The guest speaks the host's language, so an instruction is emitted as it is, with registers renamed and its memory
 //! operand behind an inline look at the TLB; whatever else there is goes through the interpreter's handler, as does an
@@ -154,11 +154,14 @@ impl Translator {
             self.retire(number);
         }
         let block = cache.get(index);
+        if block.mode.bounded() && block.ops.last().is_none_or(|op| cpu.state.rip + op.end() > cpu.jit.code_reach) {
+            return None;
+        }
         if block.translation.get() != 0 {
             return Some(block.translation.get());
         }
         let offset = block.offset?;
-        if !block.mode.long() || block.checked.is_some() || block.serial == 0 {
+        if block.checked.is_some() || block.serial == 0 {
             return None;
         }
         block.heat.set(block.heat.get() + 1);
@@ -170,7 +173,7 @@ impl Translator {
             self.clear(cpu);
         }
         let block = cache.get(index);
-        let number = self.translate(block, offset, &cpu.memory, cpu.state.rip)?;
+        let number = self.translate(block, offset, &cpu.memory, cpu.linear_rip())?;
         block.translation.set(number);
         Some(number)
     }
@@ -183,8 +186,8 @@ impl Translator {
         cpu.jit.jumps.iter_mut().for_each(context::Jumps::clear);
     }
 
-    /// Translates `block`, whose first byte is at `offset` of guest memory and about to run at `rip`; its number.
-    fn translate(&mut self, block: &Block, offset: u64, memory: &GuestMemory, rip: u64) -> Option<u32> {
+    /// Translates `block`, whose first byte is at `offset` of guest memory and at linear address `linear`; its number.
+    fn translate(&mut self, block: &Block, offset: u64, memory: &GuestMemory, linear: u64) -> Option<u32> {
         let start = (block.physical & (PAGE_SIZE as u64 - 1)) as u16;
         let len = block.ops.last()?.end() as usize;
         let mut bytes = vec![0; len];
@@ -193,8 +196,8 @@ impl Translator {
         if !second.is_empty() {
             memory.read(block.pages[1] * PAGE_SIZE as u64, second).ok()?;
         }
-        let mut decoder = Decoder::with_ip(64, &bytes, start.into(), DecoderOptions::NONE);
-        let instructions: Vec<_> = block.ops.iter().map(|_| decoder.decode()).collect();
+        let mut decoder = Decoder::with_ip(block.mode.bits(), &bytes, start.into(), DecoderOptions::NONE);
+        let mut instructions: Vec<_> = block.ops.iter().map(|_| decoder.decode()).collect();
         // On a model without the one, the bytes of TZCNT are those of BSF: what counts is the handler.
         let own =
             |i: &Instruction| table::find(i.mnemonic()).and_then(|row| (row.lower)(&Lower::new(i, block.mode, 0, exec::unimplemented)));
@@ -207,6 +210,9 @@ impl Translator {
                 same && i.len() == usize::from(op.len) && !exec::is_refusal(op.handler)
             })
             .collect();
+        if !block.mode.long() {
+            instructions.iter_mut().for_each(emit::widen);
+        }
         let ops = block.ops.clone();
         let site = |op: &Op, kind| Site { op: &raw const *op, run: 1, start, kind };
         let missed = |i: &Instruction| if policy::uses_x87(i) { Kind::MissedX87 } else { Kind::Missed };
@@ -236,7 +242,7 @@ impl Translator {
         self.translations.push(Translation { near, body, far, gone, needs: emitted.needs, _sites: sites, _ops: ops });
         self.translated += 1;
         if let Some(listener) = &mut self.listener {
-            listener(&Translated { rip, guest: &bytes, address: far, code: &emitted.code });
+            listener(&Translated { rip: linear, guest: &bytes, address: far, code: &emitted.code });
         }
         Some(self.translations.len() as u32)
     }
@@ -281,11 +287,12 @@ impl Translator {
         let jit = &mut cpu.jit;
         jit.budget = left as i64 - SPARE as i64;
         jit.limit = s.icount + left;
-        jit.page = rip - (block.physical & (PAGE_SIZE as u64 - 1));
+        jit.page = rip.wrapping_sub(block.physical & (PAGE_SIZE as u64 - 1));
         jit.flags = to_host(flags);
         jit.vectors_home = 1;
         jit.edge = 0;
-        Jumps::of(cpu).set(rip, t.far);
+        let linear = cpu.linear_rip();
+        Jumps::of(cpu).set(linear, t.far);
         // SAFETY: the code was made for this processor's layout, by `emit` and `thunks`, and lives as long as the arena;
         // it reaches guest memory through the TLB alone.
         let back = unsafe { arena::call(self.thunks.enter, cpu, t.near) };
@@ -333,8 +340,8 @@ fn chain(cpu: &mut Cpu) -> u64 {
     if cpu.jit.budget < 0 || cpu.asks(in_shadow) {
         return result::NEXT;
     }
-    let rip = cpu.state.rip;
-    let Some(code) = Jumps::of(cpu).get(rip) else { return result::NEXT };
+    let linear = cpu.linear_rip();
+    let Some(code) = Jumps::of(cpu).get(linear) else { return result::NEXT };
     if in_shadow {
         (cpu.state.shadow, cpu.state.debug_shadow) = (false, false);
     }

@@ -2,7 +2,7 @@
 
 use crate::block::{Block, BlockCache};
 use crate::op::Op;
-use crate::state::Cpu;
+use crate::state::{Cpu, State};
 
 /// Nothing is left to the interpreter, as nothing is translated.
 pub const SPARE: u64 = 0;
@@ -12,6 +12,11 @@ pub const SPARE: u64 = 0;
 pub struct Context {
     /// Always none.
     pub failed: Option<Op>,
+}
+
+impl Context {
+    /// Nobody asks.
+    pub fn learn(&mut self, _: &State) {}
 }
 
 /// A block that has been translated.

@@ -8,6 +8,7 @@ use iced_x86::{
 };
 
 use super::registers::number;
+use crate::state::Mode;
 
 /// How an instruction is translated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,7 +21,7 @@ pub enum Way {
     Address,
     /// DIV and IDIV: as they are, where they cannot fault.
     Divide,
-    /// The near transfers and the stack, in 64-bit mode.
+    /// The near transfers and the stack, with operands of the size that [`plain_size`] says.
     Jcc,
     Jmp,
     JmpIndirect,
@@ -83,25 +84,31 @@ impl Host {
 }
 
 /// The way of `i`, which the interpreter has a handler for and which is available in its mode.
-pub fn way(i: &Instruction, info: &InstructionInfo, host: &Host) -> Way {
+pub fn way(i: &Instruction, info: &InstructionInfo, host: &Host, mode: Mode) -> Way {
+    let near = plain_size(near_size(i), mode) && (mode.bits() != 32 || near_size(i) == 4);
     match i.flow_control() {
         FlowControl::Next => {}
-        FlowControl::ConditionalBranch if i.is_jcc_short_or_near() && i.op0_kind() == OpKind::NearBranch64 => return Way::Jcc,
-        FlowControl::UnconditionalBranch if i.op0_kind() == OpKind::NearBranch64 => return Way::Jmp,
-        FlowControl::Call if i.op0_kind() == OpKind::NearBranch64 => return Way::Call,
-        FlowControl::IndirectBranch if i.is_jmp_near_indirect() && operand_64(i) => return Way::JmpIndirect,
-        FlowControl::IndirectCall if i.is_call_near_indirect() && operand_64(i) => return Way::CallIndirect,
-        FlowControl::Return if matches!(i.code(), iced_x86::Code::Retnq | iced_x86::Code::Retnq_imm16) => return Way::Ret,
+        FlowControl::ConditionalBranch if i.is_jcc_short_or_near() && near => return Way::Jcc,
+        FlowControl::UnconditionalBranch if i.is_jmp_short_or_near() && near => return Way::Jmp,
+        FlowControl::Call if i.is_call_near() && near => return Way::Call,
+        FlowControl::IndirectBranch if i.is_jmp_near_indirect() && near => return Way::JmpIndirect,
+        // The target of CALL ESP is what it was before.
+        FlowControl::IndirectCall if i.is_call_near_indirect() && near && (mode.long() || !uses_stack_pointer(i)) => {
+            return Way::CallIndirect;
+        }
+        FlowControl::Return if near => return Way::Ret,
         _ => return Way::Handler,
     }
+    let stack = plain_size(i.stack_pointer_increment().unsigned_abs() as usize, mode);
     match i.mnemonic() {
         M::Nop | M::Endbr64 | M::Endbr32 | M::Lfence | M::Mfence | M::Sfence | M::Pause => return Way::Nothing,
         M::Prefetchnta | M::Prefetcht0 | M::Prefetcht1 | M::Prefetcht2 | M::Prefetchw => return Way::Nothing,
-        M::Lea => return if i.op0_register().size() >= 4 { Way::Address } else { Way::Handler },
+        M::Lea => return if i.op0_register().size() >= 4 || !mode.long() { Way::Address } else { Way::Handler },
         M::Div | M::Idiv if i.op0_kind() == OpKind::Register && i.op0_register().size() >= 4 => return Way::Divide,
-        M::Push if i.stack_pointer_increment() == -8 && !i.op0_register().is_segment_register() => return Way::Push,
-        M::Pop if i.stack_pointer_increment() == 8 && i.op0_register().is_gpr64() => return Way::Pop,
-        M::Leave if i.code() == iced_x86::Code::Leaveq => return Way::Leave,
+        M::Push if stack && !i.op0_register().is_segment_register() => return Way::Push,
+        // POP SP keeps what the increment has carried.
+        M::Pop if stack && i.op0_register().is_gpr() && i.op0_register() != Register::SP => return Way::Pop,
+        M::Leave if plain_size(near_size(i), mode) => return Way::Leave,
         M::Ldmxcsr | M::Vldmxcsr | M::Fxrstor | M::Fxrstor64 | M::Xrstor | M::Xrstor64 => return Way::HandlerLast,
         M::Xrstors | M::Xrstors64 => return Way::HandlerLast,
         M::Fldcw | M::Fldenv | M::Frstor => return Way::HandlerLast,
@@ -149,8 +156,29 @@ fn native_x87(i: &Instruction, info: &InstructionInfo, host: &Host) -> bool {
         && info.used_memory().len() <= memory_operands
 }
 
-fn operand_64(i: &Instruction) -> bool {
-    if i.op0_kind() == OpKind::Register { i.op0_register().is_gpr64() } else { i.memory_size().size() == 8 }
+/// Whether near transfers and the stack are translated with operands of `bytes` bytes.
+fn plain_size(bytes: usize, mode: Mode) -> bool {
+    if mode.long() { bytes == 8 } else { bytes == 2 || bytes == 4 }
+}
+
+/// The operand size of a near transfer or LEAVE, in bytes; 0 if it is none.
+pub fn near_size(i: &Instruction) -> usize {
+    use iced_x86::Code as C;
+    match (i.code(), i.op0_kind()) {
+        (C::Retnw | C::Retnw_imm16 | C::Leavew, _) => 2,
+        (C::Retnd | C::Retnd_imm16 | C::Leaved, _) => 4,
+        (C::Retnq | C::Retnq_imm16 | C::Leaveq, _) => 8,
+        (_, OpKind::NearBranch16) => 2,
+        (_, OpKind::NearBranch32) => 4,
+        (_, OpKind::NearBranch64) => 8,
+        (_, OpKind::Register) if i.op_count() > 0 => i.op0_register().size(),
+        (_, OpKind::Memory) => i.memory_size().size(),
+        _ => 0,
+    }
+}
+
+fn uses_stack_pointer(i: &Instruction) -> bool {
+    [i.op0_register(), i.memory_base()].iter().any(|r| r.full_register() == Register::RSP)
 }
 
 fn native(i: &Instruction, info: &InstructionInfo, host: &Host) -> bool {

@@ -5,34 +5,35 @@ use softmetal_bus::PAGE_SIZE;
 
 use super::super::assembler::{At, ShortJump, host};
 use super::super::context;
-use super::super::policy::Way;
+use super::super::policy::{Way, near_size};
 use super::super::registers::{STACK, number};
 use super::memory::fits;
-use super::{Block, Brought, Edge, Emitted, Out, Slow};
+use super::{Block, Brought, Edge, Emitted, Out, Slow, To};
 use crate::block::MAX_LEN;
 
 impl Block<'_> {
     /// Near transfers that always end the block.
     pub(super) fn transfer(&mut self, way: Way, k: usize, i: &Instruction) {
-        let back = i.next_ip() as i64;
+        let (back, bytes) = (i.next_ip() as i64, near_size(i));
         match way {
-            Way::Jmp => self.edge(k, i.near_branch64() as i64, self.needs),
+            Way::Jmp => self.branch(k, To::of(i)),
             Way::Call => {
-                self.push_return(k, back);
-                self.edge(k, i.near_branch64() as i64, self.needs);
+                self.reachable(k, To::of(i));
+                self.push_return(k, bytes, back);
+                self.edge(k, To::of(i), self.needs);
             }
             Way::Ret => {
-                let pop = 8 + i32::from(if i.op_count() > 0 { i.immediate16() } else { 0 });
-                let miss = self.check(STACK, 8, false, 0);
-                self.a.load(host::R15, At::indexed(STACK, host::R11, 0, 0));
-                self.canonical(k);
-                self.a.lea(STACK, At::base(STACK, pop));
-                self.missed(miss, k, STACK);
+                let pop = bytes as i32 + i32::from(if i.op_count() > 0 { i.immediate16() } else { 0 });
+                let (lin, miss) = self.at_stack(STACK, 0, bytes, false);
+                self.a.load_bytes(bytes, host::R15, At::indexed(lin, host::R11, 0, 0));
+                self.admitted(k, bytes);
+                self.set_stack(At::base(STACK, pop));
+                self.missed(miss, k, lin);
                 self.indirect(k);
             }
             Way::JmpIndirect => {
                 if self.target(k, i) {
-                    self.canonical(k);
+                    self.admitted(k, bytes);
                     self.indirect(k);
                 }
             }
@@ -41,59 +42,55 @@ impl Block<'_> {
                 if i.op0_kind() == OpKind::Memory {
                     if self.load_aside(k, i) {
                         self.a.load(host::R15, context::TARGET);
-                        self.canonical(k);
-                        self.push_return(k, back);
+                        self.admitted(k, bytes);
+                        self.push_return(k, bytes, back);
                         self.a.load(host::R15, context::TARGET);
                         self.indirect(k);
                     }
                     return;
                 }
-                let to = number(i.op0_register());
-                let target = self.value(to, host::R15);
-                if target != host::R15 {
-                    self.a.mov(host::R15, target);
-                }
-                self.canonical(k);
-                self.push_return(k, back);
-                if to == 4 {
+                self.target(k, i);
+                self.admitted(k, bytes);
+                self.push_return(k, bytes, back);
+                if number(i.op0_register()) == 4 {
                     // CALL RSP: the target is what RSP was before.
                     self.a.lea(host::R15, At::base(STACK, 8));
                 } else {
-                    let h = self.value(to, host::R15);
-                    if h != host::R15 {
-                        self.a.mov(host::R15, h);
-                    }
+                    self.target(k, i);
                 }
                 self.indirect(k);
             }
         }
     }
 
-    fn push_return(&mut self, k: usize, back: i64) {
-        self.push_value(k, |b| {
+    fn push_return(&mut self, k: usize, bytes: usize, back: i64) {
+        self.push_value(k, bytes, |b| {
             b.a.load(host::RCX, context::PAGE);
             b.a.lea(host::RCX, At::base(host::RCX, back as i32));
             host::RCX
         });
     }
 
-    /// The target of an indirect JMP to R15; false if the handler does it all.
+    /// The operand of an indirect JMP, or of PUSH, to R15, zero-extended; false if the handler does it all.
     pub(super) fn target(&mut self, k: usize, i: &Instruction) -> bool {
+        let bytes = near_size(i);
         if i.op0_kind() == OpKind::Register {
             let h = self.value(number(i.op0_register()), host::R15);
-            if h != host::R15 {
-                self.a.mov(host::R15, h);
+            match bytes {
+                2 => self.a.zero_extend_word(host::R15, h),
+                _ if bytes == 4 || h != host::R15 => self.a.mov_sized(bytes == 8, host::R15, h),
+                _ => {}
             }
             return true;
         }
         let start = self.a.here();
-        let Some(lin) = self.linear(i) else {
+        let Some(lin) = self.linear(i, false) else {
             self.a.code.truncate(start);
             self.handler(k);
             return false;
         };
-        let miss = self.check(lin, 8, false, 0);
-        self.a.load(host::R15, At::indexed(lin, host::R11, 0, 0));
+        let miss = self.check(lin, bytes, false, 0);
+        self.a.load_bytes(bytes, host::R15, At::indexed(lin, host::R11, 0, 0));
         self.missed(miss, k, lin);
         true
     }
@@ -111,23 +108,32 @@ impl Block<'_> {
 
     /// A jump back to the block's start is a loop, whose way lies straight; others are rare or not known.
     pub(super) fn conditional(&mut self, k: usize, i: &Instruction) {
-        let (condition, target) = (i.condition_code() as u8 - 1, i.near_branch64() as i64);
-        if target == i64::from(self.start) {
+        let (condition, to) = (i.condition_code() as u8 - 1, To::of(i));
+        if to.at == i64::from(self.start) {
             let over = self.a.jcc(condition ^ 1);
-            self.edge(k, target, self.needs);
+            self.edge(k, to, self.needs);
             let here = self.a.here();
             self.a.bind(over, here);
         } else {
             let jump = self.a.jcc(condition);
-            self.taken.push((jump, k, target));
+            self.taken.push((jump, k, to));
         }
     }
 
-    /// To the block at `target`, counted from the start of the page, after instruction `k`.
-    pub(super) fn edge(&mut self, k: usize, target: i64, brought: Brought) {
+    /// A direct transfer, where the handler does not refuse it.
+    fn branch(&mut self, k: usize, to: To) {
+        self.reachable(k, to);
+        self.edge(k, to, self.needs);
+    }
+
+    /// To a block that is known by where it is, after instruction `k`.
+    pub(super) fn edge(&mut self, k: usize, to: To, brought: Brought) {
         // From the last bytes of a page, a block may run over into whatever is the next page then.
         const LAST: i64 = (PAGE_SIZE - MAX_LEN) as i64;
-        if let (Ok(target), true) = (u16::try_from(target), (0..=LAST).contains(&target)) {
+        let target = to.at;
+        // What of the page lies within a limit, or before a wrap, has been looked at for this block alone.
+        let near = if self.mode.bounded() { target == i64::from(self.start) } else { (0..=LAST).contains(&target) };
+        if let (Ok(target), true) = (u16::try_from(target), near) {
             let spent = self.account(k + 1);
             let jump = self.a.jmp();
             self.a.land(spent);
@@ -145,15 +151,20 @@ impl Block<'_> {
             self.a.mov_imm64(host::RCX, target as u64);
             self.a.lea(host::R15, At::indexed(host::R15, host::RCX, 0, 0));
         }
+        self.cut(to.bytes);
         self.indirect(k);
     }
 
-    /// The handler does it all, and refuses, if the target in R15 is not canonical; or where it lies in the other half of
+    /// The handler does it all, and refuses, if the target in R15 is not canonical, or beyond the limit of CS; or where it lies in the other half of
     /// the address space, as no target should.
-    fn canonical(&mut self, k: usize) {
-        self.a.pext(host::RCX, host::R15, context::MASK_SIGN);
-        if !self.user {
-            self.a.lea(host::RCX, At::base(host::RCX, -0x1_ffff));
+    pub(super) fn admitted(&mut self, k: usize, bytes: usize) {
+        if self.mode.long() {
+            self.a.pext(host::RCX, host::R15, context::MASK_SIGN);
+            if !self.user {
+                self.a.lea(host::RCX, At::base(host::RCX, -0x1_ffff));
+            }
+        } else if !self.beyond_limit(bytes) {
+            return;
         }
         let fine = self.a.jrcxz();
         let handled = self.a.jmp();
@@ -164,9 +175,16 @@ impl Block<'_> {
     /// To the block at R15, after instruction `k`.
     fn indirect(&mut self, k: usize) {
         let spent = self.account(k + 1);
+        let bounded = self.mode.bounded();
+        if bounded {
+            self.aside_for_linear();
+        }
         self.a.pext(host::R11, host::R15, context::MASK_JUMP);
         self.a.load(host::RCX, context::jump_tag(self.user, host::R11));
         self.a.lea(host::RCX, At::indexed(host::RCX, host::R15, 0, 0));
+        if bounded {
+            self.a.load(host::R15, context::TARGET);
+        }
         let hit = self.a.jrcxz();
         self.a.land(spent);
         self.a.jmp_to(self.thunks.leave);
@@ -176,10 +194,10 @@ impl Block<'_> {
 
     /// All that does not lie on the straight way.
     pub(super) fn finish(mut self, near: usize, body: usize) -> Emitted {
-        for (jump, k, target) in std::mem::take(&mut self.taken) {
+        for (jump, k, to) in std::mem::take(&mut self.taken) {
             let here = self.a.here();
             self.a.bind(jump, here);
-            self.edge(k, target, self.needs);
+            self.branch(k, to);
         }
         for s in std::mem::take(&mut self.slow) {
             let here = self.a.here();

@@ -43,8 +43,11 @@ impl Block<'_> {
         Some((At { base, index, scale: i.memory_index_scale().trailing_zeros() as u8, disp: disp as i32 }, short))
     }
 
-    /// The linear address of a memory operand, in the register given back.
-    pub(super) fn linear(&mut self, i: &Instruction) -> Option<u8> {
+    /// The linear address of a memory operand that is loaded, or stored to with `write`, in the register given back.
+    pub(super) fn linear(&mut self, i: &Instruction, write: bool) -> Option<u8> {
+        if !self.mode.long() {
+            return self.segmented(i, write);
+        }
         let (at, short) = self.effective(i)?;
         let segment = match i.memory_segment() {
             Register::FS => Some(seg::FS),

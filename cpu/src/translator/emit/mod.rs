@@ -4,16 +4,20 @@
 //! |---|---|
 //! | [`memory`] | addresses, and the look at the TLB |
 //! | [`native`] | instructions as they are |
+//! | [`narrow`] | what is otherwise in code of 16 and 32 bits |
 //! | [`stack`] | PUSH, POP, LEAVE |
 //! | [`control`] | jumps, and the ways out of a block |
 
 mod control;
 mod memory;
+mod narrow;
 mod native;
 mod stack;
 
 use iced_x86::{Encoder, Instruction, InstructionInfoFactory};
 
+use self::narrow::To;
+pub use self::narrow::widen;
 use super::assembler::{Assembler, At, Jump, host};
 use super::context;
 use super::policy::{self, Host, Way};
@@ -115,7 +119,7 @@ struct Block<'a> {
     needs: Brought,
     slow: Vec<Slow>,
     outs: Vec<Out>,
-    taken: Vec<(Jump, usize, i64)>,
+    taken: Vec<(Jump, usize, To)>,
     edges: Vec<Edge>,
     origin: u64,
     first_edge: usize,
@@ -153,7 +157,7 @@ impl Emitter {
             .instructions
             .iter()
             .zip(input.available)
-            .map(|(i, &available)| if available { policy::way(i, self.info.info(i), &self.host) } else { Way::Handler })
+            .map(|(i, &available)| if available { policy::way(i, self.info.info(i), &self.host, input.mode) } else { Way::Handler })
             .collect();
         // Handlers that follow each other hand over by themselves.
         for k in (1..ways.len()).rev() {
@@ -180,6 +184,10 @@ impl Emitter {
             origin: input.origin,
             first_edge: input.first_edge,
         };
+        if input.mode.bounded() {
+            let end = input.instructions.last().map_or(0, Instruction::next_ip) as i32;
+            b.within_reach(end - i32::from(start));
+        }
         b.a.lea(host::R15, At::base(host::R15, -i32::from(start)));
         b.a.store(context::PAGE, host::R15);
         let near = b.a.here();
@@ -203,7 +211,7 @@ impl Emitter {
                 }
                 Way::HandlerLast => {
                     b.call_site(2 * k);
-                    b.edge(k, i.next_ip() as i64, Brought::default());
+                    b.edge(k, To::after(i), Brought::default());
                     true
                 }
                 Way::Address => {
@@ -227,7 +235,7 @@ impl Emitter {
                     false
                 }
                 Way::Leave => {
-                    b.leave(k);
+                    b.leave(k, policy::near_size(i));
                     false
                 }
                 Way::Jmp | Way::JmpIndirect | Way::Call | Way::CallIndirect | Way::Ret => {
@@ -236,7 +244,7 @@ impl Emitter {
                 }
             };
             if k == last && !ended {
-                b.edge(k, i.next_ip() as i64, b.needs);
+                b.edge(k, To::after(i), b.needs);
             }
         }
         b.finish(near, body)

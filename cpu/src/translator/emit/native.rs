@@ -24,7 +24,7 @@ impl Block<'_> {
         let mut access = None;
         if let Some(n) = memory {
             let write = !matches!(info.op_access(n), OpAccess::Read | OpAccess::CondRead);
-            let lin = self.linear(i)?;
+            let lin = self.linear(i, write)?;
             let miss = self.check(lin, i.memory_size().size(), write, policy::alignment(i));
             access = Some((miss, lin));
             // A further register may be needed: then one holds the whole address.
@@ -122,7 +122,9 @@ impl Block<'_> {
         };
         let guest = number(i.op0_register());
         let to = home(guest).unwrap_or(host::R15);
-        if short || i.op0_register().size() == 4 {
+        if !self.mode.long() {
+            self.narrow_lea(to, at, i);
+        } else if short || i.op0_register().size() == 4 {
             self.a.lea32(to, at);
         } else {
             self.a.lea(to, at);

@@ -1,30 +1,56 @@
-//! The stack in 64-bit mode.
+//! The stack.
 
 use iced_x86::{Instruction, OpKind, Register};
 
-use super::super::assembler::{At, host};
+use super::super::assembler::{At, Jump, host};
 use super::super::context;
 use super::super::registers::{FRAME, STACK, home, number};
 use super::Block;
 
 impl Block<'_> {
-    /// A store of 8 bytes below the stack pointer; `value` makes the register to store once the page is known.
-    pub(super) fn push_value(&mut self, k: usize, value: impl FnOnce(&mut Self) -> u8) {
-        self.a.lea(host::R15, At::base(STACK, -8));
-        let miss = self.check(host::R15, 8, true, 0);
+    /// Finds `bytes` bytes of the stack, `by` bytes from where `pointer` points: the register with their linear address, and
+    /// as [`Self::check`].
+    pub(super) fn at_stack(&mut self, pointer: u8, by: i32, bytes: usize, write: bool) -> (u8, Jump) {
+        let lin = match (self.mode.long(), by) {
+            (true, 0) => pointer,
+            (true, _) => {
+                self.a.lea(host::R15, At::base(pointer, by));
+                host::R15
+            }
+            (false, _) => self.segmented_stack(pointer, by, bytes, write),
+        };
+        (lin, self.check(lin, bytes, write, 0))
+    }
+
+    /// Moves the stack pointer.
+    pub(super) fn set_stack(&mut self, to: At) {
+        match self.mode.stack_bits() {
+            64 => self.a.lea(STACK, to),
+            32 => self.a.lea32(STACK, to),
+            _ => {
+                self.a.lea32(host::R11, to);
+                self.a.mov_low_word(STACK, host::R11);
+            }
+        }
+    }
+
+    /// A store below the stack pointer; `value` makes the register to store once the page is known.
+    pub(super) fn push_value(&mut self, k: usize, bytes: usize, value: impl FnOnce(&mut Self) -> u8) {
+        let (lin, miss) = self.at_stack(STACK, -(bytes as i32), bytes, true);
         let v = value(self);
-        self.a.store(At::indexed(host::R15, host::R11, 0, 0), v);
-        self.a.lea(STACK, At::base(STACK, -8));
-        self.missed(miss, k, host::R15);
+        self.a.store_bytes(bytes, At::indexed(lin, host::R11, 0, 0), v);
+        self.set_stack(At::base(STACK, -(bytes as i32)));
+        self.missed(miss, k, lin);
     }
 
     pub(super) fn push(&mut self, k: usize, i: &Instruction) {
+        let bytes = i.stack_pointer_increment().unsigned_abs() as usize;
         match i.op0_kind() {
-            OpKind::Register => self.push_value(k, |b| b.value(number(i.op0_register()), host::RCX)),
+            OpKind::Register => self.push_value(k, bytes, |b| b.value(number(i.op0_register()), host::RCX)),
             OpKind::Memory => {
                 let first = self.slow.len();
                 if self.load_aside(k, i) {
-                    self.push_value(k, |b| {
+                    self.push_value(k, bytes, |b| {
                         b.a.load(host::RCX, context::TARGET);
                         host::RCX
                     });
@@ -35,7 +61,7 @@ impl Block<'_> {
             }
             _ => {
                 let v = i.immediate(0);
-                self.push_value(k, |b| {
+                self.push_value(k, bytes, |b| {
                     b.a.mov_imm64(host::RCX, v);
                     host::RCX
                 });
@@ -43,7 +69,7 @@ impl Block<'_> {
         }
     }
 
-    /// Loads 8 bytes and puts them aside; false if the handler does it all.
+    /// Loads the operand and puts it aside; false if the handler does it all.
     pub(super) fn load_aside(&mut self, k: usize, i: &Instruction) -> bool {
         if !self.target(k, i) {
             return false;
@@ -53,26 +79,31 @@ impl Block<'_> {
     }
 
     pub(super) fn pop(&mut self, k: usize, to: Register) {
-        let miss = self.check(STACK, 8, false, 0);
-        let guest = number(to);
-        let h = home(guest).unwrap_or(host::RCX);
-        let from = At::indexed(STACK, host::R11, 0, 0);
-        if h == STACK {
-            self.a.load(h, from);
-        } else {
-            self.a.load(h, from);
-            self.a.lea(STACK, At::base(STACK, 8));
+        let (bytes, guest) = (to.size(), number(to));
+        let (lin, miss) = self.at_stack(STACK, 0, bytes, false);
+        // Two bytes leave the others of the register as they are.
+        let h = home(guest).filter(|_| bytes > 2).unwrap_or(host::RCX);
+        self.a.load_bytes(bytes, h, At::indexed(lin, host::R11, 0, 0));
+        if h != STACK {
+            self.set_stack(At::base(STACK, bytes as i32));
         }
-        if home(guest).is_none() {
-            self.a.store(context::reg(guest), h);
+        match home(guest) {
+            Some(h) if bytes == 2 => self.a.mov_low_word(h, host::RCX),
+            Some(_) => {}
+            None => self.a.store(context::reg(guest), h),
         }
-        self.missed(miss, k, STACK);
+        self.missed(miss, k, lin);
     }
 
-    pub(super) fn leave(&mut self, k: usize) {
-        let miss = self.check(FRAME, 8, false, 0);
-        self.a.lea(STACK, At::base(FRAME, 8));
-        self.a.load(FRAME, At::indexed(FRAME, host::R11, 0, 0));
-        self.missed(miss, k, FRAME);
+    pub(super) fn leave(&mut self, k: usize, bytes: usize) {
+        let (lin, miss) = self.at_stack(FRAME, 0, bytes, false);
+        self.a.load_bytes(bytes, host::RCX, At::indexed(lin, host::R11, 0, 0));
+        self.set_stack(At::base(FRAME, bytes as i32));
+        if bytes == 2 {
+            self.a.mov_low_word(FRAME, host::RCX);
+        } else {
+            self.a.mov(FRAME, host::RCX);
+        }
+        self.missed(miss, k, lin);
     }
 }
