@@ -269,6 +269,18 @@ impl Assembler {
         self.op(false, &[0x0f, 0xae], 3, Rm::Mem(at));
     }
 
+    /// Overwrites code, of which there are 4 to 8 bytes, by one instruction that does nothing.
+    pub fn nothing(&mut self, range: std::ops::Range<usize>) {
+        let nop: &[u8] = match range.len() {
+            4 => &[0x0f, 0x1f, 0x40, 0],
+            5 => &[0x0f, 0x1f, 0x44, 0, 0],
+            6 => &[0x66, 0x0f, 0x1f, 0x44, 0, 0],
+            7 => &[0x0f, 0x1f, 0x80, 0, 0, 0, 0],
+            _ => &[0x0f, 0x1f, 0x84, 0, 0, 0, 0, 0],
+        };
+        self.code[range].copy_from_slice(nop);
+    }
+
     /// JRCXZ, over what comes next; not far.
     pub fn jrcxz(&mut self) -> ShortJump {
         self.bytes(&[0xe3, 0]);

@@ -6,6 +6,7 @@
 use std::mem::offset_of;
 
 use super::assembler::{At, host};
+use super::emit::SLOTS;
 use super::x87::Area;
 use crate::mmu::{Fast, Mmu, TLB_ENTRIES};
 use crate::op::Op;
@@ -61,6 +62,8 @@ pub struct Context {
     pub target: u64,
     /// [`super::handle`].
     pub handle: u64,
+    /// What groups of accesses have found: what is to be added to their addresses.
+    found: [u64; SLOTS],
     mask_page: u64,
     mask_jump: u64,
     mask_aligned_16: u64,
@@ -101,6 +104,7 @@ impl Default for Context {
             edge: 0,
             target: 0,
             handle: 0,
+            found: [0; SLOTS],
             mask_page: (TLB_ENTRIES as u64 - 1) << 12,
             mask_jump: JUMP_BITS,
             mask_aligned_16: !0xfff | 15,
@@ -226,6 +230,11 @@ pub const fn ymm(n: u8) -> At {
 /// The offset behind the last one of segment `n` that loads or stores may reach.
 pub const fn limit(n: u8, write: bool) -> At {
     at(offset_of!(Cpu, jit) + offset_of!(Context, limits) + 8 * (6 * write as usize + n as usize))
+}
+
+/// What the group of accesses in `slot` has found.
+pub const fn found(slot: usize) -> At {
+    at(offset_of!(Cpu, jit) + offset_of!(Context, found) + 8 * slot)
 }
 
 /// The base of segment `n`.

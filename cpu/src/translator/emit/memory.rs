@@ -2,9 +2,11 @@
 
 use iced_x86::{Instruction, Register};
 
-use super::super::assembler::{Assembler, At, Jump, host};
+use super::super::assembler::{Assembler, At, host};
 use super::super::context;
 use super::super::registers::{home, number};
+use super::groups::Role;
+use super::shared::Miss;
 use super::{Block, Slow};
 use crate::state::seg;
 
@@ -38,6 +40,9 @@ impl Block<'_> {
                 })
             })
         };
+        if index != Register::None && home(number(index)).is_none() {
+            self.held = None;
+        }
         let base = place(base, host::R15, &mut self.a);
         let index = place(index, host::R11, &mut self.a);
         Some((At { base, index, scale: i.memory_index_scale().trailing_zeros() as u8, disp: disp as i32 }, short))
@@ -60,14 +65,35 @@ impl Block<'_> {
             _ => self.a.lea(host::R15, at),
         }
         if let Some(n) = segment {
+            self.held = None;
             self.a.load(host::R11, context::base(n as u8));
             self.a.lea(host::R15, At::indexed(host::R15, host::R11, 0, 0));
         }
         Some(host::R15)
     }
 
+    /// [`Self::linear`], as a register and what is to be added to it.
+    pub(super) fn linear_apart(&mut self, i: &Instruction, write: bool) -> Option<(u8, i32)> {
+        let plain = i.memory_index() == Register::None && (i.memory_base().is_gpr64() || i.memory_base() == Register::RIP);
+        let segment = matches!(i.memory_segment(), Register::FS | Register::GS);
+        // Only one that checks needs it in a register.
+        if !plain || segment || !matches!(self.role(), Role::Member(_)) {
+            return Some((self.linear(i, write)?, 0));
+        }
+        let (at, _) = self.effective(i)?;
+        Some((at.base?, at.disp))
+    }
+
     /// Finds the page of linear address `lin` in the TLB; the access is then at `lin` + R11. Afterwards [`Self::missed`].
-    pub(super) fn check(&mut self, lin: u8, bytes: usize, write: bool, alignment: usize) -> Jump {
+    pub(super) fn check(&mut self, lin: u8, bytes: usize, write: bool, alignment: usize) -> Miss {
+        match self.role() {
+            Role::Member(slot) => {
+                self.found(slot);
+                return Miss::Never;
+            }
+            Role::Leader(look) => return self.look(lin, look),
+            Role::Single => self.held = None,
+        }
         self.a.pext(host::R11, lin, context::MASK_PAGE);
         self.a.load(host::RCX, context::tlb_tag(self.user, write, host::R11));
         if alignment == 0 {
@@ -82,12 +108,21 @@ impl Block<'_> {
         let miss = self.a.jmp();
         self.a.land(hit);
         self.a.load(host::R11, context::tlb_host(self.user, host::R11));
-        miss
+        Miss::Handled(miss)
     }
 
     /// The instruction is complete: where its way through the handler comes back.
-    pub(super) fn missed(&mut self, from: Jump, k: usize, lin: u8) {
-        let resume = self.a.here();
-        self.slow.push(Slow { from, site: 2 * k + 1, lin, resume });
+    pub(super) fn missed(&mut self, from: Miss, k: usize, lin: u8) {
+        match from {
+            Miss::Handled(from) => {
+                if !self.aside && self.plan.is_open_after(k) {
+                    self.detours.push((self.slow.len(), k + 1));
+                }
+                let resume = self.a.here();
+                self.slow.push(Slow { from, site: 2 * k + 1, lin, resume });
+            }
+            Miss::Aside(from) => self.strays.push((from, k)),
+            Miss::Never => {}
+        }
     }
 }

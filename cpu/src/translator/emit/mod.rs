@@ -3,21 +3,28 @@
 //! | module | what it emits |
 //! |---|---|
 //! | [`memory`] | addresses, and the look at the TLB |
+//! | [`groups`] | which accesses share one look |
+//! | [`shared`] | the look that they share |
 //! | [`native`] | instructions as they are |
 //! | [`narrow`] | what is otherwise in code of 16 and 32 bits |
 //! | [`stack`] | PUSH, POP, LEAVE |
 //! | [`control`] | jumps, and the ways out of a block |
 
 mod control;
+mod groups;
 mod memory;
 mod narrow;
 mod native;
+mod shared;
 mod stack;
 
 use iced_x86::{Encoder, Instruction, InstructionInfoFactory};
 
+use self::groups::Plan;
+pub use self::groups::SLOTS;
 use self::narrow::To;
 pub use self::narrow::widen;
+use self::shared::Kept;
 use super::assembler::{Assembler, At, Jump, host};
 use super::context;
 use super::policy::{self, Host, Way};
@@ -126,6 +133,20 @@ struct Block<'a> {
     /// Physical address of the page.
     page: u64,
     mode: Mode,
+    plan: Plan,
+    /// The instruction that is being emitted, ...
+    current: usize,
+    /// ... without its groups.
+    aside: bool,
+    /// The group whose find is in R11.
+    held: Option<usize>,
+    kept: Vec<Kept>,
+    /// Leaders whose check fails, and their instructions.
+    strays: Vec<(Jump, usize)>,
+    /// Which of `slow` go on aside, and where.
+    detours: Vec<(usize, usize)>,
+    /// An instruction that goes through its handler against expectation, where groups are open.
+    refused: Option<usize>,
 }
 
 /// What a block is made from.
@@ -152,7 +173,6 @@ impl Emitter {
 
     /// Makes code; the instructions' addresses count from the start of the page.
     pub fn emit(&mut self, input: Input) -> Emitted {
-        let start = input.sites[0].start;
         let ways: Vec<Way> = input
             .instructions
             .iter()
@@ -165,6 +185,19 @@ impl Emitter {
                 input.sites[2 * k - 2].run = input.sites[2 * k].run + 1;
             }
         }
+        let mut barred = Vec::new();
+        loop {
+            let plan = if input.mode.long() { Plan::new(input.instructions, &ways, &mut self.info, &barred) } else { Plan::default() };
+            match self.attempt(&input, &ways, plan) {
+                Ok(emitted) => return emitted,
+                Err(k) => barred.push(k),
+            }
+        }
+    }
+
+    /// Makes code with these groups, unless instruction `Err` is not as they have it.
+    fn attempt(&mut self, input: &Input, ways: &[Way], plan: Plan) -> Result<Emitted, usize> {
+        let start = input.sites[0].start;
         let mut b = Block {
             a: Assembler::new(input.origin),
             thunks: input.thunks,
@@ -175,7 +208,7 @@ impl Emitter {
             sites: input.sites,
             needs: Brought {
                 vectors: input.instructions.iter().any(policy::uses_vectors),
-                x87: input.instructions.iter().zip(&ways).any(|(i, &way)| way == Way::Native && policy::uses_x87(i)),
+                x87: input.instructions.iter().zip(ways).any(|(i, &way)| way == Way::Native && policy::uses_x87(i)),
             },
             slow: Vec::new(),
             outs: Vec::new(),
@@ -183,6 +216,14 @@ impl Emitter {
             edges: Vec::new(),
             origin: input.origin,
             first_edge: input.first_edge,
+            plan,
+            current: 0,
+            aside: false,
+            held: None,
+            kept: Vec::new(),
+            strays: Vec::new(),
+            detours: Vec::new(),
+            refused: None,
         };
         if input.mode.bounded() {
             let end = input.instructions.last().map_or(0, Instruction::next_ip) as i32;
@@ -195,59 +236,65 @@ impl Emitter {
         b.bring_vectors();
         let body = b.a.here();
         let last = input.instructions.len() - 1;
-        for (k, i) in input.instructions.iter().enumerate() {
-            let way = ways[k];
-            let ended = match way {
-                Way::Nothing => false,
-                Way::Native => {
-                    b.native(&mut self.encoder, k, i, self.info.info(i));
-                    false
-                }
-                Way::Handler => {
-                    if k == 0 || ways[k - 1] != Way::Handler {
-                        b.handler(k);
-                    }
-                    false
-                }
-                Way::HandlerLast => {
-                    b.call_site(2 * k);
-                    b.edge(k, To::after(i), Brought::default());
-                    true
-                }
-                Way::Address => {
-                    b.lea(k, i);
-                    false
-                }
-                Way::Divide => {
-                    b.divide(&mut self.encoder, k, i);
-                    false
-                }
-                Way::Jcc => {
-                    b.conditional(k, i);
-                    false
-                }
-                Way::Push => {
-                    b.push(k, i);
-                    false
-                }
-                Way::Pop => {
-                    b.pop(k, i.op0_register());
-                    false
-                }
-                Way::Leave => {
-                    b.leave(k, policy::near_size(i));
-                    false
-                }
-                Way::Jmp | Way::JmpIndirect | Way::Call | Way::CallIndirect | Way::Ret => {
-                    b.transfer(way, k, i);
-                    true
-                }
-            };
+        let mut joins = Vec::with_capacity(last + 2);
+        for k in 0..=last {
+            joins.push(b.a.here());
+            let ended = self.instruction(&mut b, k, input, ways);
             if k == last && !ended {
-                b.edge(k, To::after(i), b.needs);
+                joins.push(b.a.here());
+                b.edge(k, To::after(&input.instructions[k]), b.needs);
             }
         }
-        b.finish(near, body)
+        b.drop_unneeded();
+        b.aside = true;
+        for (from, to) in b.plan.regions().to_vec() {
+            let mut places = Vec::new();
+            let mut ended = false;
+            for k in from..=to {
+                places.push((k, b.a.here()));
+                ended = self.instruction(&mut b, k, input, ways);
+            }
+            if !ended {
+                let back = b.a.jmp();
+                b.a.bind(back, joins[to + 1]);
+            }
+            b.lead_aside(&places);
+        }
+        match b.refused {
+            Some(k) => Err(k),
+            None => Ok(b.finish(near, body)),
+        }
+    }
+
+    /// Emits instruction `k`; true if it ends the block.
+    fn instruction(&mut self, b: &mut Block, k: usize, input: &Input, ways: &[Way]) -> bool {
+        let i = &input.instructions[k];
+        b.current = k;
+        match ways[k] {
+            Way::Nothing => {}
+            Way::Native => b.native(&mut self.encoder, k, i, self.info.info(i)),
+            Way::Handler => {
+                if k == 0 || ways[k - 1] != Way::Handler {
+                    b.handler(k);
+                }
+            }
+            Way::HandlerLast => {
+                b.call_site(2 * k);
+                b.edge(k, To::after(i), Brought::default());
+                return true;
+            }
+            Way::Address => b.lea(k, i),
+            Way::Divide => b.divide(&mut self.encoder, k, i),
+            Way::Jcc => b.conditional(k, i),
+            Way::Push => b.push(k, i),
+            Way::Pop => b.pop(k, i.op0_register()),
+            Way::Leave => b.leave(k, policy::near_size(i)),
+            way @ (Way::Jmp | Way::JmpIndirect | Way::Call | Way::CallIndirect | Way::Ret) => {
+                b.transfer(way, k, i);
+                return true;
+            }
+        }
+        false
     }
 }
 
@@ -275,6 +322,7 @@ impl Block<'_> {
     }
 
     fn call_site(&mut self, site: usize) {
+        self.held = None;
         self.a.mov_imm64(host::R11, &raw const self.sites[site] as u64);
         self.a.call_to(self.thunks.handle);
     }

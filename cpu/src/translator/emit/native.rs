@@ -13,6 +13,7 @@ impl Block<'_> {
         if self.try_native(encoder, k, i, info).is_none() {
             self.a.code.truncate(start);
             self.slow.truncate(slow);
+            self.refuse(k);
             self.handler(k);
         }
     }
@@ -24,7 +25,7 @@ impl Block<'_> {
         let mut access = None;
         if let Some(n) = memory {
             let write = !matches!(info.op_access(n), OpAccess::Read | OpAccess::CondRead);
-            let lin = self.linear(i, write)?;
+            let (lin, disp) = self.linear_apart(i, write)?;
             let miss = self.check(lin, i.memory_size().size(), write, policy::alignment(i));
             access = Some((miss, lin));
             // A further register may be needed: then one holds the whole address.
@@ -33,11 +34,18 @@ impl Block<'_> {
                 .filter(|&n| is_high_byte(i.op_register(n)) || home(number(i.op_register(n))).is_none())
                 .count();
             j.set_segment_prefix(Register::None);
-            j.set_memory_displacement64(0);
-            j.set_memory_displ_size(0);
+            j.set_memory_displacement64(disp as u64);
+            j.set_memory_displ_size(match disp {
+                0 => 0,
+                -128..=127 => 1,
+                _ => 8,
+            });
             j.set_memory_index_scale(1);
             if homeless > 1 || i.op_count() > 2 && homeless > 0 {
-                self.a.lea(host::R15, At::indexed(lin, host::R11, 0, 0));
+                self.held = None;
+                self.a.lea(host::R15, At::indexed(lin, host::R11, 0, disp));
+                j.set_memory_displacement64(0);
+                j.set_memory_displ_size(0);
                 j.set_memory_base(Register::R15);
                 j.set_memory_index(Register::None);
                 spare.retain(|&r| r != host::R15);
@@ -81,6 +89,9 @@ impl Block<'_> {
                 }
                 None => {
                     let s = spare.pop()?;
+                    if s == host::R11 {
+                        self.held = None;
+                    }
                     let again = (n + 1..i.op_count()).any(|m| i.op_register(m).full_register() == key);
                     let whole = r.size() >= 4 && info.op_access(n) == OpAccess::Write && !again;
                     if is_high_byte(r) {
@@ -147,6 +158,7 @@ impl Block<'_> {
         let (r, signed) = (i.op0_register(), i.mnemonic() == iced_x86::Mnemonic::Idiv);
         let wide = r.size() == 8;
         let by = self.value(number(r), host::R15);
+        self.held = None;
         let mut slow = Vec::new();
         self.a.mov_sized(wide, host::RCX, by);
         slow.push(self.unless_zero());

@@ -2,15 +2,16 @@
 
 use iced_x86::{Instruction, OpKind, Register};
 
-use super::super::assembler::{At, Jump, host};
+use super::super::assembler::{At, host};
 use super::super::context;
 use super::super::registers::{FRAME, STACK, home, number};
 use super::Block;
+use super::shared::Miss;
 
 impl Block<'_> {
     /// Finds `bytes` bytes of the stack, `by` bytes from where `pointer` points: the register with their linear address, and
     /// as [`Self::check`].
-    pub(super) fn at_stack(&mut self, pointer: u8, by: i32, bytes: usize, write: bool) -> (u8, Jump) {
+    pub(super) fn at_stack(&mut self, pointer: u8, by: i32, bytes: usize, write: bool) -> (u8, Miss) {
         let lin = match (self.mode.long(), by) {
             (true, 0) => pointer,
             (true, _) => {

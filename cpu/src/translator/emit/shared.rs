@@ -1,0 +1,115 @@
+//! What is emitted for accesses that share one look at the TLB; see [`super::groups`].
+
+use super::super::assembler::{At, Jump, host};
+use super::super::context;
+use super::Block;
+use super::groups::{Look, Role};
+
+/// Where an access goes that does not find its page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub(super) enum Miss {
+    /// Through its handler.
+    Handled(Jump),
+    /// To where the instruction looks for itself alone.
+    Aside(Jump),
+    /// Its page is known.
+    Never,
+}
+
+/// A group's store of what it has found, which nobody may need.
+pub(super) struct Kept {
+    slot: usize,
+    at: std::ops::Range<usize>,
+    needed: bool,
+}
+
+impl Block<'_> {
+    /// The role of the current instruction's access.
+    pub(super) fn role(&self) -> Role {
+        if self.aside { Role::Single } else { self.plan.role(self.current) }
+    }
+
+    /// What a group in `slot` has found goes to R11.
+    pub(super) fn found(&mut self, slot: usize) {
+        if self.held == Some(slot) {
+            return;
+        }
+        self.a.load(host::R11, context::found(slot));
+        self.held = Some(slot);
+        if let Some(kept) = self.kept.iter_mut().rev().find(|k| k.slot == slot) {
+            kept.needed = true;
+        }
+    }
+
+    /// A group's leader at `lin` looks for the page of all of them.
+    pub(super) fn look(&mut self, lin: u8, look: Look) -> Miss {
+        let alone = look.before == 0;
+        let first = if alone {
+            lin
+        } else {
+            self.a.lea(host::RCX, At::base(lin, -look.before));
+            host::RCX
+        };
+        self.a.pext(host::R11, first, context::MASK_PAGE);
+        let tag = if alone { host::RCX } else { host::R11 };
+        self.a.load(tag, context::tlb_tag(self.user, look.write, host::R11));
+        // Tag and address give the offset in the page.
+        let whole = look.before + look.after;
+        let (tail, mask) = match (look.offset, look.alignment) {
+            (Some(offset), _) => (-offset, None),
+            (None, 0) => (whole - 1, None),
+            (None, 16) => (whole - 16, Some(context::MASK_ALIGNED_16)),
+            (None, _) => (whole - 32, Some(context::MASK_ALIGNED_32)),
+        };
+        self.a.lea(host::RCX, At::indexed(tag, first, 0, tail));
+        match mask {
+            Some(mask) => self.a.pext(host::RCX, host::RCX, mask),
+            None if look.offset.is_none() => self.a.shrx(host::RCX, host::RCX, host::RBP),
+            None => {}
+        }
+        let hit = self.a.jrcxz();
+        let miss = self.a.jmp();
+        self.a.land(hit);
+        if !alone {
+            self.a.pext(host::R11, lin, context::MASK_PAGE);
+        }
+        self.a.load(host::R11, context::tlb_host(self.user, host::R11));
+        let from = self.a.here();
+        self.a.store(context::found(look.slot), host::R11);
+        self.kept.push(Kept { slot: look.slot, at: from..self.a.here(), needed: false });
+        self.held = Some(look.slot);
+        Miss::Aside(miss)
+    }
+
+    /// Whatever goes aside in a region finds its instruction among `places`.
+    pub(super) fn lead_aside(&mut self, places: &[(usize, usize)]) {
+        let place = |k: usize| places.iter().find(|p| p.0 == k).map(|p| p.1);
+        for &(jump, k) in &self.strays {
+            if let Some(at) = place(k) {
+                self.a.bind(jump, at);
+            }
+        }
+        for &(slow, k) in &self.detours {
+            if let Some(at) = place(k) {
+                self.slow[slow].resume = at;
+            }
+        }
+    }
+
+    /// The handler carries out instruction `k` against expectation.
+    pub(super) fn refuse(&mut self, k: usize) {
+        if self.plan.is_open(k) {
+            self.refused = Some(k);
+        }
+    }
+
+    /// Stores that nobody needs become nothing.
+    pub(super) fn drop_unneeded(&mut self) {
+        for kept in std::mem::take(&mut self.kept) {
+            if !kept.needed {
+                self.a.nothing(kept.at);
+            }
+        }
+    }
+}
