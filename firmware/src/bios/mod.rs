@@ -42,6 +42,7 @@ mod system;
 mod tests;
 mod text;
 mod vbe;
+mod vbe_protected;
 mod video;
 
 use softmetal_bus::{Drive, SharedDisk};

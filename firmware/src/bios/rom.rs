@@ -8,7 +8,7 @@ use std::sync::OnceLock;
 use iced_x86::code_asm::*;
 use iced_x86::{BlockEncoderOptions, IcedError};
 
-use super::{Call, apm, data};
+use super::{Call, apm, data, vbe_protected};
 
 /// The port whose writing calls the service that belongs to the instruction.
 pub const TRAP_PORT: u16 = 0xB4;
@@ -99,6 +99,8 @@ pub struct Rom {
     pub pnp: u16,
     /// Where the 16- and the 32-bit APM interface is entered.
     pub apm: (u16, u16),
+    /// The protected-mode interface of the VBE, and its length.
+    pub vbe: (u16, u16),
     /// Where a caller goes who waits for an interrupt; it comes back as [`Call::Resumed`].
     waits: BTreeMap<u8, u16>,
     /// Where nothing more happens.
@@ -138,6 +140,7 @@ impl Rom {
             bios32: (0, 0),
             pnp: 0,
             apm: (0, 0),
+            vbe: (0, 0),
             waits: BTreeMap::new(),
             idle: 0,
             traps: BTreeMap::new(),
@@ -206,6 +209,7 @@ impl Rom {
         next += rom.code(next, 16, apm_entry)?;
         rom.apm.1 = next;
         next += rom.code(next, 32, apm_entry)?;
+        rom.vbe_interface(&mut next)?;
         debug_assert!(next < at::FONT_16);
         rom.code(at::IRET, 16, |a, _| a.iret())?;
         rom.pieces.extend(data::pieces(&rom));
@@ -305,6 +309,25 @@ impl Rom {
             a.popa()?;
             a.iret()
         })?;
+        Ok(())
+    }
+
+    /// The protected-mode interface of the VBE: a table of offsets, the functions, a list of ports.
+    fn vbe_interface(&mut self, next: &mut u16) -> Result<(), IcedError> {
+        let start = *next;
+        let mut table = Vec::new();
+        *next += vbe_protected::TABLE_LEN;
+        for function in vbe_protected::FUNCTIONS {
+            table.push(*next - start);
+            *next += self.code(*next, 32, |a, _| function(a))?;
+        }
+        table.push(*next - start);
+        let words = |words: &[u16]| words.iter().flat_map(|word| word.to_le_bytes()).collect::<Vec<u8>>();
+        let ports = words(&vbe_protected::PORTS);
+        self.vbe = (start, *next + ports.len() as u16 - start);
+        self.pieces.push((start, words(&table)));
+        self.pieces.push((*next, ports));
+        *next = start + self.vbe.1;
         Ok(())
     }
 

@@ -2,14 +2,15 @@
 
 use super::modes::Colors;
 use super::pixels::Surface;
-use super::rom::{SEGMENT, at};
+use super::registers::Seg;
+use super::rom::{SEGMENT, at, rom};
 use super::{Bios, EBDA, data, saved};
 
-const INDEX: u16 = 0x1CE;
-const DATA: u16 = 0x1CF;
+pub(super) const INDEX: u16 = 0x1CE;
+pub(super) const DATA: u16 = 0x1CF;
 
 /// Registers of the display interface.
-mod dispi {
+pub(super) mod dispi {
     pub const XRES: u16 = 1;
     pub const YRES: u16 = 2;
     pub const BPP: u16 = 3;
@@ -29,8 +30,8 @@ const USE_LINEAR: u16 = 1 << 14;
 const KEEP_MEMORY: u16 = 1 << 15;
 const NUMBER: u16 = 0x1FF;
 /// Answers in AX.
-const OK: u16 = 0x004F;
-const FAILED: u16 = 0x014F;
+pub(super) const OK: u16 = 0x004F;
+pub(super) const FAILED: u16 = 0x014F;
 
 /// A linear mode: number, width, height, bits of a pixel.
 type Mode = (u16, u16, u16, u16);
@@ -144,7 +145,13 @@ impl Bios<'_> {
             }
             0x10 => self.vbe_power(),
             0x15 => self.vbe_edid(),
-            // A protected-mode interface: there is none.
+            0x0A if self.regs.b.l() == 0 => {
+                let (start, len) = rom().vbe;
+                self.regs.es = Seg::real(SEGMENT);
+                self.regs.di.set_x(start);
+                self.regs.c.set_x(len);
+                true
+            }
             function => {
                 log::debug!(target: "bios", "the VBE has no function {function:02X}h");
                 false

@@ -230,3 +230,85 @@ fn the_monitor_is_described() {
     let edid: [u8; 128] = bytes(&mut machine, 0x3000);
     assert_eq!((&edid[..8], edid.iter().fold(0u8, |sum, byte| sum.wrapping_add(*byte))), (&b"\0\xff\xff\xff\xff\xff\xff\0"[..], 0));
 }
+
+/// The functions that INT 10h, 4F0Ah gives, copied elsewhere and called in a 32-bit segment.
+#[test]
+fn the_vbe_in_protected_mode() {
+    /// Where the guest copies them to, and where its 32-bit code is in the boot sector.
+    const COPY: u32 = 0x8000;
+    const WIDE: usize = 0xc0;
+    let mut boot = sector(|a| {
+        a.mov(ax, 0x4f02)?;
+        a.mov(bx, 0x101)?;
+        a.int(0x10)?;
+        a.mov(ax, 0x4f0a)?;
+        a.xor(bx, bx)?;
+        a.int(0x10)?;
+        a.mov(word_ptr(RESULT), ax)?;
+        a.push(es)?;
+        a.pop(ds)?;
+        a.mov(si, di)?;
+        a.xor(ax, ax)?;
+        a.mov(es, ax)?;
+        a.mov(di, COPY as i32)?;
+        a.cld()?;
+        a.rep().movsb()?;
+        a.mov(ds, ax)?;
+        // Descriptors: code at 08h, data at 10h.
+        for (at, word) in [(0x508u64, 0xffffu32), (0x50c, 0xcf_9b00), (0x510, 0xffff), (0x514, 0xcf_9300), (0x702, 0x500)] {
+            a.mov(dword_ptr(at), word)?;
+        }
+        a.mov(word_ptr(0x700), 0x17)?;
+        a.cli()?;
+        a.lgdt(ptr(0x700))?;
+        a.mov(eax, cr0)?;
+        a.or(al, 1)?;
+        a.mov(cr0, eax)?;
+        // jmp 08h, 32-bit code from there on.
+        a.db(&[0x66, 0xea])?;
+        a.dd(&[0x7c00 + WIDE as u32])?;
+        a.dw(&[8])
+    });
+    let mut a = CodeAssembler::new(32).unwrap();
+    let guest = |a: &mut CodeAssembler| {
+        a.mov(eax, 0x10)?;
+        for segment in [ds, es, ss] {
+            a.mov(segment, eax)?;
+        }
+        a.mov(esp, 0x7000)?;
+        a.mov(dword_ptr(0x6f0), 0x0003_0201)?;
+        a.mov(edi, 0x6f0)?;
+        // Which function, BX, CX, DX: the second bank; line 10, pixel 8; colour 5; what cannot be.
+        let start = (640 * 10 + 8) / 4;
+        let calls = [(0, 0, 0, 2), (1, 0x80, start, 0), (2, 0, 1, 5), (0, 1, 0, 0), (1, 2, 0, 0), (2, 0, 2, 255)];
+        for (n, (function, b, c, d)) in calls.into_iter().enumerate() {
+            for (register, value) in [(ebx, b), (ecx, c), (edx, d)] {
+                a.mov(register, value)?;
+            }
+            a.movzx(eax, word_ptr(COPY + 2 * function))?;
+            a.add(eax, COPY as i32)?;
+            a.call(eax)?;
+            a.mov(word_ptr(RESULT + 2 + 2 * n as u64), ax)?;
+        }
+        a.mov(ax, 5 << 10 | 1 << 13)?;
+        a.mov(dx, 0x604)?;
+        a.out(dx, ax)
+    };
+    guest(&mut a).unwrap();
+    let code = a.assemble(0x7c00 + WIDE as u64).unwrap();
+    assert!(boot[WIDE..510].len() >= code.len() && boot[WIDE..WIDE + code.len()].iter().all(|byte| *byte == 0));
+    boot[WIDE..WIDE + code.len()].copy_from_slice(&code);
+    let mut machine = machine(Plugs { disks: vec![disk(numbered(&boot, 1 << 20))], ..plugs() });
+    finish(&mut machine);
+    let answers: [u16; 7] = std::array::from_fn(|n| word(&mut machine, RESULT + 2 * n as u64));
+    assert_eq!(answers, [0x4f, 0x4f, 0x4f, 0x4f, 0x14f, 0x14f, 0x14f]);
+    let at = machine.icount();
+    let bus = &mut machine.processor_mut().cpu.bus;
+    let mut dispi = |register| {
+        bus.port_write(at, 0x1ce, 2, register);
+        bus.port_read(at, 0x1cf, 2)
+    };
+    assert_eq!([5, 8, 9].map(&mut dispi), [2, 8, 10]);
+    bus.port_write(at, 0x3c7, 1, 5);
+    assert_eq!([(); 3].map(|()| bus.port_read(at, 0x3c9, 1)), [3, 2, 1]);
+}
