@@ -68,6 +68,8 @@ pub enum InputEvent {
     Reset,
     /// A removable medium is changed.
     Medium(DriveName, MediumEvent),
+    /// Whether slow work on the host ends when the host says so, from now on; see [`Plugs::host_paced`].
+    HostPaced(bool),
 }
 
 /// An input event and when it happened.
@@ -108,7 +110,6 @@ pub struct Machine {
     attention: Arc<Attention>,
     board: SharedBoard,
     vga: bool,
-    host_paced: bool,
     cpu: Processor,
     log: Option<Vec<Stamped>>,
     /// What the screen depended on when its changes were last asked for.
@@ -133,7 +134,7 @@ impl Machine {
         let parts = Parts::new(&layout, &plugs, &images.firmware);
         let memory = Arc::new(GuestMemory::new(parts.end()).map_err(|e| UserError(e.to_string()))?);
         let attention = Arc::new(Attention::default());
-        let (vga, host_paced) = (plugs.vga, plugs.host_paced);
+        let vga = plugs.vga;
         // A processor with RDRAND needs no other source of entropy.
         let entropy = !model.has(Feature::Rdrand);
         let mut board = Board::new(layout, memory.clone(), attention.clone(), plugs, entropy, &images.firmware);
@@ -149,7 +150,6 @@ impl Machine {
             attention,
             board,
             vga,
-            host_paced,
             cpu,
             log: None,
             seen: None,
@@ -383,6 +383,7 @@ impl Machine {
             InputEvent::Device(device, input) => self.board.lock().input(at, *device, input),
             InputEvent::Reset => self.reset_alone(),
             InputEvent::Medium(drive, event) => self.change_medium(*drive, event),
+            InputEvent::HostPaced(on) => self.board.lock().set_host_paced(at, *on),
         }
         if let Some(log) = &mut self.log {
             log.push(Stamped { at, event });
@@ -406,10 +407,17 @@ impl Machine {
         }
     }
 
+    /// Has the host set the pace of its slow work, or not ([`Plugs::host_paced`]).
+    pub fn set_host_paced(&mut self, on: bool) {
+        if self.board.lock().host_paced() != on {
+            self.apply(InputEvent::HostPaced(on));
+        }
+    }
+
     /// Lets in that work on the host has ended, if devices wait for that (only with [`Plugs::host_paced`]): whether any has,
     /// and whether some still goes on.
     pub fn host_work(&mut self) -> (bool, bool) {
-        if !self.host_paced {
+        if !self.board.lock().host_paced() {
             return (false, false);
         }
         let (ended, going_on) = self.board.lock().host_work();

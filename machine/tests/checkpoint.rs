@@ -2,7 +2,7 @@
 
 use iced_x86::code_asm::*;
 use softmetal_bus::Input;
-use softmetal_machine::board::{Plugs, chips::id};
+use softmetal_machine::board::{Disk, Interface, Plugs, SharedDisk, chips::id};
 use softmetal_machine::machine::{Config, Images, InputEvent, Machine, Turn};
 
 /// Runs for ever: a timer interrupt every 100 ticks whose handler counts; a loop that writes through 64 KiB with a
@@ -123,4 +123,65 @@ fn events_after_a_checkpoint_are_forgotten() {
     m.apply(event(b'c'));
     let log: Vec<_> = m.record(false).into_iter().map(|e| (e.at, e.event)).collect();
     assert_eq!(log, [(0, event(b'a')), (100, event(b'c'))]);
+}
+
+/// Flushes an IDE disk for ever; counts how often it looks whether the disk is ready, and how often it is.
+fn flushes() -> Vec<u8> {
+    let mut a = CodeAssembler::new(16).unwrap();
+    let (mut again, mut wait) = (a.create_label(), a.create_label());
+    a.xor(ax, ax).unwrap();
+    a.mov(ds, ax).unwrap();
+    a.mov(dx, 0x1f7).unwrap();
+    a.set_label(&mut again).unwrap();
+    a.mov(al, 0xe7).unwrap();
+    a.out(dx, al).unwrap();
+    a.set_label(&mut wait).unwrap();
+    a.inc(dword_ptr(0x600)).unwrap();
+    a.in_(al, dx).unwrap();
+    a.test(al, 0x80).unwrap();
+    a.jne(wait).unwrap();
+    a.inc(dword_ptr(0x604)).unwrap();
+    a.jmp(again).unwrap();
+    let mut bytes = a.assemble(0x7c00).unwrap();
+    bytes.resize(510, 0);
+    bytes.extend([0x55, 0xaa]);
+    bytes
+}
+
+/// A saved machine and the log of what came in later are enough to repeat a run in which the host set the pace.
+#[test]
+fn a_run_at_the_hosts_pace_is_repeated() {
+    let machine = |host_paced| {
+        let disk = Disk { backend: SharedDisk::new(vec![0; 1 << 20]), interface: Interface::Ide };
+        let plugs = Plugs { disks: vec![disk], host_paced, seed: 1, ..Plugs::default() };
+        let images = Images { kernel: flushes(), ..Images::default() };
+        Machine::new(Config { memory: 32 << 20, model: Default::default(), plugs, images }).unwrap()
+    };
+    let mut m = machine(true);
+    run(&mut m, 5000);
+    let saved = m.save();
+    m.record(true);
+    for n in 0..20 {
+        assert_eq!(m.host_work(), (true, false));
+        run(&mut m, 100 + n * 37);
+    }
+    // From here on the guest's time does, and from there on the host again.
+    m.set_host_paced(false);
+    run(&mut m, 1_000_000);
+    assert_eq!(m.host_work(), (false, false));
+    m.set_host_paced(true);
+    run(&mut m, 200_000);
+    assert_eq!(m.host_work(), (true, false));
+    let last = run(&mut m, 1000);
+    let log = m.record(false);
+    assert_eq!(log.len(), 23);
+
+    let mut again = machine(false);
+    again.load(&saved).unwrap();
+    for event in log {
+        assert_eq!(again.run_until(event.at), Turn::Limit);
+        again.apply(event.event);
+    }
+    assert_eq!(again.run_until(m.icount()), Turn::Limit);
+    assert_eq!(again.state_hash(), last);
 }

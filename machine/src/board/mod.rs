@@ -221,6 +221,23 @@ impl Board {
         (ended, going_on)
     }
 
+    /// Whether work on the host ends for the guest when the host says so; see [`Plugs::host_paced`].
+    #[must_use]
+    pub fn host_paced(&self) -> bool {
+        self.around.host_paced
+    }
+
+    /// Decides that anew. Devices that wait for the host are told that it is done, because nobody else would tell them; they
+    /// then wait for it themselves.
+    pub fn set_host_paced(&mut self, at: u64, host_paced: bool) {
+        let before = std::mem::replace(&mut self.around.host_paced, host_paced);
+        if before && !host_paced {
+            for n in id::PCI..id::PCI + self.chips.pci.len() as u16 {
+                self.input(at, DeviceId(n), &Input::HostDone);
+            }
+        }
+    }
+
     /// Hands something from outside to a device.
     pub fn input(&mut self, at: u64, device: DeviceId, input: &Input) {
         self.call(at, device, |chip, ctx| chip.input(ctx, input));

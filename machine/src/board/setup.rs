@@ -85,7 +85,8 @@ pub struct Plugs {
     pub rtc: i64,
     /// The seed of everything random.
     pub seed: u64,
-    /// Slow work on the host ends for the guest when the host says so, by an input event.
+    /// Slow work on the host ends for the guest when the host says so, by an input event. It is part of the saved state, and
+    /// changed by [`InputEvent::HostPaced`](crate::machine::InputEvent::HostPaced).
     pub host_paced: bool,
 }
 

@@ -8,7 +8,7 @@ use super::wires::Wires;
 use super::{Board, State};
 
 /// The format's version.
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 
 /// A board as it is saved.
 #[derive(Serialize, Deserialize)]
@@ -17,6 +17,8 @@ struct Saved {
     timers: TimerQueue,
     /// An NMI waits for the processor.
     nmi: bool,
+    /// As [`Ctx::host_paced`](softmetal_bus::Ctx::host_paced).
+    host_paced: bool,
     /// Name and state of each chip, in order of number.
     chips: Vec<(String, Vec<u8>)>,
 }
@@ -51,7 +53,8 @@ impl Board {
             }
         }
         let nmi = self.attention.bits() & attention::NMI != 0;
-        encode(VERSION, &Saved { state: self.state.clone(), timers: self.around.timers.clone(), nmi, chips })
+        let (state, timers, host_paced) = (self.state.clone(), self.around.timers.clone(), self.around.host_paced);
+        encode(VERSION, &Saved { state, timers, nmi, host_paced, chips })
     }
 
     /// Puts saved state back.
@@ -74,6 +77,7 @@ impl Board {
         }
         self.state = saved.state;
         self.around.timers = saved.timers;
+        self.around.host_paced = saved.host_paced;
         self.queue.clear();
         self.around.effects.clear();
         self.output.clear();

@@ -162,7 +162,9 @@ impl Session {
     /// A session with `machine`, whose first serial port leads to `serial`. A terminal becomes raw until the session is
     /// dropped.
     #[must_use]
-    pub fn new(machine: Machine, serial: Serial, signals: Receiver<i32>, options: Options) -> Self {
+    pub fn new(mut machine: Machine, serial: Serial, signals: Receiver<i32>, options: Options) -> Self {
+        // A saved machine may have run by another clock.
+        machine.set_host_paced(options.clock == Clock::Host);
         let raw = if serial.interactive && terminal::interactive() { RawTerminal::enter() } else { None };
         if raw.is_some() {
             terminal::say("softmetal: Ctrl-A x quits, Ctrl-A h lists the keys");
