@@ -128,7 +128,7 @@ fn best(runs: u32, path: &Path, format: Format, command: &dyn Fn() -> Command) -
         }
         image.flush()?;
         drop(image);
-        let run = watch::watch(command(), TIMEOUT, |_| ())?;
+        let run = watch::watch(command(), TIMEOUT, |_| false)?;
         ensure!(run.ended_well, "a run failed after {} s: {}", run.wall.as_secs(), run.last_words());
         peak = peak.max(run.peak_rss.unwrap_or(0));
         let mark = |n: usize| run.lines.iter().find(|(_, line)| *line == format!("MARK {n}")).map(|(at, _)| *at);

@@ -22,11 +22,14 @@ const SOURCE: &str = include_str!("../../testroms/guestbench/guestbench.c");
 /// What to boot.
 pub struct Images {
     pub kernel: PathBuf,
-    /// Powers off as soon as it is up.
-    pub boot: PathBuf,
-    /// Runs the programs first.
-    pub programs: PathBuf,
+    /// The guests by what they do: the initramfs of each.
+    pub runs: Vec<(&'static str, PathBuf)>,
+    /// RAM, as both emulators' options have it.
+    pub memory: &'static str,
 }
+
+/// The guest that powers off as soon as it is up.
+pub const BOOT: &str = "boot";
 
 /// Compiles guestbench for x86-64.
 pub fn compile(work: &Path) -> Result<PathBuf> {
@@ -69,12 +72,17 @@ pub fn images(program: &Path, work: &Path, kernels: &[String], scale: f64, offli
     let overlay = work.join("overlay");
     fs::create_dir(&overlay)?;
     fs::copy(program, overlay.join("guestbench"))?;
-    let autorun = overlay.join("autorun");
     let kernels = kernels.join(" ");
-    fs::write(&autorun, format!("#!/bin/sh\nfor k in {kernels}; do echo \"START $k\"; /guestbench $k -s {scale}; done\n"))?;
-    fs::set_permissions(&autorun, fs::Permissions::from_mode(0o755))?;
+    autorun(&overlay, &format!("for k in {kernels}; do echo \"START $k\"; /guestbench $k -s {scale}; done"))?;
     let programs = catalog.initrd_with("busybox", &overlay, &mut progress)?;
-    Ok(Images { kernel: base.kernel, boot: base.initrd, programs })
+    Ok(Images { kernel: base.kernel, runs: vec![(BOOT, base.initrd), ("programs", programs)], memory: "256M" })
+}
+
+/// Has the guest with `overlay` laid over its root run a line of shell as soon as it is up.
+pub fn autorun(overlay: &Path, line: &str) -> Result<()> {
+    let path = overlay.join("autorun");
+    fs::write(&path, format!("#!/bin/sh\n{line}\n"))?;
+    Ok(fs::set_permissions(&path, fs::Permissions::from_mode(0o755))?)
 }
 
 /// Runs one program on the host itself.

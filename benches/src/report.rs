@@ -17,6 +17,8 @@ pub struct Subject {
     pub boot: Vec<Duration>,
     /// From start to the guest's first program.
     pub ready: Vec<Duration>,
+    /// From power-on to the prompt of a whole system on a disk.
+    pub prompt: Vec<Duration>,
     /// The most memory resident while it only boots, in bytes.
     pub boot_rss: Option<u64>,
     /// The same with the programs.
@@ -32,6 +34,7 @@ impl Subject {
             samples: Samples::new(),
             boot: Vec::new(),
             ready: Vec::new(),
+            prompt: Vec::new(),
             boot_rss: None,
             peak_rss: None,
             failures: Vec::new(),
@@ -130,10 +133,18 @@ impl Report {
         });
         line(&mut out, "geometric mean of the ratios", row);
         let time = |times: &[Duration]| seconds(times).map_or("".into(), |s| format!("{s:.2}"));
-        line(&mut out, "start to first program", self.subjects.iter().map(|s| time(&s.ready)));
-        line(&mut out, "start to power-off and exit", self.subjects.iter().map(|s| time(&s.boot)));
+        let shown: [(&str, fn(&Subject) -> &[Duration]); 3] = [
+            ("start to first program", |s| &s.ready),
+            ("start to power-off and exit", |s| &s.boot),
+            ("a Debian disk to the root prompt", |s| &s.prompt),
+        ];
+        for (title, times) in shown.iter().filter(|(_, times)| self.subjects.iter().any(|s| !times(s).is_empty())) {
+            line(&mut out, title, self.subjects.iter().map(|s| time(times(s))));
+        }
         let rss = |bytes: Option<u64>| bytes.map_or(String::new(), |b| format!("{} MiB", b >> 20));
-        line(&mut out, "peak resident memory, booting", self.subjects.iter().map(|s| rss(s.boot_rss)));
+        if self.subjects.iter().any(|s| s.boot_rss.is_some()) {
+            line(&mut out, "peak resident memory, booting", self.subjects.iter().map(|s| rss(s.boot_rss)));
+        }
         line(&mut out, "peak resident memory, programs", self.subjects.iter().map(|s| rss(s.peak_rss)));
         if let [_, softmetal, qemu] = &self.subjects[..] {
             if let Some((mean, of)) = self.mean(softmetal, qemu) {
@@ -169,6 +180,7 @@ impl Report {
                     "ratio_to_first": self.mean(s, &self.subjects[0]).map(|m| m.0),
                     "ready_s": seconds(&s.ready),
                     "boot_to_poweroff_s": seconds(&s.boot),
+                    "disk_to_prompt_s": seconds(&s.prompt),
                     "boot_rss_bytes": s.boot_rss,
                     "peak_rss_bytes": s.peak_rss,
                     "failures": s.failures,

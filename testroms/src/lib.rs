@@ -7,6 +7,7 @@
 //! | [`console`] | printing on the serial port |
 //! | `demo` | the demonstration guest, see [`demo()`] |
 //! | [`programs`] | guests that try one part of the machine each |
+//! | [`userland`] | programs of this host for a guest's root file system |
 #![forbid(unsafe_code)]
 
 pub mod console;
@@ -14,5 +15,6 @@ mod demo;
 pub mod image;
 pub mod programs;
 pub mod tables;
+pub mod userland;
 
 pub use demo::demo;

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use softmetal_machine::host::catalog::Catalog;
+use softmetal_testroms::userland;
 
 use crate::boots::{long, wanted};
 use crate::{TROUBLE, images, skip, softmetal};
@@ -61,15 +62,7 @@ impl Guest {
 
     /// Copies a program or library of this host, and the libraries that it needs, to the same paths.
     fn install(&self, paths: &[&Path]) {
-        let mut all: BTreeSet<PathBuf> = paths.iter().map(|p| p.to_path_buf()).collect();
-        for line in run(Command::new("ldd").args(paths)).lines() {
-            all.extend(line.split_whitespace().find(|w| w.starts_with('/') && !w.ends_with(':')).map(PathBuf::from));
-        }
-        for path in all {
-            let to = self.root.path().join(path.strip_prefix("/").unwrap());
-            fs::create_dir_all(to.parent().unwrap()).unwrap();
-            fs::copy(&path, to).unwrap();
-        }
+        userland::install(self.root.path(), paths).unwrap();
     }
 
     /// Runs the script on both sides.
@@ -157,21 +150,6 @@ fn c_files(root: &Path, folders: &[&str]) -> Vec<String> {
     names.filter_map(|e| Some(e.ok()?.path().to_str()?.to_string())).filter(|p| p.ends_with(".c")).collect()
 }
 
-/// A text that compresses like one.
-fn text(len: usize) -> String {
-    let words = ["the", "guest", "reads", "pages", "of", "memory", "while", "a", "disk", "waits", "for", "its", "turn"];
-    let (mut out, mut x) = (String::new(), 1u32);
-    while out.len() < len {
-        x = x.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-        out += words[(x >> 16) as usize % words.len()];
-        out += if x >> 29 == 0 { ".\n" } else { " " };
-        if x >> 28 == 1 {
-            out += &x.to_string();
-        }
-    }
-    out
-}
-
 const COMPRESSORS: &str = "\
 for level in 1 3 9 19; do
   zstd -q -$level -c text >text.zst; echo RESULT zstd -$level $(sha256sum <text.zst) back $(zstd -dc text.zst | sha256sum)
@@ -215,7 +193,7 @@ fn a_distributions_programs_give_what_they_give_here() {
         return;
     }
     let guest = Guest::new();
-    fs::write(guest.here("text"), text(2 << 20)).unwrap();
+    fs::write(guest.here("text"), userland::text(2 << 20)).unwrap();
     fs::write(guest.here("database.sql"), DATABASE).unwrap();
     for (name, arguments) in [("rsa.pem", "RSA"), ("ed.pem", "ED25519"), ("x.pem", "X25519")] {
         run(Command::new("openssl").args(["genpkey", "-algorithm", arguments, "-out"]).arg(guest.here(name)));
