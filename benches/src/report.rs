@@ -132,15 +132,14 @@ impl Report {
             None => "none".into(),
         });
         line(&mut out, "geometric mean of the ratios", row);
-        let time = |times: &[Duration]| seconds(times).map_or("".into(), |s| format!("{s:.2}"));
-        let shown: [(&str, fn(&Subject) -> &[Duration]); 3] = [
-            ("start to first program", |s| &s.ready),
-            ("start to power-off and exit", |s| &s.boot),
-            ("a Debian disk to the root prompt", |s| &s.prompt),
-        ];
-        for (title, times) in shown.iter().filter(|(_, times)| self.subjects.iter().any(|s| !times(s).is_empty())) {
-            line(&mut out, title, self.subjects.iter().map(|s| time(times(s))));
-        }
+        let mut times = |title: &str, of: fn(&Subject) -> &Vec<Duration>| {
+            if self.subjects.iter().any(|s| !of(s).is_empty()) {
+                line(&mut out, title, self.subjects.iter().map(|s| seconds(of(s)).map_or("".into(), |s| format!("{s:.2}"))));
+            }
+        };
+        times("start to first program", |s| &s.ready);
+        times("start to power-off and exit", |s| &s.boot);
+        times("a Debian disk to the root prompt", |s| &s.prompt);
         let rss = |bytes: Option<u64>| bytes.map_or(String::new(), |b| format!("{} MiB", b >> 20));
         if self.subjects.iter().any(|s| s.boot_rss.is_some()) {
             line(&mut out, "peak resident memory, booting", self.subjects.iter().map(|s| rss(s.boot_rss)));
