@@ -8,17 +8,18 @@
 //! **Invariant:** a live block's bytes are marked as code in [`GuestMemory`], and any write to them retires the block;
 //! or it is a *checked* block.
 //!
-//! A page whose code is written again and again (self-modifying code, a JIT that patches itself) would cost a trapped
-//! store and all its blocks each time. Such a page becomes *volatile*: its stores are not watched, its blocks keep a copy
-//! of their bytes that is compared at each entry, and end at each instruction that may store. A page whose blocks pass
-//! that check long enough becomes an ordinary one again.
+//! Bytes whose code is written again and again (self-modifying code, a JIT that patches itself) would cost a trapped
+//! store and their blocks each time. Such a granule ([`CODE_GRANULE`]) becomes *volatile*: its stores are not watched, blocks
+//! that begin in it or cannot end before it keep a copy of their bytes that is compared at each entry, and end at each
+//! instruction that may store. A granule whose blocks pass that check long enough becomes an ordinary one again.
 
 use std::cell::Cell;
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
+use std::ops::Range;
 
 use iced_x86::{Decoder, DecoderError, DecoderOptions, FlowControl, Instruction, Mnemonic, OpKind};
-use softmetal_bus::{GuestMemory, PAGE_SIZE};
+use softmetal_bus::{CODE_GRANULE, GuestMemory, PAGE_SIZE};
 
 use crate::exec::cpuid::Forms;
 use crate::exec::{self, vector};
@@ -33,12 +34,15 @@ pub const MAX_OPS: usize = 64;
 pub const MAX_LEN: usize = 15;
 /// Blocks in the cache before it is emptied.
 const MAX_BLOCKS: usize = 1 << 17;
-/// A page becomes volatile when its code is written so often, ...
+/// A granule becomes volatile when its code is written so often, ...
 const CHURN: u32 = 16;
 /// ... each time within so many instructions of the time before.
 const CHURN_WINDOW: u64 = 50_000;
-/// So many entries of a checked block without a change make its page an ordinary one again.
+/// So many entries of a checked block without a change make its granule an ordinary one again.
 const STEADY: u32 = 4096;
+/// Granules that are remembered to have been written before everything is forgotten.
+const MOST_CHURN: usize = 1 << 16;
+const GRANULE: u64 = CODE_GRANULE as u64;
 
 /// Where a block went last time from one of its exits.
 #[derive(Clone, Copy, Default)]
@@ -71,7 +75,7 @@ pub struct Block {
     pub pages: [u64; 2],
     /// Successors by exit ordinal.
     pub links: [Cell<Link>; 4],
-    /// Of a block in a volatile page: what it was made from.
+    /// Of a block in a volatile granule: what it was made from.
     pub checked: Option<Checked>,
     /// Its place in guest memory, if it is there and can be found again.
     pub offset: Option<u64>,
@@ -81,7 +85,17 @@ pub struct Block {
     pub translation: Cell<u32>,
 }
 
-/// The bytes of a block in a volatile page.
+impl Block {
+    /// Its bytes in guest memory, if it is there and within a page.
+    fn extent(&self) -> Option<Range<u64>> {
+        match &self.checked {
+            Some(c) => Some(c.offset..c.offset + c.bytes.len() as u64),
+            None => self.offset.map(|offset| offset..offset + self.ops.last().map_or(1, Op::end)),
+        }
+    }
+}
+
+/// The bytes of a block in a volatile granule.
 pub struct Checked {
     /// Their place in guest memory.
     pub offset: u64,
@@ -125,7 +139,7 @@ pub enum Check {
     Same,
     /// They have changed: the block must be made anew.
     Changed,
-    /// They are as they were, for so long that the page is an ordinary one.
+    /// They are as they were, for so long that the granule is an ordinary one.
     Steady,
 }
 
@@ -197,7 +211,7 @@ pub struct BlockCache {
     /// Blocks that run over into a second page: whoever finds one here must look whether that is still the next one.
     crossing: Map<u32>,
     by_page: Map<Vec<u32>>,
-    /// By page: how often its code was written in a row, and the instruction count of the last time.
+    /// By granule: how often its code was written in a row, and the instruction count of the last time.
     churn: Map<(u32, u64)>,
     next_serial: u32,
     /// Translations of blocks that have been retired since somebody looked.
@@ -235,10 +249,15 @@ impl BlockCache {
         self.by_start.get(&key(physical, mode)).copied()
     }
 
-    /// Whether the page at `offset` of guest memory is volatile.
+    /// How many of the `len` bytes at `offset` of guest memory come before the first volatile granule.
     #[must_use]
-    pub fn volatile(&self, offset: u64) -> bool {
-        self.churn.get(&(offset / PAGE_SIZE as u64)).is_some_and(|&(n, _)| n >= CHURN)
+    pub fn steady(&self, offset: u64, len: usize) -> usize {
+        if self.churn.is_empty() {
+            return len;
+        }
+        let granules = offset / GRANULE..=(offset + len as u64 - 1) / GRANULE;
+        let first = granules.into_iter().find(|g| self.churn.get(g).is_some_and(|&(n, _)| n >= CHURN));
+        first.map_or(len, |g| (g * GRANULE).saturating_sub(offset) as usize)
     }
 
     /// Enters a block; `offset` is the place of its first byte in guest memory, if it is there.
@@ -260,7 +279,7 @@ impl BlockCache {
         index
     }
 
-    /// Enters a block of a volatile page, made from `bytes` at `offset`, or puts it in the place of an older one.
+    /// Enters a block of a volatile granule, made from `bytes` at `offset`, or puts it in the place of an older one.
     pub fn insert_checked(&mut self, decoded: &Decoded, physical: u64, mode: Mode, bytes: &[u8], offset: u64) -> u32 {
         let checked = Checked { offset, bytes: bytes.into(), constants: decoded.constants.as_slice().into(), steady: Cell::new(0) };
         let block = self.make(&decoded.ops, physical, mode, false, Some(checked));
@@ -358,27 +377,48 @@ impl BlockCache {
         (self.blocks.len() - 1) as u32
     }
 
-    /// The code of the page at `offset` is being written, at instruction count `now`: retires its blocks.
-    pub fn written(&mut self, offset: u64, now: u64, memory: &GuestMemory) {
-        let (times, last) = self.churn.entry(offset / PAGE_SIZE as u64).or_default();
-        *times = if now.wrapping_sub(*last) < CHURN_WINDOW { *times + 1 } else { 1 };
-        *last = now;
-        self.retire_page(offset, memory);
+    /// The `len` bytes at `offset`, within a page, are being written at instruction count `now`: retires their blocks.
+    pub fn written(&mut self, offset: u64, len: u64, now: u64, memory: &GuestMemory) {
+        let granules = offset / GRANULE..(offset + len.max(1) - 1) / GRANULE + 1;
+        for granule in granules.clone().filter(|g| memory.hits_code(g * GRANULE, 1)) {
+            let (times, last) = self.churn.entry(granule).or_default();
+            *times = if now.wrapping_sub(*last) < CHURN_WINDOW { *times + 1 } else { 1 };
+            *last = now;
+        }
+        self.retire(&granules, memory);
+        if self.churn.len() > MOST_CHURN {
+            self.clear(memory);
+        }
     }
 
-    /// The page at `offset` is an ordinary one again.
-    pub fn calm(&mut self, offset: u64, memory: &GuestMemory) {
-        self.churn.remove(&(offset / PAGE_SIZE as u64));
-        self.retire_page(offset, memory);
+    /// The granules of checked block `index` are ordinary ones again.
+    pub fn calm(&mut self, index: u32, memory: &GuestMemory) {
+        let Some(bytes) = self.get(index).extent() else { return };
+        let granules = bytes.start / GRANULE..(bytes.end - 1) / GRANULE + 1;
+        for granule in granules.clone() {
+            self.churn.remove(&granule);
+        }
+        self.retire(&granules, memory);
     }
 
-    /// Retires all blocks of the memory page at `offset`.
-    fn retire_page(&mut self, offset: u64, memory: &GuestMemory) {
-        memory.clear_code(offset);
-        for index in self.by_page.remove(&(offset / PAGE_SIZE as u64)).unwrap_or_default() {
+    /// Retires the blocks that have bytes in some granules of a page.
+    fn retire(&mut self, granules: &Range<u64>, memory: &GuestMemory) {
+        let hit = granules.start * GRANULE..granules.end * GRANULE;
+        let page = hit.start / PAGE_SIZE as u64;
+        memory.clear_code(hit.start);
+        let mut kept = Vec::new();
+        for index in self.by_page.remove(&page).unwrap_or_default() {
             let b = &mut self.blocks[index as usize];
             if b.crosses {
                 self.release_crossing(index);
+                continue;
+            }
+            if let Some(bytes) = b.extent().filter(|bytes| bytes.end <= hit.start || hit.end <= bytes.start) {
+                if b.checked.is_none() {
+                    // The page has been one of code all the time: no translation lets stores through.
+                    memory.mark_code(bytes.start, (bytes.end - bytes.start) as usize);
+                }
+                kept.push(index);
                 continue;
             }
             self.by_start.remove(&key(b.physical, b.mode));
@@ -388,6 +428,9 @@ impl BlockCache {
                 self.retired.push(translation);
             }
             self.free.push(index);
+        }
+        if !kept.is_empty() {
+            self.by_page.insert(page, kept);
         }
     }
 
@@ -420,7 +463,7 @@ fn key(physical: u64, mode: Mode) -> u64 {
 pub enum Extent {
     /// As the module says.
     Whole,
-    /// To the first instruction that may store: in a volatile page.
+    /// To the first instruction that may store: in a volatile granule.
     ToStore,
     /// One instruction.
     Single,

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::ops::Bound;
 use std::sync::Arc;
 
-use softmetal_bus::{Attention, CpuBus, GuestMemory, PAGE_SIZE, attention};
+use softmetal_bus::{Attention, CpuBus, GuestMemory, attention};
 
 use self::code::{JUMPS, Jump};
 use crate::block::{BlockCache, Decoded};
@@ -403,8 +403,8 @@ impl Processor {
     /// Carries out what was asked of the processor between two instructions.
     #[cold]
     fn attend(&mut self, wanted: u32, until: u64) -> Option<Stop> {
-        for (offset, _) in self.cpu.memory.take_code_writes() {
-            self.cache.written(offset & !(PAGE_SIZE as u64 - 1), self.cpu.state.icount, &self.cpu.memory);
+        for (offset, len) in self.cpu.memory.take_code_writes() {
+            self.cache.written(offset, len.into(), self.cpu.state.icount, &self.cpu.memory);
         }
         self.cpu.attention.clear(attention::CODE);
         if wanted & attention::REMAP != 0 {

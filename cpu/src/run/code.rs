@@ -77,12 +77,12 @@ impl Processor {
         self.cpu.solo = false;
         let physical = found?;
         let index = match self.cache.find(physical, mode) {
-            Some(i) => match self.cache.get(i).checked.as_ref().map(|c| (c.offset, c.check(&self.cpu.memory))) {
-                None | Some((_, Check::Same)) => i,
-                Some((_, Check::Changed)) if self.cache.patch(i, &self.cpu.memory) => i,
-                Some((_, Check::Changed)) => self.decode(linear, physical)?,
-                Some((offset, Check::Steady)) => {
-                    self.cache.calm(offset, &self.cpu.memory);
+            Some(i) => match self.cache.get(i).checked.as_ref().map(|c| c.check(&self.cpu.memory)) {
+                None | Some(Check::Same) => i,
+                Some(Check::Changed) if self.cache.patch(i, &self.cpu.memory) => i,
+                Some(Check::Changed) => self.decode(linear, physical)?,
+                Some(Check::Steady) => {
+                    self.cache.calm(i, &self.cpu.memory);
                     self.decode(linear, physical)?
                 }
             },
@@ -121,22 +121,25 @@ impl Processor {
         let mode = self.cpu.state.mode;
         let in_page = PAGE_SIZE - (physical as usize & (PAGE_SIZE - 1));
         let mut buf = [0; 512];
-        let mut n = in_page.min(buf.len());
+        let whole = in_page.min(buf.len());
         let offset = self.memory_offset(physical);
-        let volatile = offset.filter(|&offset| self.cache.volatile(offset));
-        if volatile.is_some() {
-            n = n.min(64);
-        }
-        self.fetch(physical, offset, &mut buf[..n]);
+        let steady = offset.map_or(whole, |offset| self.cache.steady(offset, whole));
+        let mut volatile = steady == 0;
         let mut out = std::mem::take(&mut self.scratch);
-        let extent = if volatile.is_some() { Extent::ToStore } else { Extent::Whole };
         if !self.forms.are_of(&self.cpu.model) {
             self.forms = self.cpu.model.forms();
         }
-        let index = match (block::decode(&buf[..n], mode, &self.forms, extent, &mut out), offset) {
-            (Ok(covered), Some(offset)) if volatile.is_some() => {
-                Ok(self.cache.insert_checked(&out, physical, mode, &buf[..covered], offset))
+        let decoded = loop {
+            let (n, extent) = if volatile { (whole.min(64), Extent::ToStore) } else { (steady, Extent::Whole) };
+            self.fetch(physical, offset, &mut buf[..n]);
+            match block::decode(&buf[..n], mode, &self.forms, extent, &mut out) {
+                // The first instruction reaches into a volatile granule.
+                Err(Undecodable::CrossesPage) if !volatile && n < whole => volatile = true,
+                decoded => break decoded,
             }
+        };
+        let index = match (decoded, offset) {
+            (Ok(covered), Some(offset)) if volatile => Ok(self.cache.insert_checked(&out, physical, mode, &buf[..covered], offset)),
             (Ok(covered), offset) => {
                 if let Some(offset) = offset {
                     if self.cpu.memory.mark_code(offset, covered) {

@@ -23,7 +23,7 @@ pub mod time;
 pub use block::{BlockBackend, BlockError, Drive, SharedDisk};
 pub use cpu::{Attention, CpuBus, PageKind, attention};
 pub use device::{Channel, Ctx, Device, DeviceId, Effect, Input, Request, StateError};
-pub use memory::{Collector, GuestMemory, MemoryError, PAGE_SIZE};
+pub use memory::{CODE_GRANULE, Collector, GuestMemory, MemoryError, PAGE_SIZE};
 pub use pages::PageSet;
 pub use space::{AddressSpace, Backing, PortSpace, Region};
 pub use time::{Time, TimerQueue};
