@@ -43,6 +43,8 @@ pub enum Reason {
     Alone,
     /// The instruction waits for an interrupt, as HLT does, but RIP stays on it.
     Frozen,
+    /// The processor shuts down, as by a triple fault.
+    Shutdown,
 }
 
 /// An exception.

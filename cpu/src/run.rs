@@ -12,6 +12,7 @@ use self::code::{JUMPS, Jump};
 use crate::block::{BlockCache, Decoded};
 use crate::debug::{self, Before};
 use crate::exec::cpuid::{Forms, Model};
+use crate::exec::smm::Smm;
 use crate::fault::{Exception, Fault, Reason, vector};
 use crate::flags;
 use crate::mmu::Mmu;
@@ -154,7 +155,7 @@ impl Processor {
         self.load(State { icount, ..State::power_on(&self.cpu.model) });
     }
 
-    /// INIT: as RESET, but caches, x87, SSE and most MSRs are kept (SDM 3A, 9.1).
+    /// INIT: as RESET, but caches, x87, SSE, most MSRs and SMBASE are kept (SDM 3A, 9.1).
     pub fn init(&mut self) {
         let s = &self.cpu.state;
         let kept = State {
@@ -163,6 +164,7 @@ impl Processor {
             ymm: s.ymm,
             mxcsr: s.mxcsr,
             msr: s.msr.clone(),
+            smm: Smm::outside(s.smm.base),
             ..State::power_on(&self.cpu.model)
         };
         self.load(kept);
@@ -171,7 +173,7 @@ impl Processor {
     /// Replaces the architectural state.
     pub fn load(&mut self, state: State) {
         self.cpu.state = state;
-        self.cpu.mmu.flush_all();
+        self.cpu.show_smm();
         self.chain.clear();
         self.passed = None;
         self.cpu.update_mode();
@@ -418,6 +420,12 @@ impl Processor {
         if self.cpu.state.icount >= until {
             return Some(Stop::Budget);
         }
+        // It comes even before the traps of the last instruction (SDM 3A, table 6-2).
+        if wanted & attention::SMI != 0 && self.cpu.smi_due() {
+            self.cpu.enter_smm();
+            self.cpu.state.icount += 1;
+            return None;
+        }
         if self.cpu.debug_trap_due() {
             return self.deliver_fault();
         }
@@ -449,7 +457,11 @@ impl Processor {
     /// Delivers the exception in `cpu.fault`; the delivery counts as one retired instruction.
     #[cold]
     fn deliver_fault(&mut self) -> Option<Stop> {
-        let Reason::Exception(e) = std::mem::take(&mut self.cpu.fault) else { return None };
+        let e = match std::mem::take(&mut self.cpu.fault) {
+            Reason::Exception(e) => e,
+            Reason::Shutdown => return Some(Stop::Shutdown),
+            _ => return None,
+        };
         self.chain.push((self.cpu.state.rip, e));
         if self.chain.len() > HISTORY {
             self.chain.remove(0);

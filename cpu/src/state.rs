@@ -5,6 +5,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use softmetal_bus::{Attention, CpuBus, GuestMemory};
 
+use crate::exec::smm::{SMBASE, Smm};
 use crate::exec::xsave::{XCR0_AVX, XCR0_SSE};
 use crate::fault::Reason;
 use crate::flags::{self, Lazy};
@@ -211,6 +212,7 @@ impl Mode {
     const SSE: u16 = 1 << 7;
     const AVX: u16 = 1 << 8;
     const FLAT: u16 = 1 << 9;
+    const SMM: u16 = 1 << 10;
 
     /// Code size in bits.
     #[must_use]
@@ -348,6 +350,8 @@ pub struct State {
     pub float_error: bool,
     /// NMIs are blocked until IRET.
     pub nmi_blocked: bool,
+    /// System management mode.
+    pub smm: crate::exec::smm::Smm,
     /// Derived from the above by [`Cpu::update_mode`].
     pub mode: Mode,
 }
@@ -457,7 +461,8 @@ impl Cpu {
     pub fn lma(&self) -> bool {
         self.state.efer & bits::EFER_LMA != 0
     }
-    /// Recomputes [`State::mode`] after a change of CS, SS, CPL, CR0, CR4, XCR0, EFER or EFLAGS.VM.
+    /// Recomputes [`State::mode`] after a change of CS, SS, CPL, CR0, CR4, XCR0, EFER or EFLAGS.VM, or of
+    /// system management mode.
     pub fn update_mode(&mut self) {
         let avx = self.avx_enabled();
         let s = &mut self.state;
@@ -496,6 +501,10 @@ impl Cpu {
         }
         if m & Mode::PROTECTED != 0 && s.cr0 & bits::CR0_TS == 0 && avx {
             m |= Mode::AVX;
+        }
+        // Other memory may answer at the same physical address.
+        if s.smm.active {
+            m |= Mode::SMM;
         }
         s.mode = Mode(m);
         s.bases[usize::from(FLAT)] = 0;
@@ -573,6 +582,7 @@ impl State {
             pending_debug: 0,
             float_error: false,
             nmi_blocked: false,
+            smm: Smm::outside(SMBASE),
             mode: Mode(0),
         }
     }

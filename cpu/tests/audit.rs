@@ -30,7 +30,6 @@ fn excluded(code: Code) -> Option<&'static str> {
         M::Fnsetpm | M::Fneni | M::Fndisi | M::Frstpm | M::Fsetpm | M::Feni | M::Fdisi => "8087 and 80287 only",
         M::Fstdw | M::Fnstdw | M::Fstsg | M::Fnstsg => "80387SL only",
         M::Fstpnce => "an alias that Intel does not document",
-        M::Rsm => "no system management mode",
         _ => return None,
     })
 }

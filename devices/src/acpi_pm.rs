@@ -1,8 +1,10 @@
 //! The fixed hardware of ACPI power management (ACPI 6.5, 4.8): PM1 events and control, the PM timer, an empty GPE0
-//! block, and the SMI command port by which the operating system turns ACPI on.
+//! block, and the SMI command port by which the operating system turns ACPI on and firmware calls its own system management
+//! mode.
 //!
-//! Regions: 0 = 64 ports (at 0x600 unless a firmware moves them): PM1a_STS 0, PM1a_EN 2, PM1a_CNT 4, PM_TMR 8, GPE0_STS 0x20, GPE0_EN 0x22, SMI_EN 0x30;
-//! 1 = ports 0xB2-0xB3. Output line 0 is the SCI.
+//! Regions: 0 = 64 ports (at 0x600 unless a firmware moves them): PM1a_STS 0, PM1a_EN 2, PM1a_CNT 4, PM_TMR 8, GLBSTS 0x18,
+//! GPE0_STS 0x20, GPE0_EN 0x22, GLBCTL 0x28, SMI_EN 0x30, SMI_STS 0x34; 1 = ports 0xB2-0xB3. Output line 0 is the SCI, line 1
+//! SMI#.
 
 use serde::{Deserialize, Serialize};
 use softmetal_bus::{Ctx, Device, Input, Request, Time, device_state, ones};
@@ -35,9 +37,37 @@ const CONTROL_BITS: u16 = SCI_EN | 1 << 1 | 7 << 10;
 /// SLP_EN, in the high byte of PM1_CNT.
 const SLP_EN_HIGH: u8 = 1 << 5;
 
-/// SMI_EN of ICH9: APMC_EN, as after a firmware's set-up of system management mode: there is none, and a firmware must not
-/// wait for it.
-const SMI_EN: u32 = 1 << 5;
+/// Bit of SMI_EN (ICH9): a store to the command port raises an SMI.
+const APMC_EN: u32 = 1 << 5;
+/// Bit of SMI_EN: SMIs are raised at all. SMI_LOCK freezes it.
+const GBL_SMI_EN: u32 = 1 << 0;
+/// Bit of SMI_EN: the handler has seen the last SMI. It always has: no firmware for such a board sets it.
+const EOS: u32 = 1 << 1;
+/// Bits of SMI_EN that can be written.
+const SMI_EN_BITS: u32 = 0x0fff_fffd;
+/// Bit of SMI_STS: the SMI came from the command port. PIIX4 has it in GLBSTS.
+const APM_STS: u32 = 1 << 5;
+/// Bits of GLBCTL (PIIX4) that can be written; the lowest is SMI_EN, SMIs are raised at all.
+const GLBCTL_BITS: u32 = 0x0701_ff07;
+const GLBCTL_SMI_EN: u32 = 1 << 0;
+
+/// What else decides whether a store to the command port raises an SMI.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SmiSwitch {
+    /// There is no system management mode. SMI_EN reads as if a firmware had set it up, so that none waits for it.
+    #[default]
+    Absent,
+    /// PIIX4, with APMC_EN in its DEVACTB register.
+    Piix {
+        /// APMC_EN.
+        command: bool,
+    },
+    /// ICH9, with SMI_LOCK in its GEN_PMCON_1 register.
+    Ich {
+        /// SMI_LOCK.
+        locked: bool,
+    },
+}
 
 /// TMR_STS rises whenever the top bit of the timer changes: every half turn.
 const HALF_TURN: u64 = 1 << 31;
@@ -50,6 +80,12 @@ struct State {
     gpe_enable: u16,
     /// Ports 0xB2 and 0xB3.
     smi: [u8; 2],
+    /// SMI_EN of ICH9.
+    smi_enable: u32,
+    /// SMI_STS of ICH9, GLBSTS of PIIX4.
+    smi_status: u32,
+    /// GLBCTL of PIIX4.
+    global: u32,
     /// The timer's half turns up to which TMR_STS is complete.
     half_turns: u64,
     sci: bool,
@@ -58,6 +94,9 @@ struct State {
 /// The ACPI power management registers.
 #[derive(Debug, Default)]
 pub struct AcpiPm {
+    // Glue: what a function of the chipset says now.
+    switch: SmiSwitch,
+    // Volatile.
     state: State,
 }
 
@@ -66,6 +105,56 @@ impl AcpiPm {
     #[must_use]
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// Tells what a function of the chipset says about SMIs now.
+    pub fn set_smi_switch(&mut self, switch: SmiSwitch) {
+        self.switch = switch;
+    }
+
+    /// The registers for SMIs: GLBSTS, GLBCTL, SMI_EN and SMI_STS; what the chipset has not reads as ones.
+    fn smi_register(&self, offset: u64) -> u32 {
+        let s = &self.state;
+        match (self.switch, offset & !3) {
+            (SmiSwitch::Absent, 0x30) => APMC_EN,
+            (SmiSwitch::Piix { .. }, 0x18) | (SmiSwitch::Ich { .. }, 0x34) => s.smi_status,
+            (SmiSwitch::Piix { .. }, 0x28) => s.global,
+            (SmiSwitch::Ich { .. }, 0x30) => s.smi_enable | EOS,
+            _ => u32::MAX,
+        }
+    }
+
+    fn set_smi_register(&mut self, offset: u64, value: u8) {
+        let shift = 8 * (offset & 3);
+        let (mask, bits) = (0xff << shift, u32::from(value) << shift);
+        let s = &mut self.state;
+        let replaced = |old: u32, writable: u32| old & !(mask & writable) | bits & writable;
+        match (self.switch, offset & !3) {
+            (SmiSwitch::Piix { .. }, 0x18) | (SmiSwitch::Ich { .. }, 0x34) => s.smi_status &= !bits,
+            (SmiSwitch::Piix { .. }, 0x28) => s.global = replaced(s.global, GLBCTL_BITS),
+            (SmiSwitch::Ich { locked }, 0x30) => {
+                let frozen = if locked { GBL_SMI_EN } else { 0 };
+                s.smi_enable = replaced(s.smi_enable, SMI_EN_BITS & !frozen);
+            }
+            _ => log::debug!("acpi_pm: write {value:#x} to offset {offset:#x} ignored"),
+        }
+    }
+
+    /// A store to the command port: an SMI, if it is switched on.
+    fn raise_smi(&mut self, ctx: &mut Ctx) {
+        let s = &mut self.state;
+        let (on, enabled) = match self.switch {
+            SmiSwitch::Absent => (false, false),
+            SmiSwitch::Piix { command } => (command, s.global & GLBCTL_SMI_EN != 0),
+            SmiSwitch::Ich { .. } => (s.smi_enable & APMC_EN != 0, s.smi_enable & GBL_SMI_EN != 0),
+        };
+        if on {
+            s.smi_status |= APM_STS;
+        }
+        if on && enabled {
+            ctx.line(1, true);
+            ctx.line(1, false);
+        }
     }
 
     fn sync(&mut self, now: Time) {
@@ -99,8 +188,7 @@ impl AcpiPm {
             4..8 => (u32::from(state.control), offset - 4),
             8..12 => (now.ticks(PM_TIMER_HZ) as u32, offset - 8),
             0x20..0x24 => (u32::from(state.gpe_enable) << 16, offset - 0x20),
-            0x30..0x34 => (SMI_EN, offset - 0x30),
-            _ => return 0xff,
+            _ => (self.smi_register(offset), offset & 3),
         };
         word.to_le_bytes()[index as usize]
     }
@@ -127,7 +215,7 @@ impl AcpiPm {
             0x22..0x24 => state.gpe_enable = replaced(state.gpe_enable, u16::MAX),
             // The upper half of PM1_CNT, the timer, and GPE0_STS, which has no event to clear.
             6..12 | 0x20..0x22 => {}
-            _ => log::debug!("acpi_pm: write {value:#x} to offset {offset:#x} ignored"),
+            _ => self.set_smi_register(offset, value),
         }
     }
 
@@ -135,6 +223,7 @@ impl AcpiPm {
         match value {
             ACPI_ENABLE => self.state.control |= SCI_EN,
             ACPI_DISABLE => self.state.control &= !SCI_EN,
+            _ if self.switch != SmiSwitch::Absent => {}
             _ => log::debug!("acpi_pm: SMI command {value:#x} ignored"),
         }
     }
@@ -167,6 +256,7 @@ impl Device for AcpiPm {
                 self.state.smi[offset as usize] = byte;
                 if offset == 0 {
                     self.smi_command(byte);
+                    self.raise_smi(ctx);
                 }
             }
             _ => {}
@@ -193,7 +283,7 @@ impl Device for AcpiPm {
         ctx.line(0, false);
     }
 
-    device_state!(state, 1);
+    device_state!(state, 2);
 }
 
 #[cfg(test)]
@@ -248,6 +338,47 @@ mod tests {
         rig.write(&mut pm, 0, 0, 1, TMR.into());
         assert_eq!(rig.take_line(0), [false]);
         assert_eq!(rig.timers.next(), Some(Time::of_ticks(2 * HALF_TURN, PM_TIMER_HZ)));
+    }
+
+    /// Writes the command port; whether that has raised an SMI.
+    fn command(rig: &mut Rig, pm: &mut AcpiPm) -> bool {
+        rig.write(pm, 1, 0, 1, 0x12);
+        match rig.take_line(1)[..] {
+            [] => false,
+            [true, false] => true,
+            ref other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_command_port_raises_smis_on_piix() {
+        let (mut rig, mut pm) = (Rig::new(), AcpiPm::new());
+        assert_eq!((rig.read(&mut pm, 0, 0x30, 4), command(&mut rig, &mut pm)), (APMC_EN.into(), false), "no system management mode");
+        pm.set_smi_switch(SmiSwitch::Piix { command: false });
+        rig.write(&mut pm, 0, 0x28, 4, 0xffff_ffff);
+        assert_eq!(rig.read(&mut pm, 0, 0x28, 4), GLBCTL_BITS.into());
+        assert!(!command(&mut rig, &mut pm));
+        pm.set_smi_switch(SmiSwitch::Piix { command: true });
+        assert!(command(&mut rig, &mut pm));
+        assert_eq!(rig.read(&mut pm, 0, 0x18, 2), APM_STS.into());
+        rig.write(&mut pm, 0, 0x18, 1, APM_STS.into());
+        rig.write(&mut pm, 0, 0x28, 1, 0);
+        assert!(!command(&mut rig, &mut pm));
+    }
+
+    #[test]
+    fn the_command_port_raises_smis_on_ich() {
+        let (mut rig, mut pm) = (Rig::new(), AcpiPm::new());
+        pm.set_smi_switch(SmiSwitch::Ich { locked: false });
+        for (enable, raised) in [(0, false), (APMC_EN, false), (GBL_SMI_EN, false), (APMC_EN | GBL_SMI_EN, true)] {
+            rig.write(&mut pm, 0, 0x30, 4, enable.into());
+            assert_eq!(rig.read(&mut pm, 0, 0x30, 4), u64::from(enable | EOS));
+            assert_eq!(command(&mut rig, &mut pm), raised, "{enable:#x}");
+        }
+        assert_eq!(rig.read(&mut pm, 0, 0x34, 4), APM_STS.into());
+        pm.set_smi_switch(SmiSwitch::Ich { locked: true });
+        rig.write(&mut pm, 0, 0x30, 4, 0);
+        assert_eq!(rig.read(&mut pm, 0, 0x30, 4), u64::from(GBL_SMI_EN | EOS), "locked");
     }
 
     #[test]

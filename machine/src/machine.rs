@@ -500,7 +500,7 @@ impl Machine {
         if state.eflags & IF != 0 || state.monitor.waiting {
             return Turn::Idle(board.next_timer());
         }
-        if self.attention.bits() & (attention::NMI | attention::BOARD) != 0 { Turn::Ran } else { Turn::Dead }
+        if self.attention.bits() & (attention::NMI | attention::SMI | attention::BOARD) != 0 { Turn::Ran } else { Turn::Dead }
     }
 
     /// While the processor idles, time jumps to `time`: the virtual clock's way to wait. A function of the state, so it

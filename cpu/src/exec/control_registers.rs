@@ -24,7 +24,7 @@ pub const ROWS: &[Row] = &[
 ];
 
 /// Bits of CR0 that exist.
-const CR0: u64 = bits::CR0_PE
+pub(super) const CR0: u64 = bits::CR0_PE
     | bits::CR0_MP
     | bits::CR0_EM
     | bits::CR0_TS
@@ -77,7 +77,7 @@ const CR4_FEATURES: [(u64, Feature); 17] = [
 ];
 /// CR3 bit 63 as written: keep the translations of the new PCID.
 const CR3_KEEP: u64 = 1 << 63;
-const CR3_RESERVED: u64 = !((1 << PHYSICAL_BITS) - 1);
+pub(super) const CR3_RESERVED: u64 = !((1 << PHYSICAL_BITS) - 1);
 
 /// MOV with a control or debug register.
 #[must_use]
@@ -169,12 +169,16 @@ impl Cpu {
         self.mmu.switch(pcid, keep);
     }
 
+    /// Bits of CR4 that this model has not.
+    pub(super) fn absent_in_cr4(&self) -> u64 {
+        CR4_FEATURES.iter().filter(|(_, f)| !self.model.has(*f)).fold(!CR4, |absent, (bits, _)| absent | bits)
+    }
+
     fn set_cr4(&mut self, v: u64) -> Result<(), Fault> {
         let s = &self.state;
         let old = s.cr4;
         let pcid_on = v & !old & bits::CR4_PCIDE != 0;
-        let absent = CR4_FEATURES.iter().filter(|(_, f)| !self.model.has(*f)).fold(!CR4, |absent, (bits, _)| absent | bits);
-        let bad = v & absent != 0
+        let bad = v & self.absent_in_cr4() != 0
             || (self.lma() && (v & bits::CR4_PAE == 0 || (v ^ old) & bits::CR4_LA57 != 0))
             || (pcid_on && (!self.lma() || s.cr3 & 0xfff != 0));
         if bad {

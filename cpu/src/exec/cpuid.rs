@@ -164,7 +164,7 @@ features! {
 }
 
 /// Features that all models have, without a bit of their own; PAUSE is a NOP on old ones.
-const IMPLIED: &[Cf] = &[Cf::INTEL8086, Cf::INTEL186, Cf::INTEL286, Cf::INTEL386, Cf::INTEL486, Cf::CPUID, Cf::PAUSE];
+const IMPLIED: &[Cf] = &[Cf::INTEL8086, Cf::INTEL186, Cf::INTEL286, Cf::INTEL386, Cf::INTEL486, Cf::CPUID, Cf::PAUSE, Cf::SMM];
 
 /// Whether `code` is one of SSE's instructions that AMD's extensions to MMX have too (APM 3, appendix D).
 fn in_mmxext(code: Code) -> bool {

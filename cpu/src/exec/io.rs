@@ -22,6 +22,11 @@ pub const ROWS: &[Row] = &[
     row(M::Outsd, |l| lower_string(l, string::<u32, false>)),
 ];
 
+/// Bits of what SMM is told of an access: see [`Cpu::note_io`].
+const INPUT: u64 = 1 << 0;
+const STRING: u64 = 1 << 2;
+const REPEATED: u64 = 1 << 3;
+
 /// Iterations of a repeated instruction between two looks at the interrupts.
 const SLICE: u64 = 4096;
 
@@ -67,6 +72,7 @@ fn input<W: Width, const DX: bool>(cpu: &mut Cpu, op: &Op, _: &[Op]) -> Exit {
         cpu.check_port(port, W::BYTES)?;
         let at = cpu.now(op);
         let v = cpu.bus.port_read(at, port, W::BYTES);
+        cpu.note_io(op, at, port, W::BYTES, INPUT);
         W::set(&mut cpu.state.regs, reg::RAX, W::of(u64::from(v)));
         Ok(())
     })
@@ -79,6 +85,7 @@ fn output<W: Width, const DX: bool>(cpu: &mut Cpu, op: &Op, _: &[Op]) -> Exit {
         let at = cpu.now(op);
         let v = W::get(&cpu.state.regs, reg::RAX).zx();
         cpu.bus.port_write(at, port, W::BYTES, v as u32);
+        cpu.note_io(op, at, port, W::BYTES, 0);
         Ok(())
     })
 }
@@ -117,6 +124,8 @@ fn transfer<W: Width, const IN: bool>(cpu: &mut Cpu, op: &Op, at: u64) -> Result
         let v = cpu.load_at::<W>(op, segment, ea)?;
         cpu.bus.port_write(at, port, W::BYTES, v.zx() as u32);
     }
+    let repeated = if op.imm == 0 { 0 } else { REPEATED };
+    cpu.note_io(op, at, port, W::BYTES, STRING | repeated | if IN { INPUT } else { 0 });
     let size = W::BYTES as u64;
     let by = if cpu.state.eflags & flags::DF != 0 { size.wrapping_neg() } else { size };
     set(cpu, op, pointer, ea.wrapping_add(by));

@@ -17,6 +17,7 @@ pub mod msr;
 pub mod msr_rules;
 pub mod segment;
 pub mod shift;
+pub mod smm;
 pub mod sse_float;
 pub mod sse_integer;
 pub mod sse_move;
@@ -45,6 +46,7 @@ pub fn families() -> Vec<&'static [Row]> {
         control::ROWS,
         data::ROWS,
         shift::ROWS,
+        smm::ROWS,
         string::ROWS,
         x87::ROWS,
         sse_integer::PACKED,

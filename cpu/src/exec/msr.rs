@@ -350,9 +350,14 @@ impl Cpu {
         true
     }
 
-    fn set_efer(&mut self, v: u64) -> bool {
+    /// Bits of EFER that can be set on this model, besides LMA.
+    pub(super) fn writable_in_efer(&self) -> u64 {
         let of = |feature, bits| if self.model.has(feature) { bits } else { 0 };
-        let writable = of(Feature::Syscall, bits::EFER_SCE) | of(Feature::Lm, bits::EFER_LME) | of(Feature::Nx, bits::EFER_NXE);
+        of(Feature::Syscall, bits::EFER_SCE) | of(Feature::Lm, bits::EFER_LME) | of(Feature::Nx, bits::EFER_NXE)
+    }
+
+    fn set_efer(&mut self, v: u64) -> bool {
+        let writable = self.writable_in_efer();
         if writable == 0 {
             return false;
         }

@@ -1,7 +1,7 @@
 //! A processor's local APIC, in xAPIC and x2APIC mode (SDM 3A chapter 11).
 //!
 //! Region 0 = its 4 KiB window (at 0xFEE00000). Input lines 0 and 1 are LINT0 and LINT1. Output line 0 is INTR to its
-//! processor (a level), line 1 is NMI (a pulse). What concerns other APICs (IPIs, ends of level-triggered interrupts)
+//! processor (a level), line 1 is NMI and line 2 SMI# (pulses). What concerns other APICs (IPIs, ends of level-triggered interrupts)
 //! and its processor (INIT, SIPI) waits in queues which the board empties after each call.
 //!
 //! | file | what |
@@ -255,8 +255,8 @@ impl Lapic {
                     self.accept(ctx, message.vector, message.level_triggered);
                 }
             }
-            DeliveryMode::Smi => log::debug!("lapic {}: SMI ignored", self.id),
-            DeliveryMode::Nmi => nmi(ctx),
+            DeliveryMode::Smi => pulse(ctx, 2),
+            DeliveryMode::Nmi => pulse(ctx, 1),
             DeliveryMode::Init => self.init(ctx),
             DeliveryMode::Startup => {
                 if std::mem::take(&mut self.state.waits_for_sipi) {
@@ -277,7 +277,7 @@ impl Lapic {
         if !self.state.enabled() {
             // Then the pins are INTR and NMI.
             if rises && pin == 1 {
-                nmi(ctx);
+                pulse(ctx, 1);
             }
             return;
         }
@@ -450,9 +450,10 @@ impl Lapic {
     }
 }
 
-fn nmi(ctx: &mut Ctx) {
-    ctx.line(1, true);
-    ctx.line(1, false);
+/// NMI is line 1, SMI# line 2.
+fn pulse(ctx: &mut Ctx, line: u8) {
+    ctx.line(line, true);
+    ctx.line(line, false);
 }
 
 impl Device for Lapic {

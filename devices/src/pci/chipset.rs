@@ -7,7 +7,9 @@ use softmetal_bus::{Ctx, Device, Request, StateError};
 
 use super::gpio::{self, Gpio};
 use super::smbus::{self, Smbus};
+use super::smram::{self, Smram};
 use super::{ConfigSpace, FixedPorts, Identity, PciDevice, Registers, command};
+use crate::acpi_pm::SmiSwitch;
 use crate::lanes::{read_bytes, write_bytes};
 
 const INTEL: u16 = 0x8086;
@@ -32,11 +34,29 @@ struct Roles {
     pam: Option<u8>,
     /// The base of the memory-mapped configuration space.
     ecam: Option<u8>,
+    /// What of RAM is for system management mode.
+    smram: Option<smram::Registers>,
+    /// What it says about SMIs.
+    smi: Option<SmiRole>,
     /// The routing register of each PIRQ.
     pirqs: &'static [u8],
     pm: Option<PmBase>,
     ports: Option<PortBlock>,
 }
+
+/// What a function says about SMIs from the command port.
+#[derive(Clone, Copy, Debug)]
+enum SmiRole {
+    /// APMC_EN, bit 25 of DEVACTB.
+    Piix,
+    /// SMI_LOCK, a bit of GEN_PMCON_1.
+    Ich,
+}
+
+/// The byte of DEVACTB with APMC_EN, and that bit.
+const APMC_EN: (u8, u8) = (0x5b, 1 << 1);
+/// GEN_PMCON_1, and its bit SMI_LOCK, which stays set until a reset.
+const SMI_LOCK: (u8, u8) = (0xa0, 1 << 4);
 
 /// Ports of the function itself, at a place that its registers say.
 #[derive(Clone, Copy, Debug)]
@@ -64,6 +84,8 @@ enum Ports {
 struct Decided {
     pam: Option<[u8; 7]>,
     ecam: Option<(u64, u64)>,
+    smram: Option<Smram>,
+    smi: Option<SmiSwitch>,
     routes: Vec<Option<u8>>,
     pm_base: Option<u16>,
     ports: FixedPorts,
@@ -89,6 +111,9 @@ impl ChipsetFunction {
         if let Some(ecam) = roles.ecam {
             config.define(ecam.into(), &[0; 8], &[0x07, 0, 0, 0xf0, 0x0f]);
         }
+        if let Some(smram) = roles.smram {
+            smram.define(&mut config);
+        }
         for &pirq in roles.pirqs {
             config.define(pirq.into(), &[PIRQ_OFF], &[0x8f]);
         }
@@ -104,14 +129,12 @@ impl ChipsetFunction {
         Self { name, roles, config, ports: Ports::None }
     }
 
-    /// The 440FX host bridge, with all of PAM closed (the ROM answers). SMRAM control (0x72) can be written; there is no system
-    /// management mode.
+    /// The 440FX host bridge, with all of PAM and SMRAM closed (the ROM and the display adapter answer).
     #[must_use]
     pub fn i440fx() -> Self {
         let identity = Identity { device: 0x1237, class: 0x06_0000, revision: 2, subsystem: SUBSYSTEM, ..Identity::default() };
-        let mut new = Self::new("i440fx", identity, Roles { pam: Some(0x59), ..Roles::default() });
-        new.config.define(0x72, &[0x02], &[0x78]);
-        new
+        let smram = smram::Registers { smram: 0x72, esmramc: None };
+        Self::new("i440fx", identity, Roles { pam: Some(0x59), smram: Some(smram), ..Roles::default() })
     }
 
     /// The PIIX3 ISA bridge, with all routes off.
@@ -126,28 +149,33 @@ impl ChipsetFunction {
     }
 
     /// The PIIX4 power management function, with its register block off. The registers themselves are a device of their own.
+    /// Without system management mode (`smm`), it looks as if a firmware had set it up, so that none waits for it.
     #[must_use]
-    pub fn piix4_pm() -> Self {
+    pub fn piix4_pm(smm: bool) -> Self {
         let identity = Identity { device: 0x7113, class: 0x06_8000, revision: 3, interrupt_pin: 1, ..Identity::default() };
         let pm = PmBase { base: 0x40, mask: 0xffc0, enable: (0x80, 0x01) };
         let ports = PortBlock { base: 0x90, mask: 0xfff0, enable: (0xd2, 0x01), command: true, len: smbus::LEN };
-        let mut new = Self::new("piix4-pm", identity, Roles { pm: Some(pm), ports: Some(ports), ..Roles::default() });
+        let mut new = Self::new(
+            "piix4-pm",
+            identity,
+            Roles { pm: Some(pm), ports: Some(ports), smi: smm.then_some(SmiRole::Piix), ..Roles::default() },
+        );
         new.ports = Ports::Smbus(Smbus::default());
         new.config.define(0x06, &[0x80, 0x02], &[]);
-        // Bit 25 of DEVACTB, "a store to APM_CNT raises an SMI", is set as by a firmware that has set up system management
-        // mode already: there is none, and a firmware must not wait for it.
-        new.config.define(0x58, &[0, 0, 0, 0x02], &[0xff, 0xff, 0xff, 0xfd]);
+        let fixed = if smm { 0 } else { APMC_EN.1 };
+        new.config.define(0x58, &[0, 0, 0, fixed], &[0xff, 0xff, 0xff, !fixed]);
         new.config.define(0x3c, &[9], &[0xff]);
         new
     }
 
-    /// The Q35 host bridge, with all of PAM closed and PCIEXBAR off.
+    /// The Q35 host bridge, with all of PAM and SMRAM closed and PCIEXBAR off.
     #[must_use]
     pub fn q35_mch() -> Self {
         let identity = Identity { device: 0x29c0, class: 0x06_0000, subsystem: SUBSYSTEM, ..Identity::default() };
-        let mut new = Self::new("q35-mch", identity, Roles { pam: Some(0x90), ecam: Some(0x60), ..Roles::default() });
-        // SMRAM, ESMRAMC.
-        new.config.define(0x9d, &[0x02, 0x38], &[0x68, 0x07]);
+        let smram = smram::Registers { smram: 0x9d, esmramc: Some(0x9e) };
+        let mut new = Self::new("q35-mch", identity, Roles { pam: Some(0x90), ecam: Some(0x60), smram: Some(smram), ..Roles::default() });
+        // A firmware that finds here what it has written takes it that TSEG has the sizes of the datasheet and no other.
+        new.config.define(0x50, &[0; 2], &[0xff; 2]);
         new
     }
 
@@ -158,7 +186,8 @@ impl ChipsetFunction {
         let pm = PmBase { base: 0x40, mask: 0xff80, enable: (0x44, 0x80) };
         let pirqs = &[0x60, 0x61, 0x62, 0x63, 0x68, 0x69, 0x6a, 0x6b];
         let ports = PortBlock { base: 0x48, mask: 0xff80, enable: (0x4c, 0x10), command: false, len: gpio::LEN };
-        let mut new = Self::new("ich9-lpc", identity, Roles { pirqs, pm: Some(pm), ports: Some(ports), ..Roles::default() });
+        let mut new =
+            Self::new("ich9-lpc", identity, Roles { pirqs, pm: Some(pm), ports: Some(ports), smi: Some(SmiRole::Ich), ..Roles::default() });
         new.ports = Ports::Gpio(Gpio::default());
         new.config.define(0x04, &[0x07, 0, 0x10, 0x02], &[]);
         // Besides the switch, ACPI_CNTL selects the SCI's interrupt.
@@ -171,10 +200,22 @@ impl ChipsetFunction {
         new
     }
 
+    /// Register and bits of what can no longer be changed.
+    fn frozen(&self) -> Vec<(u8, u8)> {
+        let mut frozen = self.roles.smram.map_or_else(Vec::new, |smram| smram.frozen(&self.config));
+        let (at, bit) = SMI_LOCK;
+        if matches!(self.roles.smi, Some(SmiRole::Ich)) && self.config.byte(at) & bit != 0 {
+            frozen.push(SMI_LOCK);
+        }
+        frozen
+    }
+
     fn decided(&self) -> Decided {
         Decided {
             pam: self.pam(),
             ecam: self.ecam(),
+            smram: self.smram(),
+            smi: self.smi_switch(),
             routes: (0..self.roles.pirqs.len()).map(|n| self.pirq_route(n)).collect(),
             pm_base: self.pm_base(),
             ports: self.fixed_ports(),
@@ -232,13 +273,30 @@ impl PciDevice for ChipsetFunction {
     }
     fn config_write(&mut self, ctx: &mut Ctx, offset: u16, width: usize, value: u32) {
         let before = self.decided();
+        let frozen: Vec<_> = self.frozen().into_iter().map(|(at, bits)| (at, bits, self.config.byte(at))).collect();
         self.config.write(offset, width, value);
+        for (at, bits, value) in frozen {
+            self.config.set_bits(at, bits, value);
+        }
+        if let Some(smram) = self.roles.smram {
+            smram.settle(&mut self.config);
+        }
         if self.decided() != before {
             ctx.request(Request::Remap);
         }
     }
     fn pam(&self) -> Option<[u8; 7]> {
         self.roles.pam.map(|pam| std::array::from_fn(|i| self.config.byte(pam + i as u8)))
+    }
+    fn smram(&self) -> Option<Smram> {
+        self.roles.smram.map(|registers| registers.smram(&self.config))
+    }
+    fn smi_switch(&self) -> Option<SmiSwitch> {
+        let set = |(at, bit): (u8, u8)| self.config.byte(at) & bit != 0;
+        Some(match self.roles.smi? {
+            SmiRole::Piix => SmiSwitch::Piix { command: set(APMC_EN) },
+            SmiRole::Ich => SmiSwitch::Ich { locked: set(SMI_LOCK) },
+        })
     }
     fn ecam(&self) -> Option<(u64, u64)> {
         let at = u16::from(self.roles.ecam?);
@@ -300,6 +358,50 @@ mod tests {
     }
 
     #[test]
+    fn smram_is_given_out_and_locked() {
+        let mut rig = Rig::new();
+        let bridges = [(ChipsetFunction::i440fx(), 0x72u16, 0), (ChipsetFunction::q35_mch(), 0x9d, 8 << 20)];
+        for (mut bridge, at, tseg) in bridges {
+            let mut store = |bridge: &mut ChipsetFunction, at, value| {
+                bridge.config_write(&mut rig.ctx(), at, 1, value);
+                rig.take() == REMAP
+            };
+            assert_eq!(bridge.smram(), Some(Smram::default()));
+            assert!(store(&mut bridge, at, 0x4a));
+            if tseg != 0 {
+                assert!(store(&mut bridge, 0x9e, 0x85));
+                assert!(store(&mut bridge, 0x9e, 0x05));
+            }
+            assert_eq!(bridge.smram(), Some(Smram { enabled: true, open: true, high: false, tseg }));
+            // Locking closes; nothing but D_CLS changes from then on.
+            assert!(store(&mut bridge, at, 0x5a));
+            let locked = Some(Smram { enabled: true, open: false, high: false, tseg });
+            assert_eq!((bridge.smram(), bridge.config.byte(at as u8)), (locked, 0x1a));
+            assert!(!store(&mut bridge, at, 0x42) && !store(&mut bridge, 0x9e, 0));
+            assert_eq!((bridge.smram(), bridge.config.byte(at as u8)), (locked, 0x1a));
+            bridge.reset(&mut rig.ctx());
+            assert_eq!((bridge.smram(), rig.take()), (Some(Smram::default()), REMAP.to_vec()));
+        }
+    }
+
+    #[test]
+    fn smis_are_switched() {
+        let mut rig = Rig::new();
+        let mut pm = ChipsetFunction::piix4_pm(true);
+        assert_eq!(pm.smi_switch(), Some(SmiSwitch::Piix { command: false }));
+        pm.config_write(&mut rig.ctx(), 0x58, 4, 0x0200_0000);
+        assert_eq!((pm.smi_switch(), rig.take()), (Some(SmiSwitch::Piix { command: true }), REMAP.to_vec()));
+        let mut without = ChipsetFunction::piix4_pm(false);
+        without.config_write(&mut rig.ctx(), 0x58, 4, 0);
+        assert_eq!((without.smi_switch(), without.config.byte(0x5b)), (None, 2));
+        let mut lpc = ChipsetFunction::ich9_lpc();
+        for value in [0x10, 0] {
+            lpc.config_write(&mut rig.ctx(), 0xa0, 1, value);
+            assert_eq!(lpc.smi_switch(), Some(SmiSwitch::Ich { locked: true }));
+        }
+    }
+
+    #[test]
     fn pirq_routes() {
         let mut rig = Rig::new();
         let routes = |f: &ChipsetFunction| (0..9).map(|n| f.pirq_route(n)).collect::<Vec<_>>();
@@ -316,7 +418,7 @@ mod tests {
 
     #[test]
     fn power_management_base() {
-        for (mut function, enable, value) in [(ChipsetFunction::piix4_pm(), 0x80, 0x01), (ChipsetFunction::ich9_lpc(), 0x44, 0x80)] {
+        for (mut function, enable, value) in [(ChipsetFunction::piix4_pm(true), 0x80, 0x01), (ChipsetFunction::ich9_lpc(), 0x44, 0x80)] {
             let mut rig = Rig::new();
             function.config_write(&mut rig.ctx(), 0x40, 4, 0xb03f);
             assert_eq!(function.config_read(&mut rig.ctx(), 0x40, 4), 0xb001);
@@ -328,7 +430,7 @@ mod tests {
 
     #[test]
     fn ports_of_the_functions_themselves() {
-        let (mut rig, mut function) = (Rig::new(), ChipsetFunction::piix4_pm());
+        let (mut rig, mut function) = (Rig::new(), ChipsetFunction::piix4_pm(true));
         for (at, width, value) in [(0x90, 4, 0x701), (0xd2, 1, 0x09), (0x04, 2, 1)] {
             assert_eq!(function.fixed_ports(), []);
             function.config_write(&mut rig.ctx(), at, width, value);
@@ -344,7 +446,7 @@ mod tests {
         rig.write(&mut function, 0, 4, 1, 0xa1);
         rig.write(&mut function, 0, 2, 1, 0x48);
         assert_eq!(rig.read(&mut function, 0, 0, 1), 0x04);
-        let mut copy = ChipsetFunction::piix4_pm();
+        let mut copy = ChipsetFunction::piix4_pm(true);
         copy.load(&function.save()).unwrap();
         assert_eq!((copy.fixed_ports(), rig.read(&mut copy, 0, 0, 1)), (vec![(0x700, 16, 0)], 0x04));
     }

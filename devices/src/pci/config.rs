@@ -247,6 +247,12 @@ impl ConfigSpace {
         u16::from_le_bytes([self.byte(offset), self.byte(offset.wrapping_add(1))])
     }
 
+    /// Sets those of `bits` in a byte that `value` has, and clears the others.
+    pub(super) fn set_bits(&mut self, offset: u8, bits: u8, value: u8) {
+        let byte = &mut self.registers.0[usize::from(offset)];
+        *byte = *byte & !bits | value & bits;
+    }
+
     /// The command register; see [`command`].
     #[must_use]
     pub fn command(&self) -> u16 {

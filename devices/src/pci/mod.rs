@@ -9,9 +9,11 @@ mod host;
 mod msi;
 mod msix;
 mod smbus;
+mod smram;
 
 use softmetal_bus::{Ctx, Device, Request};
 
+use crate::acpi_pm::SmiSwitch;
 use crate::vga::Vga;
 
 pub use chipset::ChipsetFunction;
@@ -19,6 +21,7 @@ pub use config::{BarKind, BarMapping, ConfigSpace, Identity, MappingKind, ROM_BA
 pub use host::{Access, PciHost};
 pub use msi::Msi;
 pub use msix::{MSIX_BAR_LEN, Msix, MsixState};
+pub use smram::Smram;
 
 /// Ports at fixed places: first port, how many, region number.
 pub type FixedPorts = Vec<(u16, u16, u8)>;
@@ -56,6 +59,14 @@ pub trait PciDevice: Device {
     }
     /// PAM0 to PAM6, if it is the host bridge: who answers at 0xC0000 to 0xFFFFF.
     fn pam(&self) -> Option<[u8; 7]> {
+        None
+    }
+    /// What of RAM is for system management mode, if it is the host bridge.
+    fn smram(&self) -> Option<Smram> {
+        None
+    }
+    /// What it says about SMIs from the command port, if that is its part.
+    fn smi_switch(&self) -> Option<SmiSwitch> {
         None
     }
     /// Where in memory the configuration space answers, if it decides that and it does: base and length.

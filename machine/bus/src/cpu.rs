@@ -16,6 +16,8 @@ pub mod attention {
     pub const REMAP: u32 = 1 << 4;
     /// RAM that holds code was written from outside the processor (DMA): see `GuestMemory::take_code_writes`.
     pub const CODE: u32 = 1 << 5;
+    /// A system management interrupt waits. The processor clears it when it takes it.
+    pub const SMI: u32 = 1 << 6;
 }
 
 /// A word of [`attention`] bits shared by a processor and its board.
@@ -89,6 +91,11 @@ pub trait CpuBus: Send {
     fn float_error(&mut self, at: u64, pending: bool) -> bool {
         let _ = (at, pending);
         true
+    }
+    /// The processor enters (or leaves) system management mode: from now on [`CpuBus::page`], [`CpuBus::read`] and
+    /// [`CpuBus::write`] show it SMRAM (or not).
+    fn set_smm(&mut self, active: bool) {
+        let _ = active;
     }
     /// The next 64 bits of the machine's seeded random source (RDRAND).
     fn random(&mut self, at: u64) -> u64;

@@ -2,9 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
+use softmetal_firmware::Chipset;
 use softmetal_machine::UserError;
 use softmetal_machine::board::SharedDisk;
-use softmetal_machine::host::firmware::{SEABIOS, UEFI, keep, read};
+use softmetal_machine::host::firmware::{SEABIOS, UEFI, UEFI_SECURE, keep, read};
 use softmetal_machine::host::terminal;
 use softmetal_machine::machine::Firmware;
 
@@ -19,18 +20,21 @@ pub enum FirmwareArg {
     SeaBios,
     /// OVMF.
     Uefi,
+    /// OVMF with Secure Boot.
+    UefiSecure,
     /// A file.
     File(PathBuf),
 }
 
-/// `builtin`, `seabios`, `uefi`, or a file.
+/// `builtin`, `seabios`, `uefi`, `uefi-secure`, or a file.
 pub fn firmware(text: &str) -> Result<FirmwareArg, String> {
     Ok(match text {
         "builtin" => FirmwareArg::Builtin,
         "seabios" => FirmwareArg::SeaBios,
         "uefi" => FirmwareArg::Uefi,
+        "uefi-secure" => FirmwareArg::UefiSecure,
         file if Path::new(file).exists() => FirmwareArg::File(file.into()),
-        file => return Err(format!("`{file}` is none of builtin, seabios, uefi, and no file of this name exists")),
+        file => return Err(format!("`{file}` is none of builtin, seabios, uefi, uefi-secure, and no file of this name exists")),
     })
 }
 
@@ -61,18 +65,28 @@ pub fn load(args: &MachineArgs) -> Result<Loaded, UserError> {
             loaded.vga_rom = parts.pop().unwrap_or_default();
             loaded.firmware = Firmware::Rom(parts.pop().unwrap_or_default());
         }
-        FirmwareArg::Uefi => {
-            let mut parts = UEFI.files(args.offline, &mut progress)?;
+        FirmwareArg::Uefi | FirmwareArg::UefiSecure => {
+            let secure = args.firmware == FirmwareArg::UefiSecure;
+            if secure && !(args.machine.smm && args.machine.chipset == Chipset::Q35) {
+                return Err(UserError::new("--firmware uefi-secure needs system management mode as that board has it; add --machine q35"));
+            }
+            let mut parts = if secure { &UEFI_SECURE } else { &UEFI }.files(args.offline, &mut progress)?;
             let vars = parts.pop().unwrap_or_default();
             loaded.firmware = Firmware::Flash { code: parts.pop().unwrap_or_default(), vars };
         }
         FirmwareArg::File(path) => {
-            loaded.firmware = Firmware::Rom(read("firmware", path)?);
+            let code = read("firmware", path)?;
+            loaded.firmware = match &args.firmware_vars {
+                Some(vars) if vars.exists() => Firmware::Flash { code, vars: read("file for --firmware-vars", vars)? },
+                _ => Firmware::Rom(code),
+            };
             loaded.vga_rom = SEABIOS.files(true, &mut progress).ok().and_then(|mut parts| parts.pop()).unwrap_or_default();
         }
     }
     if args.firmware_vars.is_some() && !matches!(loaded.firmware, Firmware::Flash { .. }) {
-        return Err(UserError::new("--firmware-vars needs a firmware with variables; add --firmware uefi"));
+        return Err(UserError::new(
+            "--firmware-vars needs a firmware with variables; add --firmware uefi, or give the file with those of --firmware FILE",
+        ));
     }
     loaded.firmware.check().map_err(|e| UserError(format!("--firmware: {e}")))?;
     Ok(loaded)

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{ArgMatches, Args, FromArgMatches, Parser, Subcommand, ValueEnum};
+use softmetal_firmware::Chipset;
 use softmetal_machine::board::BootDevice;
 use softmetal_machine::host::clock::parse_date;
 use softmetal_machine::host::serial::Target;
@@ -84,9 +85,10 @@ pub enum Command {
 
 /// The board.
 #[derive(Clone, Copy, Debug)]
-pub enum Board {
-    Pc,
-    Q35,
+pub struct Board {
+    pub chipset: Chipset,
+    /// System management mode.
+    pub smm: bool,
 }
 
 /// What runs the guest's code.
@@ -157,10 +159,11 @@ pub struct MachineArgs {
     /// What to boot from, in this order: disk, cdrom, floppy, net [default: IMAGE, then disk, cdrom, floppy; what cannot be booted is passed over]
     #[arg(long, value_name = "DEVICE", value_parser = boot, value_delimiter = ',', help_heading = "Machine")]
     pub boot: Vec<BootDevice>,
-    /// What runs first: builtin, seabios, uefi (both fetched if they are not installed), or a FILE with a BIOS
+    /// What runs first: builtin, seabios, uefi, uefi-secure (with Secure Boot, for --machine q35; these are fetched if they are
+    /// not installed), or a FILE with a BIOS (or, with --firmware-vars, the code of a UEFI)
     #[arg(long, value_name = "FIRMWARE", default_value = "builtin", value_parser = firmware, help_heading = "Machine")]
     pub firmware: FirmwareArg,
-    /// Keep the variables of `--firmware uefi` in this file, made if it is not there [default: they are lost at the end]
+    /// Keep the variables of the firmware in this file, made if it is not there [default: they are lost at the end]
     #[arg(long, value_name = "FILE", help_heading = "Machine")]
     pub firmware_vars: Option<PathBuf>,
     /// RAM, like 512M or 4G
@@ -173,7 +176,7 @@ pub struct MachineArgs {
     /// features added or removed: max,-rdrand; `softmetal doctor --cpu` lists them
     #[arg(long, value_name = "MODEL", default_value = "x86-64-v3", value_parser = processor, help_heading = "Machine")]
     pub cpu: Processor,
-    /// The board: pc (440FX) or q35
+    /// The board: pc (440FX) or q35; with `,smm=off` without system management mode
     #[arg(long, value_name = "BOARD", default_value = "pc", value_parser = board, help_heading = "Machine")]
     pub machine: Board,
     /// The display adapter: std (a VGA with the Bochs display interface) or none
@@ -339,12 +342,22 @@ fn one_cpu(text: &str) -> Result<u8, String> {
 }
 
 fn board(text: &str) -> Result<Board, String> {
-    match text {
-        "pc" => Ok(Board::Pc),
-        "q35" => Ok(Board::Q35),
-        "microvm" => Err(format!("the board {text} does not work yet; use pc or q35")),
-        _ => Err(format!("there is no board `{text}`; use pc or q35")),
+    let mut parts = text.split(',');
+    let chipset = match parts.next().unwrap_or_default() {
+        "pc" => Chipset::I440fx,
+        "q35" => Chipset::Q35,
+        "microvm" => return Err("the board microvm does not work yet; use pc or q35".into()),
+        name => return Err(format!("there is no board `{name}`; use pc or q35")),
+    };
+    let mut board = Board { chipset, smm: true };
+    for part in parts {
+        board.smm = match part {
+            "smm=on" => true,
+            "smm=off" => false,
+            _ => return Err(format!("a board has no `{part}`; it has smm=on and smm=off")),
+        };
     }
+    Ok(board)
 }
 
 fn address(text: &str) -> Result<u64, String> {

@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::ArgMatches;
-use softmetal_firmware::Chipset;
 use softmetal_machine::UserError;
 use softmetal_machine::board::{AHCI_PLACES, Disk, Drive, IDE_PLACES, Interface, Plugs, SharedDisk, cd_interface};
 use softmetal_machine::gdb::Server;
@@ -20,7 +19,7 @@ use softmetal_machine::session::{Clock, Debugger, End, Options, Session};
 
 use crate::firmware;
 use crate::images;
-use crate::options::{self, Board, InputArg, MachineArgs, VgaArg};
+use crate::options::{self, InputArg, MachineArgs, VgaArg};
 use crate::values::DiskArg;
 
 /// The date at which a machine with the virtual clock is switched on: 2026-01-01T00:00:00Z.
@@ -81,10 +80,8 @@ pub fn start(args: &MachineArgs, matches: &ArgMatches, purpose: &Purpose) -> Res
         host_paced: options.clock == Clock::Host,
         cdroms: media("CD-ROM", &args.cdrom, true)?,
         floppies: floppies(&args.floppy)?,
-        chipset: match args.machine {
-            Board::Pc => Chipset::I440fx,
-            Board::Q35 => Chipset::Q35,
-        },
+        chipset: args.machine.chipset,
+        smm: args.machine.smm,
         boot: args.boot.clone(),
         vga: args.vga == VgaArg::Std,
         vga_rom: loaded.vga_rom,

@@ -63,6 +63,8 @@ pub mod id {
     pub const FLASH: DeviceId = DeviceId(19);
     /// The floppy disk controller.
     pub const FDC: DeviceId = DeviceId(20);
+    /// No chip: an address at which nobody answers, whatever else is there.
+    pub const NOBODY: DeviceId = DeviceId(u16::MAX - 1);
     /// No chip: the built-in firmware's trap port.
     pub const BIOS: DeviceId = DeviceId(u16::MAX);
     /// The first PCI function; the others follow in the order in which they were plugged in.

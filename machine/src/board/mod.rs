@@ -94,12 +94,18 @@ pub struct Board {
     drives: Drives,
     /// The built-in firmware sets the board up.
     builtin: bool,
+    /// There is system management mode.
+    smm: bool,
     inputs: Inputs,
     // Glue.
     attention: Arc<Attention>,
     chips: Chips,
     around: Around,
     ports: PortSpace,
+    /// The physical map as the processor sees it in system management mode, where that differs.
+    smm_space: Option<AddressSpace>,
+    /// The processor is in system management mode.
+    in_smm: bool,
     /// Effects that wait to be carried out, and whose they are.
     queue: VecDeque<(DeviceId, Effect)>,
     /// Output of the serial ports and the debug console since the last [`Board::take_output`].
@@ -260,7 +266,7 @@ impl Board {
     /// Whether an interrupt waits for the processor.
     #[must_use]
     pub fn interrupt_pending(&self) -> bool {
-        self.attention.bits() & (attention::INTR | attention::NMI) != 0
+        self.attention.bits() & (attention::INTR | attention::NMI | attention::SMI) != 0
     }
 
     /// Calls a chip and carries out what it asked for.
@@ -322,8 +328,10 @@ impl Board {
         match effect {
             Effect::Line { line, level } => {
                 let pin = self.pci_pin(device, line).unwrap_or_else(|| route(device, line));
-                if pin == Pin::Nmi && level {
-                    self.attention.raise(attention::NMI);
+                match pin {
+                    Pin::Nmi if level => self.attention.raise(attention::NMI),
+                    Pin::Smi if level && self.smm => self.attention.raise(attention::SMI),
+                    _ => {}
                 }
                 self.unsettled = true;
                 self.state.wires.drive(device, pin, level);
@@ -403,14 +411,19 @@ impl Board {
         if self.state.a20 { addr } else { addr & !(1 << 20) }
     }
 
+    /// The physical map as the processor sees it now.
+    fn view(&self) -> &AddressSpace {
+        self.smm_space.as_ref().filter(|_| self.in_smm).unwrap_or(&self.around.space)
+    }
+
     /// What backs a page.
     fn page(&self, page: u64) -> PageKind {
-        self.around.space.page(self.gate(page))
+        self.view().page(self.gate(page))
     }
 
     pub(crate) fn read(&mut self, at: u64, addr: u64, width: usize) -> u64 {
         let addr = self.gate(addr);
-        match self.around.space.find(addr) {
+        match self.view().find(addr) {
             Some((Backing::Device(id::PCIHOST, _), offset)) => self.ecam_read(at, offset, width),
             Some((Backing::Device(device, region), offset)) => {
                 self.call(at, device, |chip, ctx| chip.read(ctx, region, offset, width)).map_or(ones(width), |v| v & ones(width))
@@ -431,7 +444,7 @@ impl Board {
 
     fn write(&mut self, at: u64, addr: u64, width: usize, value: u64) {
         let addr = self.gate(addr);
-        match self.around.space.find(addr) {
+        match self.view().find(addr) {
             Some((Backing::Device(id::PCIHOST, _), offset)) => self.ecam_write(at, offset, width, value),
             Some((Backing::Device(device, region) | Backing::Flash(_, device, region), offset)) => {
                 self.call(at, device, |chip, ctx| chip.write(ctx, region, offset, width, value & ones(width)));
@@ -448,7 +461,7 @@ impl Board {
     /// An access to memory on a page that is not memory as a whole.
     fn copy(&self, addr: u64, width: usize, mut f: impl FnMut(&GuestMemory, u64, std::ops::Range<usize>) -> bool) -> bool {
         let memory = &self.around.memory;
-        self.around.space.each_run(addr, width.min(8), |range, offset, _| f(memory, offset, range))
+        self.view().each_run(addr, width.min(8), |range, offset, _| f(memory, offset, range))
     }
 
     fn port_read(&mut self, at: u64, port: u16, width: usize) -> u32 {
@@ -576,6 +589,9 @@ impl CpuBus for SharedBoard {
     }
     fn float_error(&mut self, at: u64, pending: bool) -> bool {
         self.lock().float_error(at, pending)
+    }
+    fn set_smm(&mut self, active: bool) {
+        self.lock().in_smm = active;
     }
     fn random(&mut self, _at: u64) -> u64 {
         self.lock().random()

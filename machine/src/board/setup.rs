@@ -1,7 +1,7 @@
 //! What the chips are plugged into, and what a PC's firmware sets up before an operating system starts.
 
 use softmetal_bus::ones;
-use softmetal_bus::{Attention, Backing, BlockBackend, DeviceId, Drive, GuestMemory, Region, SharedDisk, Time, TimerQueue};
+use softmetal_bus::{AddressSpace, Attention, Backing, BlockBackend, DeviceId, Drive, GuestMemory, Region, SharedDisk, Time, TimerQueue};
 use softmetal_devices::acpi_pm::AcpiPm;
 use softmetal_devices::ahci::Ahci;
 use softmetal_devices::dma8237::Dma8237;
@@ -11,7 +11,7 @@ use softmetal_devices::i8042::I8042;
 use softmetal_devices::ide::Ide;
 use softmetal_devices::ioapic::IoApic;
 use softmetal_devices::lapic::Lapic;
-use softmetal_devices::pci::{Access, ChipsetFunction, MappingKind, PciDevice, PciHost, ROM_BAR, command};
+use softmetal_devices::pci::{Access, ChipsetFunction, MappingKind, PciDevice, PciHost, ROM_BAR, Smram, command};
 use softmetal_devices::pic8259::Pic8259;
 use softmetal_devices::pit8254::Pit8254;
 use softmetal_devices::ports::{CoprocessorError, DebugCon, DebugExit, FirmwareConsole, Port92, PostCode};
@@ -75,6 +75,8 @@ pub struct Plugs {
     pub vga: bool,
     /// The display adapter's option ROM; a firmware that is not the built-in one needs it to show anything.
     pub vga_rom: Vec<u8>,
+    /// System management mode; without it, the chipset looks as if a firmware had set it up already.
+    pub smm: bool,
     /// Where the firmware's variables are kept, if it has any.
     pub vars: Option<SharedDisk>,
     /// A virtio console besides the serial ports.
@@ -96,6 +98,8 @@ const FIRST_SLOT: u8 = 3;
 const VGA_SLOT: u8 = 2;
 /// PAM0 to PAM6 when all memory below 1 MiB is RAM.
 const PAM_OPEN: [u8; 7] = [0x30, 0x33, 0x33, 0x33, 0x33, 0x33, 0x33];
+/// Where the RAM at 0xA0000 answers with H_SMRAME.
+const HIGH_SMRAM: u64 = 0xfeda_0000;
 /// The ports from which PCI devices get theirs.
 const PCI_PORTS: u64 = 0xc000;
 
@@ -114,7 +118,7 @@ impl Board {
         let parts = Parts::new(&layout, &plugs, firmware);
         parts.load(&memory, firmware, &plugs.vga_rom);
         let mut pci: Vec<PciFunction> =
-            chipset(layout.chipset()).into_iter().map(|(slot, n, device)| function(slot, n, Box::new(device))).collect();
+            chipset(layout.chipset(), plugs.smm).into_iter().map(|(slot, n, device)| function(slot, n, Box::new(device))).collect();
         let mut cards: Vec<Box<dyn PciDevice>> = Vec::new();
         for (n, disk) in plugs.disks.iter().cloned().enumerate().filter(|(_, disk)| disk.interface == Interface::Virtio) {
             let read_only = disk.backend.read_only();
@@ -203,6 +207,9 @@ impl Board {
                 host_paced: plugs.host_paced,
             },
             ports: softmetal_bus::PortSpace::default(),
+            smm: plugs.smm,
+            smm_space: None,
+            in_smm: false,
             queue: VecDeque::new(),
             output: Vec::new(),
             deadline: Time(0),
@@ -308,6 +315,22 @@ impl Board {
                 }
             }
         }
+        if self.smm {
+            let smram = self.chips.pci.iter().find_map(|f| f.device.smram()).unwrap_or_default();
+            let managed = self.managed_regions(&smram, fixed);
+            self.smm_space = (smram.enabled && !smram.open).then(|| {
+                let mut view = AddressSpace::default();
+                view.set(space.iter().cloned().chain(managed.iter().cloned()).collect());
+                view
+            });
+            let hidden = |r: Region| Region { backing: Backing::Device(id::NOBODY, 0), ..r };
+            // To others the display adapter answers at 0xA0000, and nobody where RAM is kept back.
+            space.extend(
+                managed.into_iter().filter(|r| smram.open || r.start >= EXTENDED_BASE).map(|r| if smram.open { r } else { hidden(r) }),
+            );
+            let switch = self.chips.pci.iter().find_map(|f| f.device.smi_switch()).unwrap_or_default();
+            self.chips.pm.set_smi_switch(switch);
+        }
         self.around.space.set(space);
         self.ports.set(ports);
         if !self.builtin {
@@ -319,6 +342,21 @@ impl Board {
                 offer_tables(&mut self.chips.fw_cfg, &acpi, &self.layout);
             }
         }
+    }
+
+    /// Where system management RAM answers.
+    fn managed_regions(&self, smram: &Smram, priority: u8) -> Vec<Region> {
+        if !smram.enabled {
+            return Vec::new();
+        }
+        let len = VGA_WINDOW.end - VGA_WINDOW.start;
+        let start = if smram.high { HIGH_SMRAM } else { VGA_WINDOW.start };
+        let low = self.layout.low();
+        let tseg = smram.tseg.min(low - EXTENDED_BASE);
+        vec![
+            Region { start, len, priority, backing: Backing::Ram(VGA_WINDOW.start) },
+            Region { start: low - tseg, len: tseg, priority, backing: Backing::Ram(low - tseg) },
+        ]
     }
 
     /// What a PC's firmware sets up: PCI ranges and interrupts, level-triggered PCI interrupts, the local APIC's
@@ -476,11 +514,11 @@ fn ecam_target(offset: u64) -> ((u8, u8, u8), u16) {
 }
 
 /// The chipset's own functions: the host bridge, the ISA bridge, the others.
-fn chipset(chipset: Chipset) -> Vec<(u8, u8, ChipsetFunction)> {
+fn chipset(chipset: Chipset, smm: bool) -> Vec<(u8, u8, ChipsetFunction)> {
     let isa = chipset.isa_bridge().slot;
     match chipset {
         Chipset::I440fx => {
-            vec![(0, 0, ChipsetFunction::i440fx()), (isa, 0, ChipsetFunction::piix3_isa()), (isa, 3, ChipsetFunction::piix4_pm())]
+            vec![(0, 0, ChipsetFunction::i440fx()), (isa, 0, ChipsetFunction::piix3_isa()), (isa, 3, ChipsetFunction::piix4_pm(smm))]
         }
         Chipset::Q35 => vec![(0, 0, ChipsetFunction::q35_mch()), (isa, 0, ChipsetFunction::ich9_lpc())],
     }

@@ -10,13 +10,16 @@ use super::{Board, State};
 /// The format's version.
 const VERSION: u8 = 2;
 
+/// What the processor is told once and then remembers by its [`Attention`] alone.
+const EVENTS: u32 = attention::NMI | attention::SMI;
+
 /// A board as it is saved.
 #[derive(Serialize, Deserialize)]
 struct Saved {
     state: State,
     timers: TimerQueue,
-    /// An NMI waits for the processor.
-    nmi: bool,
+    /// What of an NMI and an SMI waits for the processor.
+    events: u32,
     /// As [`Ctx::host_paced`](softmetal_bus::Ctx::host_paced).
     host_paced: bool,
     /// Name and state of each chip, in order of number.
@@ -52,9 +55,9 @@ impl Board {
                 chips.push((chip.name().to_string(), chip.save()));
             }
         }
-        let nmi = self.attention.bits() & attention::NMI != 0;
+        let events = self.attention.bits() & EVENTS;
         let (state, timers, host_paced) = (self.state.clone(), self.around.timers.clone(), self.around.host_paced);
-        encode(VERSION, &Saved { state, timers, nmi, host_paced, chips })
+        encode(VERSION, &Saved { state, timers, events, host_paced, chips })
     }
 
     /// Puts saved state back.
@@ -84,7 +87,7 @@ impl Board {
         self.remap();
         self.attention.clear(!0);
         self.attention.raise(attention::REMAP);
-        self.attention.assign(attention::NMI, saved.nmi);
+        self.attention.raise(saved.events & EVENTS);
         self.update_interrupt();
         Ok(())
     }

@@ -36,6 +36,8 @@ pub enum Pin {
     ApicIntr,
     /// The local APIC's NMI output.
     Nmi,
+    /// SMI#.
+    Smi,
     /// Nowhere.
     Open,
 }
@@ -47,6 +49,7 @@ pub fn route(device: DeviceId, line: u8) -> Pin {
         (id::PIC, 0) => Pin::PicIntr,
         (id::LAPIC, 0) => Pin::ApicIntr,
         (id::LAPIC, 1) => Pin::Nmi,
+        (id::LAPIC, 2) | (id::PM, 1) => Pin::Smi,
         (id::PIT, 0) => Pin::Isa(0),
         (id::KBC, 0) => Pin::Isa(1),
         (id::COM2, 0) => Pin::Isa(3),
@@ -102,7 +105,7 @@ impl Wires {
             Pin::Apic(n) => set(&mut self.apic[usize::from(n) % PINS]),
             Pin::PicIntr => self.pic_intr = level,
             Pin::ApicIntr => self.apic_intr = level,
-            Pin::Nmi | Pin::Open => {}
+            Pin::Nmi | Pin::Smi | Pin::Open => {}
         }
     }
 

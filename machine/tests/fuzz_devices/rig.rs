@@ -153,6 +153,7 @@ impl Rig {
             vga: true,
             console: true,
             virtio_input: true,
+            smm: true,
             rtc: 1_767_225_600,
             seed,
             ..Plugs::default()
