@@ -18,7 +18,7 @@ use crate::flags;
 use crate::mmu::Mmu;
 use crate::op::{BLOCK_RIP, Exit, Op};
 use crate::state::{Cpu, State, seg};
-use crate::translator::{Back, Context, Listener, SPARE, Translator};
+use crate::translator::{Back, Context, Listener, SPARE, Translator, shadow_may_end};
 
 /// Why [`Processor::run`] returned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -277,7 +277,7 @@ impl Processor {
             from = None;
             let mut before = Before::default();
             if careful || free {
-                interpret = free;
+                interpret = free && !shadow_may_end(&self.cpu);
                 before = self.cpu.begin_careful();
             }
             let mut index = index;

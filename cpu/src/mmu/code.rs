@@ -15,6 +15,8 @@ use super::tlb::Translation;
 use crate::block::Map;
 
 const OFFSET: u64 = PAGE_SIZE as u64 - 1;
+/// Bits of an epoch that tell the address space.
+const GENERATION_BITS: u32 = 16;
 /// So many translations are kept; then all are dropped.
 const MOST: usize = 4096;
 
@@ -48,6 +50,11 @@ impl Pages {
         let (word, bit) = Self::place(page);
         self.0[word] & bit != 0
     }
+}
+
+/// Whether two epochs of one privilege differ at most by the address space: then either may come back.
+pub const fn same_but_for_the_space(a: u64, b: u64) -> bool {
+    a >> GENERATION_BITS == b >> GENERATION_BITS
 }
 
 /// Translations of code.
@@ -107,7 +114,7 @@ impl CodeTlb {
     /// What the caches of code addresses at a privilege are valid by; `generation` is that of the address space.
     #[inline(always)]
     pub fn epoch(&self, user: bool, generation: u64) -> u64 {
-        self.changes[usize::from(user)] << 16 | if user { generation } else { 0 }
+        self.changes[usize::from(user)] << GENERATION_BITS | if user { generation } else { 0 }
     }
 
     fn change(&mut self, user: bool) {

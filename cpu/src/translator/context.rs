@@ -8,44 +8,50 @@ use std::mem::offset_of;
 use super::assembler::{At, host};
 use super::emit::SLOTS;
 use super::x87::Area;
-use crate::mmu::{Fast, Mmu, TLB_ENTRIES};
+use crate::mmu::{Fast, Mmu, TLB_ENTRIES, same_but_for_the_space};
 use crate::op::Op;
 use crate::state::{Cpu, Mode, State, seg};
 
 /// From the processor's start to where [`host::RBP`] points.
 pub const ANCHOR: i32 = 12;
-/// Entries of the jump cache, for each privilege.
-pub const JUMPS: usize = 4096;
-/// The address bits below those that choose an entry of the jump cache: functions begin at multiples of 16, returns anywhere.
-const SKIPPED: u32 = 3;
-const JUMP_BITS: u64 = (JUMPS as u64 - 1) << SKIPPED;
+/// Entries of the jump cache, for each privilege. An address is told by its lowest bits, all of them: a call and where it
+/// returns to are five bytes from each other, and neither may push the other out.
+pub const JUMPS: usize = 32768;
+const JUMP_BITS: u64 = JUMPS as u64 - 1;
 
 const fn place(linear: u64) -> usize {
-    ((linear & JUMP_BITS) >> SKIPPED) as usize
+    (linear & JUMP_BITS) as usize
 }
 /// The longest block, in instructions: translated code is entered only with so much budget left.
 pub const SPARE: u64 = crate::block::MAX_OPS as u64;
 
+/// The upper half of a budget that is not used up is not 0.
+const BUDGET_BASE: u64 = 1 << 32;
+
 /// No address that code can have, negated.
 const NOWHERE: u64 = 0x0008_0000_0000_0000;
 
-/// The jump cache of one privilege: tags are negated addresses.
+/// Jump caches kept of other address spaces, for each privilege: those that take turns find their code again.
+const KEPT: usize = 3;
+
+/// The jump cache of one privilege: negated addresses, and the code for each.
 #[repr(C)]
 pub struct Jumps {
-    tags: [u64; JUMPS],
-    codes: [u64; JUMPS],
+    entries: Box<[[u64; 2]; JUMPS]>,
     filled: Vec<u16>,
     /// What an empty entry leads to: the way out.
     home: u64,
     /// The epoch and mode that it is for.
     stamp: (u64, Mode),
+    /// Those of other epochs and modes, the one used last at the end.
+    others: Vec<Self>,
 }
 
 /// What translated code works with.
 #[repr(C, align(64))]
 pub struct Context {
-    /// How many instructions may be retired beyond [`SPARE`]; below 0, translated code returns.
-    pub budget: i64,
+    /// How many instructions may be retired beyond [`SPARE`], plus [`BUDGET_BASE`]; below that, translated code returns.
+    budget: u64,
     /// The linear address of the code page.
     pub page: u64,
     /// The arithmetic flags as LAHF and SETO have them: OF in bit 0, the others in bits 8 to 15.
@@ -80,8 +86,8 @@ pub struct Context {
     pub code_reach: u64,
     /// The host's MXCSR.
     pub host_mxcsr: u32,
-    /// The instruction count at which the budget would be -[`SPARE`].
-    pub limit: u64,
+    /// The instruction count at which even [`SPARE`] is used up.
+    limit: u64,
     /// The operation that did not complete.
     pub failed: Option<Op>,
     /// By privilege.
@@ -93,9 +99,8 @@ pub struct Context {
 impl Default for Context {
     /// Empty caches.
     fn default() -> Self {
-        let jumps = || Jumps { tags: [NOWHERE; JUMPS], codes: [0; JUMPS], filled: Vec::new(), home: 0, stamp: (0, Mode(0)) };
         Self {
-            budget: 0,
+            budget: BUDGET_BASE,
             page: 0,
             flags: 0,
             vectors_home: 1,
@@ -118,7 +123,7 @@ impl Default for Context {
             host_mxcsr: 0x1f80,
             limit: 0,
             failed: None,
-            jumps: [jumps(), jumps()],
+            jumps: [Jumps::new(0), Jumps::new(0)],
             x87: Area::default(),
         }
     }
@@ -136,49 +141,108 @@ impl Context {
         self.code_limit = end(s.segments[seg::CS].limit);
         self.code_reach = if s.mode.bits() == 16 { self.code_limit.min(1 << 16) } else { self.code_limit };
     }
+
+    /// Lets `left` instructions be retired from count `icount` on, more than [`SPARE`] and less than 2^31.
+    pub fn grant(&mut self, icount: u64, left: u64) {
+        self.budget = BUDGET_BASE + left - SPARE;
+        self.limit = icount + left;
+    }
+
+    /// How many instructions may still be retired, [`SPARE`] included.
+    pub fn left(&self) -> u64 {
+        (self.budget + SPARE).wrapping_sub(BUDGET_BASE)
+    }
+
+    /// No more than [`SPARE`] may be retired.
+    pub fn is_spent(&self) -> bool {
+        self.budget < BUDGET_BASE
+    }
+
+    /// `n` instructions are retired.
+    pub fn retire(&mut self, n: u64) {
+        self.budget = self.budget.wrapping_sub(n);
+    }
+
+    /// The instruction count, as far as blocks are left.
+    pub fn icount(&self) -> u64 {
+        self.limit.wrapping_sub(self.left())
+    }
 }
 
 impl Jumps {
-    /// Where empty entries lead to: an address may look like theirs.
-    pub fn set_home(&mut self, home: u64) {
-        self.home = home;
-        self.codes.fill(home);
-        self.tags.fill(NOWHERE);
-        self.filled.clear();
+    /// An empty one; empty entries lead to `home`: an address may look like theirs.
+    fn new(home: u64) -> Self {
+        let entries = vec![[NOWHERE, home]; JUMPS].into_boxed_slice();
+        let entries = entries.try_into().unwrap_or_else(|_| unreachable!("the length is JUMPS"));
+        Self { entries, filled: Vec::new(), home, stamp: (0, Mode(0)), others: Vec::new() }
     }
 
-    /// The jump cache of the processor's privilege, emptied if it is of another epoch or mode.
+    /// Where empty entries lead to.
+    pub fn set_home(&mut self, home: u64) {
+        *self = Self::new(home);
+    }
+
+    /// The jump cache of the processor's privilege, epoch and mode.
+    #[inline(always)]
     pub fn of(cpu: &mut Cpu) -> &mut Self {
         let mode = cpu.state.mode;
         let stamp = (cpu.mmu.code_epoch(mode.user()), mode);
         let jumps = &mut cpu.jit.jumps[usize::from(mode.user())];
         if jumps.stamp != stamp {
-            jumps.clear();
-            jumps.stamp = stamp;
+            jumps.change(stamp);
         }
         jumps
     }
 
+    /// Goes to the cache for `stamp`: one that has been kept, or an empty one.
+    #[cold]
+    fn change(&mut self, stamp: (u64, Mode)) {
+        if !same_but_for_the_space(self.stamp.0, stamp.0) {
+            // The epoch that is left never comes back.
+            self.empty();
+            self.stamp = stamp;
+            return;
+        }
+        let mut other = match self.others.iter().position(|o| o.stamp == stamp) {
+            Some(i) => self.others.remove(i),
+            None if self.others.len() < KEPT => Self::new(self.home),
+            None => self.others.remove(0),
+        };
+        if other.stamp != stamp {
+            other.empty();
+            other.stamp = stamp;
+        }
+        std::mem::swap(&mut other.others, &mut self.others);
+        std::mem::swap(&mut other, self);
+        self.others.push(other);
+    }
+
     /// The code for linear address `linear`.
+    #[inline(always)]
     pub fn get(&self, linear: u64) -> Option<u64> {
-        let i = place(linear);
-        (self.tags[i] == linear.wrapping_neg() && self.codes[i] != self.home).then_some(self.codes[i])
+        let [tag, code] = self.entries[place(linear)];
+        (tag == linear.wrapping_neg() && code != self.home).then_some(code)
     }
 
     /// Enters the code for linear address `linear`.
+    #[inline(always)]
     pub fn set(&mut self, linear: u64, code: u64) {
         let i = place(linear);
-        if self.tags[i] == NOWHERE {
+        if self.entries[i][0] == NOWHERE {
             self.filled.push(i as u16);
         }
-        (self.tags[i], self.codes[i]) = (linear.wrapping_neg(), code);
+        self.entries[i] = [linear.wrapping_neg(), code];
     }
 
-    /// Empties it.
+    /// Empties it, and those of other epochs.
     pub fn clear(&mut self) {
+        self.empty();
+        self.others.clear();
+    }
+
+    fn empty(&mut self) {
         for i in self.filled.drain(..) {
-            self.tags[usize::from(i)] = NOWHERE;
-            self.codes[usize::from(i)] = self.home;
+            self.entries[usize::from(i)] = [NOWHERE, self.home];
         }
     }
 }
@@ -259,16 +323,17 @@ pub const fn tlb_host(user: bool, index: u8) -> At {
     entry(FAST + offset_of!(Fast, host) + user as usize * 8 * TLB_ENTRIES, index)
 }
 
-const fn jumps(user: bool) -> usize {
-    offset_of!(Cpu, jit) + offset_of!(Context, jumps) + user as usize * size_of::<Jumps>()
+/// Where the address of the jump cache's entries is.
+pub const fn jumps(user: bool) -> At {
+    at(offset_of!(Cpu, jit) + offset_of!(Context, jumps) + user as usize * size_of::<Jumps>() + offset_of!(Jumps, entries))
 }
 
-/// The tag in place `index` of the jump cache.
-pub const fn jump_tag(user: bool, index: u8) -> At {
-    entry(jumps(user) + offset_of!(Jumps, tags), index)
+/// In the entry `index` / 2 of the jump cache at `entries`: the tag.
+pub const fn jump_tag(entries: u8, index: u8) -> At {
+    At::indexed(entries, index, 3, 0)
 }
 
-/// The code in place `index` of the jump cache.
-pub const fn jump_code(user: bool, index: u8) -> At {
-    entry(jumps(user) + offset_of!(Jumps, codes), index)
+/// The same: the code.
+pub const fn jump_code(entries: u8, index: u8) -> At {
+    At::indexed(entries, index, 3, 8)
 }

@@ -47,6 +47,7 @@ use self::policy::Host;
 use self::thunks::{Thunks, result};
 use crate::block::{Block, BlockCache};
 use crate::exec;
+use crate::flags;
 use crate::lower::Lower;
 use crate::op::{BLOCK_RIP, Exit, Op};
 use crate::state::Cpu;
@@ -285,8 +286,7 @@ impl Translator {
         let s = &mut cpu.state;
         let flags = s.lazy.bits();
         let jit = &mut cpu.jit;
-        jit.budget = left as i64 - SPARE as i64;
-        jit.limit = s.icount + left;
+        jit.grant(s.icount, left);
         jit.page = rip.wrapping_sub(block.physical & (PAGE_SIZE as u64 - 1));
         jit.flags = to_host(flags);
         jit.vectors_home = 1;
@@ -300,7 +300,7 @@ impl Translator {
         let s = &mut cpu.state;
         s.lazy.set_bits(from_host(cpu.jit.flags));
         // At the start of the block that was left.
-        s.icount = cpu.jit.limit.wrapping_sub(cpu.jit.budget.wrapping_add(SPARE as i64) as u64);
+        s.icount = cpu.jit.icount();
         match back {
             result::NEXT => Back::Next(cpu.jit.edge as u32),
             result::INTERPRET => Back::Interpret,
@@ -333,11 +333,16 @@ fn from_host(flags: u64) -> u64 {
     flags >> 8 & 0xd5 | (flags & 1) << 11
 }
 
+/// The shadow of STI ends with the next instruction, which is sure to be run by translated code, and holds nothing off.
+pub fn shadow_may_end(cpu: &Cpu) -> bool {
+    let s = &cpu.state;
+    s.shadow && s.eflags & flags::RF == 0 && cpu.nothing_held_off() && s.mxcsr & MASKS == MASKS && x87::can_be_brought(cpu)
+}
+
 /// Where a handler's branch leads: to translated code, unless the run loop has something to look at.
 fn chain(cpu: &mut Cpu) -> u64 {
-    // The shadow of STI ends with the next instruction, which is sure to be run.
-    let in_shadow = cpu.state.shadow && cpu.nothing_held_off() && cpu.state.mxcsr & MASKS == MASKS && x87::can_be_brought(cpu);
-    if cpu.jit.budget < 0 || cpu.asks(in_shadow) {
+    let in_shadow = shadow_may_end(cpu);
+    if cpu.jit.is_spent() || cpu.asks(in_shadow) {
         return result::NEXT;
     }
     let linear = cpu.linear_rip();
@@ -365,16 +370,15 @@ extern "sysv64" fn handle(cpu: *mut Cpu, site: *const Site) -> u64 {
         Kind::MissedX87 | Kind::Handler => x87::take_home(cpu),
     }
     cpu.state.regs[usize::from(BLOCK_RIP)] = start;
-    let left = cpu.jit.budget.wrapping_add(SPARE as i64) as u64;
-    cpu.block_icount = cpu.jit.limit.wrapping_sub(left);
+    cpu.block_icount = cpu.jit.icount();
     // What the rest of the longest block needs stays; a shorter one may give an iteration back to the interpreter.
-    cpu.repeat_budget = left.saturating_sub(SPARE);
+    cpu.repeat_budget = cpu.jit.left().saturating_sub(SPARE);
     cpu.state.lazy.set_bits(from_host(cpu.jit.flags));
     let exit = crate::op::next(cpu, ops);
     cpu.jit.flags = to_host(cpu.state.lazy.bits());
     match exit {
         Exit::End => {
-            cpu.jit.budget -= std::mem::take(&mut cpu.repeat_extra) as i64;
+            cpu.jit.retire(std::mem::take(&mut cpu.repeat_extra));
             if site.kind != Kind::Handler {
                 cpu.mmu.fill_fast(cpu.jit.lin);
             }
@@ -384,7 +388,7 @@ extern "sysv64" fn handle(cpu: *mut Cpu, site: *const Site) -> u64 {
             if exit == Exit::Leave {
                 x87::take_home(cpu);
             }
-            cpu.jit.budget -= i64::from(cpu.exit_ordinal) + 1 + std::mem::take(&mut cpu.repeat_extra) as i64;
+            cpu.jit.retire(u64::from(cpu.exit_ordinal) + 1 + std::mem::take(&mut cpu.repeat_extra));
             cpu.jit.edge = 0;
             chain(cpu)
         }

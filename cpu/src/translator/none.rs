@@ -40,6 +40,11 @@ pub enum Back {
     Interpret,
 }
 
+/// Nothing is run by translated code.
+pub fn shadow_may_end(_: &Cpu) -> bool {
+    false
+}
+
 /// There is none.
 pub enum Translator {}
 

@@ -100,9 +100,8 @@ impl Block<'_> {
         self.a.load(host::RCX, context::BUDGET);
         self.a.lea(host::RCX, At::base(host::RCX, -(n as i32)));
         self.a.store(context::BUDGET, host::RCX);
-        // The upper half is 0 or -1; so the jump, which is the rare case, is not taken in the other.
+        // The upper half is 0 in the rare case, so that the jump is not taken in the other.
         self.a.rorx(host::RCX, host::RCX, 32);
-        self.a.lea(host::RCX, At::base(host::RCX, 1));
         self.a.jecxz()
     }
 
@@ -180,7 +179,9 @@ impl Block<'_> {
             self.aside_for_linear();
         }
         self.a.pext(host::R11, host::R15, context::MASK_JUMP);
-        self.a.load(host::RCX, context::jump_tag(self.user, host::R11));
+        self.a.load(host::RCX, context::jumps(self.user));
+        self.a.lea(host::R11, At::indexed(host::R11, host::R11, 0, 0));
+        self.a.load(host::RCX, context::jump_tag(host::RCX, host::R11));
         self.a.lea(host::RCX, At::indexed(host::RCX, host::R15, 0, 0));
         if bounded {
             self.a.load(host::R15, context::TARGET);
@@ -189,7 +190,8 @@ impl Block<'_> {
         self.a.land(spent);
         self.a.jmp_to(self.thunks.leave);
         self.a.land(hit);
-        self.a.jmp_indirect(context::jump_code(self.user, host::R11));
+        self.a.load(host::RCX, context::jumps(self.user));
+        self.a.jmp_indirect(context::jump_code(host::RCX, host::R11));
     }
 
     /// All that does not lie on the straight way.
