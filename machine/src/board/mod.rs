@@ -122,8 +122,8 @@ pub struct Board {
     state: State,
 }
 
-/// How long a load from one of the clocks on the ISA bus takes, in nanoseconds, as on a PC. Guests that wait by reading a
-/// clock again and again so see some thousand loads pass rather than some million.
+/// How long a load from one of the clocks behind the ISA bridge takes, in nanoseconds, as on a PC. Guests that wait by reading
+/// a clock again and again so see some thousand loads pass rather than some million.
 const ISA_CYCLE: u64 = 1000;
 
 /// Initrds end below it: above lie a firmware's own tables.
@@ -152,7 +152,7 @@ impl Board {
         self.state.skew = self.state.skew.saturating_add(ns);
     }
 
-    /// Lets the time pass that a load from a port on the ISA bus takes. The processor is called back for a timer that comes
+    /// Lets the time pass that a load from a clock behind the ISA bridge takes. The processor is called back for a timer that comes
     /// before it would return by itself.
     fn isa_cycle(&mut self) {
         self.skip(ISA_CYCLE);
@@ -426,7 +426,11 @@ impl Board {
         match self.view().find(addr) {
             Some((Backing::Device(id::PCIHOST, _), offset)) => self.ecam_read(at, offset, width),
             Some((Backing::Device(device, region), offset)) => {
-                self.call(at, device, |chip, ctx| chip.read(ctx, region, offset, width)).map_or(ones(width), |v| v & ones(width))
+                let value = self.call(at, device, |chip, ctx| chip.read(ctx, region, offset, width));
+                if device == id::HPET {
+                    self.isa_cycle();
+                }
+                value.map_or(ones(width), |v| v & ones(width))
             }
             Some(_) => {
                 let mut bytes = [0; 8];
