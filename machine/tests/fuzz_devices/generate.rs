@@ -180,10 +180,14 @@ const PORTS: [(Class, u16, u16); 24] = [
     (Class::DebugPorts, 0x402, 1),
 ];
 
-/// Slots of the PCI cards: disk, read-only disk, entropy, console.
-const CARDS: [u8; 4] = [3, 4, 5, 6];
+/// Slots of the PCI cards: disk, read-only disk, SCSI host, entropy, console.
+const CARDS: [u8; 5] = [3, 4, 5, 6, 7];
+const SCSI: usize = 2;
+const CONSOLE: usize = 4;
 /// How many queues each has.
-const QUEUES: [u64; 4] = [1, 1, 1, 2];
+const QUEUES: [u64; CARDS.len()] = [1, 1, 3, 1, 2];
+/// The most that any of them has.
+const MOST_QUEUES: u64 = 4;
 /// The BAR of the MSI-X table and of the virtio structures, as the firmware assigns them in order.
 const BARS: [u16; 2] = [0x14, 0x20];
 const COMMON: u64 = 0;
@@ -195,6 +199,10 @@ const RINGS: u64 = 0x20_0000;
 const RING: u64 = 0x4000;
 /// Where the buffers of good requests are.
 const BUFFERS: u64 = 0x40_0000;
+/// There: the header of a SCSI request, data, the status of any request.
+const SCSI_HEADER: u64 = BUFFERS + 0x400;
+const DATA: u64 = BUFFERS + 0x1000;
+const STATUS: u64 = BUFFERS + 0x8000;
 
 /// Bytes of the code and of the variables of a board with other firmware, and where the variables are.
 pub const CODE: u64 = 128 << 10;
@@ -208,12 +216,12 @@ struct Generator {
     ops: Vec<Op>,
     accesses: usize,
     /// Where the two BARs of each card are, if the guest knows.
-    bars: [[u64; 2]; 4],
+    bars: [[u64; 2]; CARDS.len()],
 }
 
 /// A sequence of at least `accesses` accesses, and what lies between them. The same for the same seed.
 pub fn generate(seed: u64, accesses: usize) -> Vec<Op> {
-    let mut g = Generator { rng: Rng(seed), ops: Vec::new(), accesses: 0, bars: [[0; 2]; 4] };
+    let mut g = Generator { rng: Rng(seed), ops: Vec::new(), accesses: 0, bars: [[0; 2]; CARDS.len()] };
     for card in 0..CARDS.len() {
         g.place(card);
     }
@@ -269,7 +277,7 @@ impl Generator {
 
     /// An address in RAM, at its ends, in a device, or nowhere.
     fn wild(&mut self) -> u64 {
-        let bar = self.bars[self.rng.below(4) as usize][1];
+        let bar = self.bars[self.rng.below(CARDS.len() as u64) as usize][1];
         let base = self.rng.pick(&[
             0,
             BUFFERS,
@@ -486,7 +494,7 @@ impl Generator {
         if self.rng.one_in(8) {
             return self.chipset();
         }
-        let slot = self.rng.pick(&[0, 1, 3, 4, 5, 6, 0x1f]);
+        let slot = self.rng.pick(&[0, 1, 3, 4, 5, 6, 7, 0x1f]);
         let most = self.rng.pick(&[0x40, 0x100, 0x1000]);
         for _ in 0..6 {
             let register = self.rng.below(most);
@@ -495,7 +503,7 @@ impl Generator {
     }
 
     fn config(&mut self) {
-        let slot = if self.rng.one_in(8) { self.rng.below(32) } else { self.rng.below(7) } as u8;
+        let slot = if self.rng.one_in(8) { self.rng.below(32) } else { self.rng.below(8) } as u8;
         let function = if self.rng.one_in(4) { self.rng.below(8) } else { self.rng.pick(&[0, 0, 3]) } as u8;
         let most = self.rng.pick(&[0x100, 0x40]);
         let offset = self.rng.below(most) as u16;
@@ -509,7 +517,7 @@ impl Generator {
             }
             1 => {
                 // How large is it? Then back, so that accesses still find something.
-                let card = self.rng.below(4) as usize;
+                let card = self.rng.below(CARDS.len() as u64) as usize;
                 for (i, bar) in BARS.into_iter().enumerate() {
                     self.config_write(CARDS[card], 0, bar, 4, !0);
                     self.push(Op::In { class: Class::PciConfig, port: 0xcfc, width: 4 });
@@ -566,7 +574,7 @@ impl Generator {
     }
 
     fn input(&mut self) {
-        let device = self.rng.pick(&[id::COM1, id::COM2, id::KBC, id::PM, DeviceId(id::PCI + 6), DeviceId(self.ops.len() as u16 % 64)]);
+        let device = self.rng.pick(&[id::COM1, id::COM2, id::KBC, id::PM, DeviceId(id::PCI + 7), DeviceId(self.ops.len() as u16 % 64)]);
         let mut bytes = vec![0; self.rng.below(40) as usize];
         self.rng.fill(&mut bytes);
         let input = match self.rng.below(3) {
@@ -593,7 +601,7 @@ impl Generator {
         set(self, 0x14, 1, 0xb);
         for queue in 0..QUEUES[card] {
             let size = self.rng.pick(&[1, 2, 8, 16, 64]);
-            let base = RINGS + (card as u64 * 2 + queue) * RING;
+            let base = RINGS + (card as u64 * MOST_QUEUES + queue) * RING;
             let (mut desc, mut driver, mut device) = (base, base + 0x1000, base + 0x2000);
             if hostile && self.rng.one_in(3) {
                 for ring in [&mut desc, &mut driver, &mut device] {
@@ -626,13 +634,15 @@ impl Generator {
     fn fill_rings(&mut self, card: usize, queue: u64, size: u64, base: u64, hostile: bool) {
         let mut table = Vec::new();
         let n = size as usize;
+        let writes = self.rng.one_in(2);
         for i in 0..size {
             let descriptor = match i % 3 {
                 _ if hostile => self.descriptor(base, size),
+                step if card == SCSI => self.scsi_descriptor(step, i, writes),
                 // Three descriptors are a request of a disk, and as good for the others: header, data, status.
                 0 => (BUFFERS, 16, 1, i + 1),
-                1 => (BUFFERS + 0x1000, self.rng.pick(&[512, 1024, 4096]), 1 | self.direction(card, queue), i + 1),
-                _ => (BUFFERS + 0x8000, 1, 2, 0),
+                1 => (DATA, self.rng.pick(&[512, 1024, 4096]), 1 | self.direction(card, queue), i + 1),
+                _ => (STATUS, 1, 2, 0),
             };
             let (addr, len, flags, next) = descriptor;
             table.extend(addr.to_le_bytes());
@@ -645,6 +655,9 @@ impl Generator {
         let sector = if self.rng.one_in(4) { self.rng.number() } else { self.rng.below(520) };
         let header = [(kind as u32).to_le_bytes(), [0; 4]].concat();
         self.ram(BUFFERS, [header, sector.to_le_bytes().to_vec()].concat());
+        if card == SCSI {
+            self.scsi_header(writes);
+        }
         let waiting = if hostile { self.rng.number() as u16 } else { (n / 3).max(1) as u16 };
         let mut ring = [self.rng.pick(&[0, 0, 1, 0xffff]), waiting].map(u16::to_le_bytes).concat();
         for i in 0..size {
@@ -659,9 +672,54 @@ impl Generator {
     fn direction(&mut self, card: usize, queue: u64) -> u64 {
         match (card, queue) {
             (0 | 1, _) => self.rng.pick(&[0, 2]),
-            (3, 1) => 0,
+            (CONSOLE, 1) => 0,
             _ => 2,
         }
+    }
+
+    /// Descriptor `i` of a good SCSI request, the header first: data to be written comes before the response, and data that is
+    /// read after it.
+    fn scsi_descriptor(&mut self, step: u64, i: u64, writes: bool) -> (u64, u64, u64, u64) {
+        const HEADER: u64 = 51;
+        const RESPONSE: u64 = 108;
+        let data = self.rng.pick(&[512, 2048, 4096]);
+        match (step, writes) {
+            (0, _) => (SCSI_HEADER, HEADER, 1, i + 1),
+            (1, true) => (DATA, data, 1, i + 1),
+            (1, false) => (STATUS, RESPONSE, 3, i + 1),
+            (_, true) => (STATUS, RESPONSE, 2, 0),
+            (_, false) => (DATA, data, 2, 0),
+        }
+    }
+
+    /// The header of SCSI requests: a unit that is mostly there, and a packet.
+    fn scsi_header(&mut self, writes: bool) {
+        // Not START STOP UNIT: whether a medium is in its drive is not part of a board's state.
+        let commands = if writes {
+            &[0x2a, 0x2a, 0x8a, 0x35, 0x42, 0x15, 0x0a, 0x41][..]
+        } else {
+            &[0x28, 0x28, 0x88, 0x12, 0xa0, 0x1a, 0x9e, 0x43, 0x25]
+        };
+        let target = if self.rng.one_in(8) { self.rng.number() as u8 } else { 0 };
+        let unit = if self.rng.one_in(8) { self.rng.number() as u8 } else { u8::from(self.rng.one_in(4)) };
+        let mut header = vec![0; 51];
+        header[..4].copy_from_slice(&[1, target, 0x40, unit]);
+        let block = if self.rng.one_in(8) { self.rng.number() } else { self.rng.below(520) };
+        let count = self.rng.pick(&[1, 1, 2, 4, 8, 0xffff]);
+        let packet = &mut header[19..35];
+        packet[0] = self.rng.pick(commands);
+        if packet[0] >= 0x80 && packet[0] != 0xa0 {
+            packet[2..10].copy_from_slice(&block.to_be_bytes());
+            packet[10..14].copy_from_slice(&u32::from(count).to_be_bytes());
+        } else {
+            packet[2..6].copy_from_slice(&(block as u32).to_be_bytes());
+            packet[7..9].copy_from_slice(&u16::to_be_bytes(count));
+        }
+        if self.rng.one_in(4) {
+            let at = 1 + self.rng.below(15) as usize;
+            packet[at] = self.rng.number() as u8;
+        }
+        self.ram(SCSI_HEADER, header);
     }
 
     /// A descriptor that may point anywhere: to itself, into the rings, to an indirect table that holds indirect tables.

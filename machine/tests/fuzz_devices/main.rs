@@ -13,7 +13,7 @@ use generate::{Class, Op, generate};
 use rig::Rig;
 
 /// Accesses in one case.
-const CASE: usize = 105_000;
+const CASE: usize = 110_000;
 /// Cases; their seeds are their numbers.
 const CASES: u64 = 20;
 

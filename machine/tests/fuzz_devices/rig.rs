@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex};
 
 use sha2::{Digest, Sha256};
-use softmetal_bus::{Attention, BlockBackend, BlockError, CpuBus, GuestMemory, Request, SharedDisk, attention};
+use softmetal_bus::{Attention, BlockBackend, BlockError, CpuBus, Drive, GuestMemory, Request, SharedDisk, attention};
 use softmetal_firmware::{Chipset, Layout};
 use softmetal_machine::board::firmware::Parts;
 use softmetal_machine::board::{Board, Disk, Firmware, Interface, Plugs, SharedBoard};
@@ -72,11 +72,26 @@ pub struct Seen {
     disk_reads: u64,
     disk_writes: u64,
     disk_flushes: u64,
+    scsi_reads: u64,
+    scsi_writes: u64,
 }
 
 impl Seen {
-    fn list(&self) -> [(&'static str, u64); 10] {
-        let Self { interrupts, nmis, timers, output, power_offs, resets, exits, disk_reads, disk_writes, disk_flushes } = *self;
+    fn list(&self) -> [(&'static str, u64); 12] {
+        let Self {
+            interrupts,
+            nmis,
+            timers,
+            output,
+            power_offs,
+            resets,
+            exits,
+            disk_reads,
+            disk_writes,
+            disk_flushes,
+            scsi_reads,
+            scsi_writes,
+        } = *self;
         [
             ("interrupts", interrupts),
             ("NMIs", nmis),
@@ -88,6 +103,8 @@ impl Seen {
             ("reads from disk", disk_reads),
             ("writes to disk", disk_writes),
             ("flushes of disks", disk_flushes),
+            ("reads from the SCSI disk", scsi_reads),
+            ("writes to the SCSI disk", scsi_writes),
         ]
     }
 
@@ -102,6 +119,8 @@ impl Seen {
         self.disk_reads += other.disk_reads;
         self.disk_writes += other.disk_writes;
         self.disk_flushes += other.disk_flushes;
+        self.scsi_reads += other.scsi_reads;
+        self.scsi_writes += other.scsi_writes;
     }
 
     /// Checks that each of these things happened.
@@ -116,7 +135,7 @@ pub struct Rig {
     board: SharedBoard,
     memory: Arc<GuestMemory>,
     attention: Arc<Attention>,
-    disks: [Arc<Mutex<Store>>; 2],
+    disks: [Arc<Mutex<Store>>; 3],
     /// The retired-instruction count.
     at: u64,
     /// A digest of all answers so far.
@@ -125,7 +144,8 @@ pub struct Rig {
 }
 
 impl Rig {
-    /// A board (one of three kinds) with a disk, a read-only disk, an entropy source, a console and a display adapter; memory and disks are random.
+    /// A board (one of three kinds) with a disk, a read-only disk, a disk and a CD-ROM drive on a SCSI host, an entropy source, a console and
+    /// a display adapter; memory and disks are random.
     pub fn new(seed: u64) -> Self {
         let rig = Self::empty(seed);
         let mut rng = Rng(seed ^ 0x5eed);
@@ -143,13 +163,12 @@ impl Rig {
 
     fn empty(seed: u64) -> Self {
         let attention = Arc::new(Attention::default());
-        let disks = [(); 2].map(|()| Arc::new(Mutex::new(Store { bytes: vec![0; DISK], ..Store::default() })));
-        let backend = |n: usize| Disk {
-            backend: SharedDisk::new(TestDisk { store: disks[n].clone(), read_only: n == 1 }),
-            interface: Interface::Virtio,
-        };
+        let disks = [(); 3].map(|()| Arc::new(Mutex::new(Store { bytes: vec![0; DISK], ..Store::default() })));
+        let backend = |n: usize| SharedDisk::new(TestDisk { store: disks[n].clone(), read_only: n == 1 });
+        let disk = |n, interface| Disk { backend: backend(n), interface };
         let plugs = Plugs {
-            disks: vec![backend(0), backend(1)],
+            disks: vec![disk(0, Interface::Virtio), disk(1, Interface::Virtio), disk(2, Interface::Scsi)],
+            cdroms: vec![Drive::with(backend(1))],
             vga: true,
             console: true,
             virtio_input: true,
@@ -248,11 +267,17 @@ impl Rig {
             Op::Input { device, input } => self.board.lock().input(at, *device, input),
         }
         self.settle(op.acknowledges());
-        for (disk, before) in self.disks.iter().zip(before) {
+        for (n, (disk, before)) in self.disks.iter().zip(before).enumerate() {
             let mut store = disk.lock().unwrap();
             assert!(store.moved - before <= MOST_MOVED, "one access moves {} bytes of a disk", store.moved - before);
-            self.seen.disk_reads += std::mem::take(&mut store.reads);
-            self.seen.disk_writes += std::mem::take(&mut store.writes);
+            let (reads, writes) = (std::mem::take(&mut store.reads), std::mem::take(&mut store.writes));
+            if n == 2 {
+                self.seen.scsi_reads += reads;
+                self.seen.scsi_writes += writes;
+            } else {
+                self.seen.disk_reads += reads;
+                self.seen.disk_writes += writes;
+            }
             self.seen.disk_flushes += std::mem::take(&mut store.flushes);
         }
     }
