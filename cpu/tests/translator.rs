@@ -233,10 +233,10 @@ fn narrow_segments(h: &mut Harness, random: &mut Random, bits: u32) {
     set(s, seg::SS, stack);
     h.p.cpu.update_mode();
     let high = random.value() << 32;
-    h.set_reg(reg::RSI, high | offset + 0x800);
+    h.set_reg(reg::RSI, high | (offset + 0x800));
     h.set_reg(reg::RDI, high | random.below(64) as u64);
     h.set_reg(reg::RBP, high | 0x7800);
-    h.set_reg(reg::RSP, high | 0x7f80 + random.below(8) as u64);
+    h.set_reg(reg::RSP, high | (0x7f80 + random.below(8) as u64));
 }
 
 /// A loop of random instructions, some of them behind conditional jumps and in functions.
