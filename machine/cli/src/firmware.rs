@@ -2,10 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use softmetal_firmware::Chipset;
 use softmetal_machine::UserError;
 use softmetal_machine::board::SharedDisk;
-use softmetal_machine::host::firmware::{SEABIOS, UEFI, UEFI_SECURE, keep, read};
+use softmetal_machine::host::firmware::{SEABIOS, UEFI, keep, read};
 use softmetal_machine::host::terminal;
 use softmetal_machine::machine::Firmware;
 
@@ -20,21 +19,18 @@ pub enum FirmwareArg {
     SeaBios,
     /// OVMF.
     Uefi,
-    /// OVMF with Secure Boot.
-    UefiSecure,
     /// A file.
     File(PathBuf),
 }
 
-/// `builtin`, `seabios`, `uefi`, `uefi-secure`, or a file.
+/// `builtin`, `seabios`, `uefi`, or a file.
 pub fn firmware(text: &str) -> Result<FirmwareArg, String> {
     Ok(match text {
         "builtin" => FirmwareArg::Builtin,
         "seabios" => FirmwareArg::SeaBios,
         "uefi" => FirmwareArg::Uefi,
-        "uefi-secure" => FirmwareArg::UefiSecure,
         file if Path::new(file).exists() => FirmwareArg::File(file.into()),
-        file => return Err(format!("`{file}` is none of builtin, seabios, uefi, uefi-secure, and no file of this name exists")),
+        file => return Err(format!("`{file}` is none of builtin, seabios, uefi, and no file of this name exists")),
     })
 }
 
@@ -65,12 +61,8 @@ pub fn load(args: &MachineArgs) -> Result<Loaded, UserError> {
             loaded.vga_rom = parts.pop().unwrap_or_default();
             loaded.firmware = Firmware::Rom(parts.pop().unwrap_or_default());
         }
-        FirmwareArg::Uefi | FirmwareArg::UefiSecure => {
-            let secure = args.firmware == FirmwareArg::UefiSecure;
-            if secure && !(args.machine.smm && args.machine.chipset == Chipset::Q35) {
-                return Err(UserError::new("--firmware uefi-secure needs system management mode as that board has it; add --machine q35"));
-            }
-            let mut parts = if secure { &UEFI_SECURE } else { &UEFI }.files(args.offline, &mut progress)?;
+        FirmwareArg::Uefi => {
+            let mut parts = UEFI.files(args.offline, &mut progress)?;
             let vars = parts.pop().unwrap_or_default();
             loaded.firmware = Firmware::Flash { code: parts.pop().unwrap_or_default(), vars };
         }

@@ -159,8 +159,8 @@ pub struct MachineArgs {
     /// What to boot from, in this order: disk, cdrom, floppy, net [default: IMAGE, then disk, cdrom, floppy; what cannot be booted is passed over]
     #[arg(long, value_name = "DEVICE", value_parser = boot, value_delimiter = ',', help_heading = "Machine")]
     pub boot: Vec<BootDevice>,
-    /// What runs first: builtin, seabios, uefi, uefi-secure (with Secure Boot, for --machine q35; these are fetched if they are
-    /// not installed), or a FILE with a BIOS (or, with --firmware-vars, the code of a UEFI)
+    /// What runs first: builtin, seabios, uefi (both fetched if they are not installed), or a FILE with a BIOS (or, with
+    /// --firmware-vars, with the code of a UEFI)
     #[arg(long, value_name = "FIRMWARE", default_value = "builtin", value_parser = firmware, help_heading = "Machine")]
     pub firmware: FirmwareArg,
     /// Keep the variables of the firmware in this file, made if it is not there [default: they are lost at the end]

@@ -45,18 +45,6 @@ pub const UEFI: Known = Known {
     ],
 };
 
-/// OVMF with Secure Boot: code that keeps the variables by system management mode, and variables with the usual keys.
-pub const UEFI_SECURE: Known = Known {
-    name: "uefi-secure",
-    package: "ovmf",
-    sets: &[
-        &["/usr/share/OVMF/OVMF_CODE_4M.secboot.fd", "/usr/share/OVMF/OVMF_VARS_4M.ms.fd"],
-        &["/usr/share/OVMF/OVMF_CODE.secboot.fd", "/usr/share/OVMF/OVMF_VARS.ms.fd"],
-        &["/usr/share/edk2/x64/OVMF_CODE.secboot.4m.fd", "/usr/share/edk2/x64/OVMF_VARS.4m.fd"],
-        &["/usr/share/edk2/ovmf/OVMF_CODE.secboot.fd", "/usr/share/edk2/ovmf/OVMF_VARS.secboot.fd"],
-    ],
-};
-
 impl Known {
     /// The contents of its files: of the installed ones, else of the package's.
     ///

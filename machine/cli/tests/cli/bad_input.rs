@@ -136,7 +136,6 @@ fn options() {
     with(&["--engine", "kvm"], &["auto, interpreter, translator or lockstep"]);
     with(&["--machine", "microvm"], &["does not work yet"]);
     with(&["--machine", "q35,smm=maybe"], &["smm=maybe", "smm=on and smm=off"]);
-    with(&["--firmware", "uefi-secure"], &["--machine q35"]);
     with(&["--vnc", ":1"], &["--vnc does not work yet"]);
     with(&["--record", "f"], &["--record does not work yet"]);
     with(&["--serial", "stdio", "--serial", "stdio"], &["--serial is given twice"]);
