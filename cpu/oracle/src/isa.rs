@@ -130,7 +130,7 @@ pub fn page() -> String {
     for (name, c) in rows.iter().filter(|(_, c)| !c.elsewhere.is_empty()) {
         let _ = writeln!(out, "- {name}: {}", c.elsewhere.join(" "));
     }
-    out += "\n## Advertised encodings without a row\n\nThose of the 8087, 80287 and 80387SL alone, and RSM.\n\n";
+    out += "\n## Advertised encodings without a row\n\nThose of the 8087, 80287 and 80387SL alone.\n\n";
     out += "## Not advertised\n\nTheir encodings raise #UD, or are the NOPs that their opcodes are reserved as.\n\n";
     out += &absent.iter().map(|(name, n)| format!("{name} ({n})")).collect::<Vec<_>>().join(", ");
     out.push('\n');
