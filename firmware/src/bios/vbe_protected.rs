@@ -9,8 +9,11 @@ use super::vbe::{DATA, FAILED, INDEX, OK, dispi};
 
 /// Bytes of the table of offsets: a word for each function, one for the list of ports.
 pub const TABLE_LEN: u16 = 8;
+/// Puts a function together.
+pub type Function = fn(&mut CodeAssembler) -> Result<(), IcedError>;
+
 /// 05h, 07h and 09h, in the order of the table.
-pub const FUNCTIONS: [fn(&mut CodeAssembler) -> Result<(), IcedError>; 3] = [window, start, palette];
+pub const FUNCTIONS: [Function; 3] = [window, start, palette];
 /// The ports that they use; then the memory, which is none. Each list ends with all ones.
 pub const PORTS: [u16; 6] = [INDEX, DATA, DAC_WRITE_INDEX, DAC_DATA, 0xFFFF, 0xFFFF];
 
