@@ -37,9 +37,10 @@ struct Args {
 }
 
 /// What the guest does: a name, MiB, and its command.
-const WORK: [(&str, u32, &str); 3] = [
+const WORK: [(&str, u32, &str); 4] = [
     ("400 MiB direct read", 400, "dd if=/dev/vda of=/dev/null bs=1M count=400 iflag=direct"),
     ("200 MiB direct write, then synced", 200, "dd if=/dev/zero of=/dev/vda bs=1M count=200 oflag=direct conv=fsync"),
+    ("200 MiB buffered write, then synced", 200, "dd if=/dev/zero of=/dev/vda bs=1M count=200 conv=fsync"),
     (
         "8 MiB written, synced after each 64 KiB",
         8,
@@ -90,11 +91,16 @@ fn run(args: &Args) -> Result<()> {
         command.arg("-drive").arg(format!("file={},if=virtio,format={}", disk.display(), format.name()));
         command
     };
-    let mut columns = Vec::new();
     let subjects: [(_, &dyn Fn() -> Command); 2] = [("softmetal", &ours), ("qemu", &theirs)];
-    for (name, command) in subjects.into_iter().take(if args.skip_qemu { 1 } else { 2 }) {
-        let (rates, peak) = best(args.runs, &disk, format, command)?;
-        columns.push((name, rates, peak));
+    let subjects = &subjects[..if args.skip_qemu { 1 } else { 2 }];
+    let mut columns: Vec<_> = subjects.iter().map(|(name, _)| (*name, vec![0f64; WORK.len()], 0)).collect();
+    // Alternated, because the host's pace changes.
+    for _ in 0..args.runs {
+        for ((_, command), (_, best, peak)) in subjects.iter().zip(&mut columns) {
+            let (rates, resident) = measure(&disk, format, command())?;
+            best.iter_mut().zip(rates).for_each(|(best, rate)| *best = best.max(rate));
+            *peak = resident.max(*peak);
+        }
     }
     let head: Vec<&str> = columns.iter().map(|(name, ..)| *name).collect();
     println!("| MB/s, {}, best of {} | {} |\n|---|{}", format.name(), args.runs, head.join(" | "), "--:|".repeat(head.len()));
@@ -116,27 +122,22 @@ fn script() -> String {
     script
 }
 
-/// For each piece of work the best rate of `runs` runs, in MB/s, and the most memory, in bytes. Each run begins with a disk full of data.
-fn best(runs: u32, path: &Path, format: Format, command: &dyn Fn() -> Command) -> Result<(Vec<f64>, u64)> {
-    let (mut best, mut peak) = (vec![0f64; WORK.len()], 0);
-    for _ in 0..runs {
-        tool::create(path, &New { format, size: Some(DISK), cluster_size: 65536, backing: None, force: true })?;
-        let mut image = disk::open(path, &DiskMode::default())?;
-        let data: Vec<u8> = (0..1u32 << 18).flat_map(|n| n.wrapping_mul(2_654_435_761).to_le_bytes()).collect();
-        for mib in 0..DISK >> 20 {
-            image.write_at(mib << 20, &data)?;
-        }
-        image.flush()?;
-        drop(image);
-        let run = watch::watch(command(), TIMEOUT, |_| false)?;
-        ensure!(run.ended_well, "a run failed after {} s: {}", run.wall.as_secs(), run.last_words());
-        peak = peak.max(run.peak_rss.unwrap_or(0));
-        let mark = |n: usize| run.lines.iter().find(|(_, line)| *line == format!("MARK {n}")).map(|(at, _)| *at);
-        for (n, (name, mib, _)) in WORK.iter().enumerate() {
-            let (from, to) =
-                mark(n).zip(mark(n + 1)).with_context(|| format!("the guest did not get to \"{name}\": {}", run.last_words()))?;
-            best[n] = best[n].max(f64::from(*mib) * 1.048_576 / (to - from).as_secs_f64());
-        }
+/// For each piece of work its rate in MB/s, and the most memory, in bytes, of one run, which begins with a disk full of data.
+fn measure(path: &Path, format: Format, command: Command) -> Result<(Vec<f64>, u64)> {
+    tool::create(path, &New { format, size: Some(DISK), cluster_size: 65536, backing: None, force: true })?;
+    let mut image = disk::open(path, &DiskMode::default())?;
+    let data: Vec<u8> = (0..1u32 << 18).flat_map(|n| n.wrapping_mul(2_654_435_761).to_le_bytes()).collect();
+    for mib in 0..DISK >> 20 {
+        image.write_at(mib << 20, &data)?;
     }
-    Ok((best, peak))
+    image.flush()?;
+    drop(image);
+    let run = watch::watch(command, TIMEOUT, |_| false)?;
+    ensure!(run.ended_well, "a run failed after {} s: {}", run.wall.as_secs(), run.last_words());
+    let mark = |n: usize| run.lines.iter().find(|(_, line)| *line == format!("MARK {n}")).map(|(at, _)| *at);
+    let rate = |(n, (name, mib, _)): (usize, &(&str, u32, &str))| {
+        let (from, to) = mark(n).zip(mark(n + 1)).with_context(|| format!("the guest did not get to \"{name}\": {}", run.last_words()))?;
+        Ok(f64::from(*mib) * 1.048_576 / (to - from).as_secs_f64())
+    };
+    Ok((WORK.iter().enumerate().map(rate).collect::<Result<_>>()?, run.peak_rss.unwrap_or(0)))
 }
