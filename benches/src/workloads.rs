@@ -92,7 +92,7 @@ pub fn prepare(work: &Path, names: &[String], scale: f64, offline: bool) -> Resu
     let programs = ["/usr/bin/sqlite3", "/usr/bin/gcc", "/usr/bin/xz"].map(PathBuf::from);
     let programs: Vec<PathBuf> = programs.into_iter().chain([python.clone(), tool("cc1")?, assembler.into()]).collect();
     let crypto = here.join("crypto");
-    let libraries = libraries_of(&crypto)?;
+    let libraries = userland::libraries(&[&crypto])?;
     let all: Vec<&Path> = programs.iter().chain(&libraries).map(PathBuf::as_path).collect();
     userland::install(&root, &all)?;
 
@@ -189,11 +189,6 @@ fn c_source(lines: u32) -> String {
         );
     }
     out
-}
-
-fn libraries_of(program: &Path) -> Result<Vec<PathBuf>> {
-    let found = output(Command::new("ldd").arg(program))?;
-    Ok(found.split_whitespace().filter(|w| w.starts_with("/lib") && w.contains(".so")).map(PathBuf::from).collect())
 }
 
 /// What a command prints; an error if it fails.

@@ -5,20 +5,28 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::{fs, io};
 
+/// The libraries that programs or libraries of this host need.
+///
+/// # Errors
+/// When one is not there, or `ldd` fails.
+pub fn libraries(paths: &[&Path]) -> io::Result<BTreeSet<PathBuf>> {
+    let output = Command::new("ldd").args(paths).output()?;
+    if !output.status.success() {
+        return Err(io::Error::other(format!("ldd: {}", String::from_utf8_lossy(&output.stderr).trim())));
+    }
+    let text = String::from_utf8_lossy(&output.stdout);
+    let path = |line: &str| line.split_whitespace().find(|w| w.starts_with('/') && !w.ends_with(':')).map(PathBuf::from);
+    Ok(text.lines().filter_map(path).collect())
+}
+
 /// Copies programs and libraries of this host, and the libraries that they need, to the same paths below `root`.
 /// Symbolic links are followed.
 ///
 /// # Errors
 /// When one is not there or cannot be copied, or `ldd` fails.
 pub fn install(root: &Path, paths: &[&Path]) -> io::Result<()> {
-    let mut all: BTreeSet<PathBuf> = paths.iter().map(|p| p.to_path_buf()).collect();
-    let output = Command::new("ldd").args(paths).output()?;
-    if !output.status.success() {
-        return Err(io::Error::other(format!("ldd: {}", String::from_utf8_lossy(&output.stderr).trim())));
-    }
-    for line in String::from_utf8_lossy(&output.stdout).lines() {
-        all.extend(line.split_whitespace().find(|w| w.starts_with('/') && !w.ends_with(':')).map(PathBuf::from));
-    }
+    let mut all = libraries(paths)?;
+    all.extend(paths.iter().map(|p| p.to_path_buf()));
     for path in all {
         let to = root.join(path.strip_prefix("/").map_err(io::Error::other)?);
         fs::create_dir_all(to.parent().unwrap_or(root))?;

@@ -8,8 +8,8 @@ use iced_x86::code_asm::*;
 
 /// A command line of the built binary.
 pub fn softmetal(args: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_softmetal"));
-    command.args(args).stdin(std::process::Stdio::null());
+    let mut command = crate::binary::command();
+    command.args(args);
     command
 }
 

@@ -1,13 +1,16 @@
 //! The distribution's own kernels, as a user boots them: every test runs the built command.
 //!
 //! The images are fetched through the host's package manager. Where there is none these tests say on stderr that they
-//! are skipped; with `SOFTMETAL_NEED_IMAGES` set, that is a failure.
+//! are skipped; with `SOFTMETAL_NEED_IMAGES` set, that is a failure. `SOFTMETAL_ENGINE=interpreter` runs them with that engine.
 
+#[path = "../binary.rs"]
+mod binary;
 mod boot;
 mod boots;
 mod durability;
 mod engines;
 mod firmware;
+mod jits;
 mod media;
 mod processors;
 mod screen;
@@ -18,19 +21,14 @@ mod userland;
 
 use std::io::Write;
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use softmetal_machine::host::catalog::{Catalog, CatalogError, Linux};
 
+use binary::command as softmetal;
+
 /// What no log of a healthy kernel holds.
 const TROUBLE: &str = "WARNING:|BUG:|Call Trace|Oops|Kernel panic";
-
-/// A command line of the built binary.
-fn softmetal() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_softmetal"));
-    command.stdin(Stdio::null());
-    command
-}
 
 /// Says that a test is skipped, and why; false.
 fn skip(why: &dyn std::fmt::Display) -> bool {

@@ -19,14 +19,14 @@ const LIBM: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/linux/userland/li
 /// How everything here is compiled.
 const V3: [&str; 4] = ["-O3", "-march=x86-64-v3", "-static", "-w"];
 
-fn run(command: &mut Command) -> String {
+pub fn run(command: &mut Command) -> String {
     let output = command.output().unwrap_or_else(|e| panic!("{command:?}: {e}"));
     assert!(output.status.success(), "{command:?}\n{}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
 /// Whether the tools are here and this host can run what they make; says so if not.
-fn able(tools: &[&str]) -> bool {
+pub fn able(tools: &[&str]) -> bool {
     let there = |tool: &&&str| Command::new("sh").args(["-c", &format!("command -v {tool}")]).output().is_ok_and(|o| o.status.success());
     if let Some(missing) = tools.iter().find(|t| !there(t)) {
         return skip(&format!("{missing} is not installed"));
@@ -39,19 +39,19 @@ fn able(tools: &[&str]) -> bool {
 }
 
 /// What a guest gets: a folder laid over its root.
-struct Guest {
+pub struct Guest {
     root: tempfile::TempDir,
 }
 
 impl Guest {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let root = tempfile::tempdir().unwrap();
         fs::create_dir_all(root.path().join("userland")).unwrap();
         Self { root }
     }
 
     /// A place in the folder that holds the script and what it uses.
-    fn here(&self, name: &str) -> PathBuf {
+    pub fn here(&self, name: &str) -> PathBuf {
         self.root.path().join("userland").join(name)
     }
 
@@ -65,8 +65,14 @@ impl Guest {
         userland::install(self.root.path(), paths).unwrap();
     }
 
-    /// Runs the script on both sides.
-    fn agrees(&self, script: &str, memory: &str) {
+    /// The same for the libraries that a program needs which is in the guest's folder already.
+    pub fn install_libraries_of(&self, program: &Path) {
+        let libraries = userland::libraries(&[program]).unwrap();
+        self.install(&libraries.iter().map(PathBuf::as_path).collect::<Vec<_>>());
+    }
+
+    /// Runs the script on this host, and in a guest with each of the engines.
+    pub fn agrees(&self, script: &str, memory: &str, engines: &[Option<&str>]) {
         let script = format!("export PATH=/userland:$PATH PYTHONDONTWRITEBYTECODE=1\ncd /userland\n{script}\n");
         fs::write(self.here("run.sh"), &script).unwrap();
         let native = script.replace("/userland", self.here("").to_str().unwrap().trim_end_matches('/'));
@@ -77,21 +83,29 @@ impl Guest {
         assert!(!native.is_empty());
         let catalog = Catalog::new(false).unwrap();
         let initrd = catalog.initrd_with("busybox", self.root.path(), &mut |_| {}).unwrap();
-        let output = softmetal()
-            .args(["test", "--append", "console=ttyS0", "--memory", memory, "--forbid", TROUBLE, "--timeout", "1800"])
-            .args(["--expect", "guest# ", "--send", "sh /userland/run.sh 2>&1; poweroff -f\\n", "--expect", "Power down"])
-            .arg("--kernel")
-            .arg(images("busybox").unwrap().kernel)
-            .arg("--initrd")
-            .arg(&initrd)
-            .output()
-            .unwrap();
+        for engine in engines {
+            let output = softmetal()
+                .args(["test", "--append", "console=ttyS0", "--memory", memory, "--forbid", TROUBLE, "--timeout", "1800"])
+                .args(["--expect", "guest# ", "--send", "sh /userland/run.sh 2>&1; poweroff -f\\n", "--expect", "Power down"])
+                .args(engine.map(|engine| ["--engine", engine]).iter().flatten())
+                .arg("--kernel")
+                .arg(images("busybox").unwrap().kernel)
+                .arg("--initrd")
+                .arg(&initrd)
+                .output()
+                .unwrap();
+            let log = String::from_utf8_lossy(&output.stdout);
+            assert_eq!(output.status.code(), Some(0), "{engine:?}: {log}\n{}", String::from_utf8_lossy(&output.stderr));
+            let guest = results(&log);
+            let differing: Vec<_> = native.iter().zip(&guest).filter(|(n, g)| n != g).collect();
+            assert!(
+                differing.is_empty() && native.len() == guest.len(),
+                "{engine:?}: of {} and {}: {differing:#?}\n{log}",
+                native.len(),
+                guest.len()
+            );
+        }
         _ = fs::remove_file(initrd);
-        let log = String::from_utf8_lossy(&output.stdout);
-        assert_eq!(output.status.code(), Some(0), "{log}\n{}", String::from_utf8_lossy(&output.stderr));
-        let guest = results(&log);
-        let differing: Vec<_> = native.iter().zip(&guest).filter(|(n, g)| n != g).collect();
-        assert!(differing.is_empty() && native.len() == guest.len(), "of {} and {}: {differing:#?}\n{log}", native.len(), guest.len());
         println!("{} results are the same", native.len());
     }
 }
@@ -104,7 +118,7 @@ fn libm_gives_what_it_gives_here() {
     let count = if wanted() { 1_000_000 } else { 3000 };
     let guest = Guest::new();
     guest.compile("libm", Path::new("/"), &[LIBM]);
-    guest.agrees(&format!("libm {count} | sed 's/^/RESULT /'"), "256M");
+    guest.agrees(&format!("libm {count} | sed 's/^/RESULT /'"), "256M", &[None]);
 }
 
 /// Fetches the sources of a distribution's package into `folder`; its root.
@@ -226,5 +240,5 @@ fn a_distributions_programs_give_what_they_give_here() {
     let modules: Vec<PathBuf> = fs::read_dir(python.join("lib-dynload")).unwrap().map(|e| e.unwrap().path()).collect();
     let programs = ["/usr/bin/openssl", "/usr/bin/sqlite3", "/usr/bin/python3.11"].map(Path::new);
     guest.install(&modules.iter().map(PathBuf::as_path).chain(programs).collect::<Vec<_>>());
-    guest.agrees(&format!("{COMPRESSORS}\n{DISTRIBUTION}"), "1G");
+    guest.agrees(&format!("{COMPRESSORS}\n{DISTRIBUTION}"), "1G", &[None]);
 }
