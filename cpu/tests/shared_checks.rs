@@ -47,7 +47,7 @@ fn item(a: &mut CodeAssembler, random: &mut u64) -> Result<(), iced_x86::IcedErr
     let (m, v, base) = (operand(random), VALUES[below(random, 5) as usize], BASES[below(random, 5) as usize]);
     let aligned = BASES[below(random, 6) as usize] + (below(random, 6) as i32 * 16 - 48);
     let by = below(random, 40) as i32 - 20;
-    match below(random, 40) {
+    match below(random, 42) {
         0..=5 => a.mov(v, qword_ptr(m)),
         6..=9 => a.mov(qword_ptr(m), v),
         10 => a.add(dword_ptr(m), 5),
@@ -95,6 +95,14 @@ fn item(a: &mut CodeAssembler, random: &mut u64) -> Result<(), iced_x86::IcedErr
             a.div(ecx)
         }
         36 => a.cpuid(),
+        39 => {
+            a.mov(edx, below(random, 2) as i32)?;
+            a.div(qword_ptr(m))
+        }
+        40 => {
+            a.cdq()?;
+            a.idiv(dword_ptr(m))
+        }
         37 => a.push(qword_ptr(m)),
         38 => a.invlpg(byte_ptr(m)),
         _ => a.mov(rax, qword_ptr(r12)),

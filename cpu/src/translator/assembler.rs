@@ -228,6 +228,10 @@ impl Assembler {
         self.op(false, &[0x80], 7, Rm::Mem(at));
         self.code.push(v);
     }
+    /// Compares `a` with `b`; sets the flags.
+    pub fn cmp_sets_flags(&mut self, wide: bool, a: u8, b: u8) {
+        self.op(wide, &[0x3b], a, Rm::Reg(b));
+    }
     pub fn push(&mut self, r: u8) {
         if r >= 8 {
             self.code.push(0x41);

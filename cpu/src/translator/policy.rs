@@ -104,7 +104,7 @@ pub fn way(i: &Instruction, info: &InstructionInfo, host: &Host, mode: Mode) -> 
         M::Nop | M::Endbr64 | M::Endbr32 | M::Lfence | M::Mfence | M::Sfence | M::Pause => return Way::Nothing,
         M::Prefetchnta | M::Prefetcht0 | M::Prefetcht1 | M::Prefetcht2 | M::Prefetchw => return Way::Nothing,
         M::Lea => return if i.op0_register().size() >= 4 || !mode.long() { Way::Address } else { Way::Handler },
-        M::Div | M::Idiv if i.op0_kind() == OpKind::Register && i.op0_register().size() >= 4 => return Way::Divide,
+        M::Div | M::Idiv if near_size(i) >= 4 => return Way::Divide,
         M::Push if stack && !i.op0_register().is_segment_register() => return Way::Push,
         // POP SP keeps what the increment has carried.
         M::Pop if stack && i.op0_register().is_gpr() && i.op0_register() != Register::SP => return Way::Pop,
@@ -161,7 +161,7 @@ fn plain_size(bytes: usize, mode: Mode) -> bool {
     if mode.long() { bytes == 8 } else { bytes == 2 || bytes == 4 }
 }
 
-/// The operand size of a near transfer or LEAVE, in bytes; 0 if it is none.
+/// The operand size of a near transfer or LEAVE, or of what has one operand, in bytes; 0 if it is none of these.
 pub fn near_size(i: &Instruction) -> usize {
     use iced_x86::Code as C;
     match (i.code(), i.op0_kind()) {

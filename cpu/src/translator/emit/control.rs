@@ -71,7 +71,7 @@ impl Block<'_> {
         });
     }
 
-    /// The operand of an indirect JMP, or of PUSH, to R15, zero-extended; false if the handler does it all.
+    /// The operand of an indirect JMP, of PUSH or of DIV, to R15, zero-extended; false if the handler does it all.
     pub(super) fn target(&mut self, k: usize, i: &Instruction) -> bool {
         let bytes = near_size(i);
         if i.op0_kind() == OpKind::Register {
@@ -86,6 +86,7 @@ impl Block<'_> {
         let start = self.a.here();
         let Some(lin) = self.linear(i, false) else {
             self.a.code.truncate(start);
+            self.refuse(k);
             self.handler(k);
             return false;
         };

@@ -2,7 +2,8 @@
 
 use iced_x86::{Encoder, Instruction, InstructionInfo, OpAccess, OpKind, Register};
 
-use super::super::assembler::{At, Jump, host};
+use super::super::assembler::{Assembler, At, Jump, host};
+use super::super::policy::near_size;
 use super::super::registers::{COUNT, home, is_high_byte, named, number};
 use super::super::{context, policy, thunks};
 use super::{Block, Slow};
@@ -153,16 +154,20 @@ impl Block<'_> {
         })
     }
 
-    /// DIV and IDIV of RDX:RAX, where RDX only extends RAX; anything else, and what may fault, is the handler's.
+    /// DIV, and IDIV of RDX:RAX where RDX only extends RAX; anything else, and what faults, is the handler's.
     pub(super) fn divide(&mut self, encoder: &mut Encoder, k: usize, i: &Instruction) {
-        let (r, signed) = (i.op0_register(), i.mnemonic() == iced_x86::Mnemonic::Idiv);
-        let wide = r.size() == 8;
-        let by = self.value(number(r), host::R15);
+        let (bytes, signed) = (near_size(i), i.mnemonic() == iced_x86::Mnemonic::Idiv);
+        let (wide, first) = (bytes == 8, self.slow.len());
+        let by = match i.op0_kind() {
+            OpKind::Register => self.value(number(i.op0_register()), host::R15),
+            _ if self.target(k, i) => host::R15,
+            _ => return,
+        };
         self.held = None;
         let mut slow = Vec::new();
-        self.a.mov_sized(wide, host::RCX, by);
-        slow.push(self.unless_zero());
         if signed {
+            self.a.mov_sized(wide, host::RCX, by);
+            slow.push(self.unless_zero());
             self.a.lea_sized(wide, host::RCX, At::base(host::RCX, 1));
             slow.push(self.unless_zero());
             // The sign of RAX, as 0 or 1, and RDX, as 0 or -1, cancel each other.
@@ -170,25 +175,39 @@ impl Block<'_> {
             self.a.mov_sized(wide, host::RCX, host::RAX);
             self.a.shrx(host::RCX, host::RCX, host::R11);
             self.a.lea_sized(wide, host::RCX, At::indexed(host::RCX, host::RDX, 0, 0));
-        } else {
-            self.a.mov_sized(wide, host::RCX, host::RDX);
+            let fine = self.a.jrcxz();
+            slow.push(self.a.jmp());
+            self.a.land(fine);
         }
-        let fine = self.a.jrcxz();
-        slow.push(self.a.jmp());
-        self.a.land(fine);
         // The host's flags change; the handler's definition is that they do not.
-        self.a.mov(host::R11, host::RAX);
-        thunks::flags_to_memory(&mut self.a);
-        self.a.mov(host::RAX, host::R11);
+        self.around_rax(thunks::flags_to_memory);
+        if !signed {
+            // The quotient has room, and nothing is divided by 0, if the divisor is above the upper half.
+            self.a.cmp_sets_flags(wide, host::RDX, by);
+            let fine = self.a.jcc(2);
+            self.around_rax(thunks::flags_from_memory);
+            slow.push(self.a.jmp());
+            let here = self.a.here();
+            self.a.bind(fine, here);
+        }
         let mut j = *i;
-        j.set_op0_register(named(by, r.size()));
+        j.set_op0_kind(OpKind::Register);
+        j.set_op0_register(named(by, bytes));
+        j.set_segment_prefix(Register::None);
         let encoded = encode(encoder, &j, &mut self.a.code);
         debug_assert!(encoded.is_some());
-        self.a.mov(host::R11, host::RAX);
-        thunks::flags_from_memory(&mut self.a);
-        self.a.mov(host::RAX, host::R11);
+        self.around_rax(thunks::flags_from_memory);
         let resume = self.a.here();
+        // The handler of an operand that missed the TLB has divided as well.
+        self.slow[first..].iter_mut().for_each(|s| s.resume = resume);
         self.slow.extend(slow.into_iter().map(|from| Slow { from, site: 2 * k, lin: host::R15, resume }));
+    }
+
+    /// Emits what destroys RAX, which is in R11 meanwhile.
+    fn around_rax(&mut self, what: fn(&mut Assembler)) {
+        self.a.mov(host::R11, host::RAX);
+        what(&mut self.a);
+        self.a.mov(host::RAX, host::R11);
     }
 
     /// Goes on unless RCX is 0.
