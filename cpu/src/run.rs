@@ -89,6 +89,7 @@ impl Processor {
             untraced: false,
             repeat_budget: 0,
             repeat_extra: 0,
+            time_moved: true,
             told: 0,
             jit: Context::default(),
         });
@@ -222,6 +223,7 @@ impl Processor {
         // The translated jump that led to the next block; and whether that must be interpreted.
         let mut edge = 0;
         let mut interpret = false;
+        self.cpu.time_moved = true;
         self.cpu.update_mode();
         loop {
             let wanted = self.cpu.wanted();
@@ -399,6 +401,7 @@ impl Processor {
             Exit::Fault => debug_assert!(cpu.fault != Reason::Alone, "an access that is alone was refused"),
         }
         cpu.state.icount += std::mem::take(&mut cpu.repeat_extra);
+        cpu.time_moved = true;
         cpu.solo = false;
     }
 

@@ -389,6 +389,8 @@ pub struct Cpu {
     pub watch_hits: u64,
     /// The running instruction has entered a handler with TF cleared: its own single step does not come.
     pub untraced: bool,
+    /// The time may have moved otherwise than with the instruction count: what is known of it must be learnt anew.
+    pub time_moved: bool,
     /// How many instructions that are not implemented were met.
     pub told: u32,
     /// What translated code works with.

@@ -71,7 +71,7 @@ fn input<W: Width, const DX: bool>(cpu: &mut Cpu, op: &Op, _: &[Op]) -> Exit {
         let port = port::<DX>(cpu, op);
         cpu.check_port(port, W::BYTES)?;
         let at = cpu.now(op);
-        let v = cpu.bus.port_read(at, port, W::BYTES);
+        let v = cpu.port_read(at, port, W::BYTES);
         cpu.note_io(op, at, port, W::BYTES, INPUT);
         W::set(&mut cpu.state.regs, reg::RAX, W::of(u64::from(v)));
         Ok(())
@@ -88,6 +88,14 @@ fn output<W: Width, const DX: bool>(cpu: &mut Cpu, op: &Op, _: &[Op]) -> Exit {
         cpu.note_io(op, at, port, W::BYTES, 0);
         Ok(())
     })
+}
+
+impl Cpu {
+    /// A load from a port, which may take time.
+    fn port_read(&mut self, at: u64, port: u16, width: usize) -> u32 {
+        self.time_moved = true;
+        self.bus.port_read(at, port, width)
+    }
 }
 
 /// A register of address size.
@@ -118,7 +126,7 @@ fn transfer<W: Width, const IN: bool>(cpu: &mut Cpu, op: &Op, at: u64) -> Result
     if IN {
         // The store must be certain before the port is read.
         let lin = cpu.probe_operand(op, segment, ea, W::BYTES)?;
-        let v = cpu.bus.port_read(at, port, W::BYTES);
+        let v = cpu.port_read(at, port, W::BYTES);
         cpu.write(lin, W::of(u64::from(v)))?;
     } else {
         let v = cpu.load_at::<W>(op, segment, ea)?;

@@ -305,8 +305,8 @@ impl Cpu {
             return false;
         }
         match msr {
-            n::TSC => m.tsc_adjust = v.wrapping_sub(self.bus.time_stamp(at)),
-            n::TSC_ADJUST => m.tsc_adjust = v,
+            n::TSC => (m.tsc_adjust, self.time_moved) = (v.wrapping_sub(self.bus.time_stamp(at)), true),
+            n::TSC_ADJUST => (m.tsc_adjust, self.time_moved) = (v, true),
             n::APIC_BASE | n::X2APIC..=n::X2APIC_LAST => return self.bus.apic_msr_write(at, msr, v),
             n::TSC_DEADLINE => {
                 let v = if v == 0 { 0 } else { v.wrapping_sub(m.tsc_adjust).max(1) };

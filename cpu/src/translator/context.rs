@@ -10,7 +10,7 @@ use super::emit::SLOTS;
 use super::x87::Area;
 use crate::mmu::{Fast, Mmu, TLB_ENTRIES, same_but_for_the_space};
 use crate::op::Op;
-use crate::state::{Cpu, Mode, State, seg};
+use crate::state::{Cpu, Mode, State, bits, seg};
 
 /// From the processor's start to where [`host::RBP`] points.
 pub const ANCHOR: i32 = 12;
@@ -88,6 +88,11 @@ pub struct Context {
     pub host_mxcsr: u32,
     /// The instruction count at which even [`SPARE`] is used up.
     limit: u64,
+    /// What the time-stamp counter has beyond the instruction count.
+    ahead: u64,
+    /// The time-stamp counter at the start of a block, plus `budget`.
+    stamp: u64,
+    mask_tsd: u64,
     /// The operation that did not complete.
     pub failed: Option<Op>,
     /// By privilege.
@@ -122,6 +127,9 @@ impl Default for Context {
             code_reach: 0,
             host_mxcsr: 0x1f80,
             limit: 0,
+            ahead: 0,
+            stamp: 0,
+            mask_tsd: bits::CR4_TSD,
             failed: None,
             jumps: [Jumps::new(0), Jumps::new(0)],
             x87: Area::default(),
@@ -146,6 +154,13 @@ impl Context {
     pub fn grant(&mut self, icount: u64, left: u64) {
         self.budget = BUDGET_BASE + left - SPARE;
         self.limit = icount + left;
+        self.learn_time(self.ahead);
+    }
+
+    /// Takes over what the time-stamp counter has beyond the instruction count.
+    pub fn learn_time(&mut self, ahead: u64) {
+        self.ahead = ahead;
+        self.stamp = self.icount().wrapping_add(self.budget).wrapping_add(ahead);
     }
 
     /// How many instructions may still be retired, [`SPARE`] included.
@@ -274,11 +289,15 @@ places! {
     MASK_EXCEPTIONS = jit.mask_exceptions;
     MASK_SIGN = jit.mask_sign;
     MASK_TOP = jit.mask_top;
+    MASK_TSD = jit.mask_tsd;
+    STAMP = jit.stamp;
     CODE_LIMIT = jit.code_limit;
     CODE_REACH = jit.code_reach;
     HOST_MXCSR = jit.host_mxcsr;
     MXCSR = state.mxcsr;
     RIP = state.rip;
+    CR4 = state.cr4;
+    TSC_AUX = state.msr.tsc_aux;
 }
 
 /// General register `n` of the guest.

@@ -283,6 +283,7 @@ impl Translator {
         let t = &self.translations[number as usize - 1];
         let rip = cpu.state.rip;
         let left = left.min(SLICE);
+        learn_time(cpu);
         let s = &mut cpu.state;
         let flags = s.lazy.bits();
         let jit = &mut cpu.jit;
@@ -339,6 +340,14 @@ pub fn shadow_may_end(cpu: &Cpu) -> bool {
     s.shadow && s.eflags & flags::RF == 0 && cpu.nothing_held_off() && s.mxcsr & MASKS == MASKS && x87::can_be_brought(cpu)
 }
 
+/// Takes over what the time-stamp counter has beyond the instruction count, if that may have changed.
+fn learn_time(cpu: &mut Cpu) {
+    if std::mem::take(&mut cpu.time_moved) {
+        let ahead = cpu.time_stamp(0);
+        cpu.jit.learn_time(ahead);
+    }
+}
+
 /// Where a handler's branch leads: to translated code, unless the run loop has something to look at.
 fn chain(cpu: &mut Cpu) -> u64 {
     let in_shadow = shadow_may_end(cpu);
@@ -376,6 +385,7 @@ extern "sysv64" fn handle(cpu: *mut Cpu, site: *const Site) -> u64 {
     cpu.state.lazy.set_bits(from_host(cpu.jit.flags));
     let exit = crate::op::next(cpu, ops);
     cpu.jit.flags = to_host(cpu.state.lazy.bits());
+    learn_time(cpu);
     match exit {
         Exit::End => {
             cpu.jit.retire(std::mem::take(&mut cpu.repeat_extra));

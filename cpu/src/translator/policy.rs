@@ -31,6 +31,8 @@ pub enum Way {
     Push,
     Pop,
     Leave,
+    /// RDTSC and RDTSCP, where CR4.TSD is clear.
+    TimeStamp,
     /// Through the handler.
     Handler,
     /// Through the handler; then the block ends, since what it changes concerns translated code.
@@ -102,6 +104,7 @@ pub fn way(i: &Instruction, info: &InstructionInfo, host: &Host, mode: Mode) -> 
     let stack = plain_size(i.stack_pointer_increment().unsigned_abs() as usize, mode);
     match i.mnemonic() {
         M::Nop | M::Endbr64 | M::Endbr32 | M::Lfence | M::Mfence | M::Sfence | M::Pause => return Way::Nothing,
+        M::Rdtsc | M::Rdtscp => return Way::TimeStamp,
         M::Prefetchnta | M::Prefetcht0 | M::Prefetcht1 | M::Prefetcht2 | M::Prefetchw => return Way::Nothing,
         M::Lea => return if i.op0_register().size() >= 4 || !mode.long() { Way::Address } else { Way::Handler },
         M::Div | M::Idiv if near_size(i) >= 4 => return Way::Divide,

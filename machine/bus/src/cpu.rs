@@ -84,7 +84,8 @@ pub trait CpuBus: Send {
     fn task_priority(&mut self) -> u8;
     /// MOV to CR8.
     fn set_task_priority(&mut self, at: u64, value: u8);
-    /// The time-stamp counter that belongs to instruction count `at`, before IA32_TSC_ADJUST.
+    /// The time-stamp counter that belongs to instruction count `at`, before IA32_TSC_ADJUST. It moves by one with each
+    /// instruction; otherwise only in [`CpuBus::read`] and [`CpuBus::port_read`], and while the processor does not run.
     fn time_stamp(&mut self, at: u64) -> u64;
     /// FERR# rises (`pending`: an unmasked x87 exception waits and CR0.NE is clear) or falls. The level of IGNNE#: whether
     /// the processor goes on in spite of it (SDM 1, 8.7.2). A board without that logic ignores such exceptions.

@@ -173,7 +173,7 @@ impl Planner {
                 }
                 self.writes(i, info);
             }
-            Way::Address | Way::Divide => self.writes(i, info),
+            Way::Address | Way::Divide | Way::TimeStamp => self.writes(i, info),
             Way::Push if i.op0_kind() == OpKind::Memory => self.move_stack(-8),
             Way::Push => self.push(k),
             Way::Pop => {

@@ -285,6 +285,7 @@ impl Emitter {
             }
             Way::Address => b.lea(k, i),
             Way::Divide => b.divide(&mut self.encoder, k, i),
+            Way::TimeStamp => b.time_stamp(k, i),
             Way::Jcc => b.conditional(k, i),
             Way::Push => b.push(k, i),
             Way::Pop => b.pop(k, i.op0_register()),

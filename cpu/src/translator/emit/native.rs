@@ -203,6 +203,27 @@ impl Block<'_> {
         self.slow.extend(slow.into_iter().map(|from| Slow { from, site: 2 * k, lin: host::R15, resume }));
     }
 
+    /// RDTSC and RDTSCP, from what is left of the budget.
+    pub(super) fn time_stamp(&mut self, k: usize, i: &Instruction) {
+        self.held = None;
+        self.a.load(host::RCX, context::CR4);
+        self.a.pext(host::RCX, host::RCX, context::MASK_TSD);
+        let fine = self.a.jrcxz();
+        let from = self.a.jmp();
+        self.a.land(fine);
+        self.a.load(host::RCX, context::BUDGET);
+        self.a.not(host::RCX);
+        self.a.load(host::R11, context::STAMP);
+        self.a.lea(host::R11, At::indexed(host::R11, host::RCX, 0, k as i32 + 1));
+        self.a.mov_sized(false, host::RAX, host::R11);
+        self.a.rorx(host::RDX, host::R11, 32);
+        self.a.mov_sized(false, host::RDX, host::RDX);
+        if i.mnemonic() == iced_x86::Mnemonic::Rdtscp {
+            self.a.load32(COUNT, context::TSC_AUX);
+        }
+        self.slow.push(Slow { from, site: 2 * k, lin: host::R15, resume: self.a.here() });
+    }
+
     /// Emits what destroys RAX, which is in R11 meanwhile.
     fn around_rax(&mut self, what: fn(&mut Assembler)) {
         self.a.mov(host::R11, host::RAX);
