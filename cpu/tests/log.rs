@@ -12,7 +12,7 @@ struct Collector;
 
 impl Log for Collector {
     fn enabled(&self, metadata: &Metadata) -> bool {
-        metadata.target() == "cpu"
+        metadata.target().starts_with("softmetal_cpu::")
     }
     fn log(&self, record: &Record) {
         if self.enabled(record.metadata()) {

@@ -132,11 +132,11 @@ impl Cpu {
     /// One line about something unusual: what, where, and the bytes there.
     #[cold]
     pub fn log_unusual(&mut self, level: Level, what: &str, rip: u64) {
-        if log::log_enabled!(target: "cpu", level) {
+        if log::log_enabled!(level) {
             let mut bytes = [0; 15];
             let linear = self.state.segments[crate::state::seg::CS].base.wrapping_add(rip);
             let known = self.debug_read(linear, &mut bytes);
-            log::log!(target: "cpu", level, "{what} at {rip:#x}: {}", if known { format!("{bytes:02x?}") } else { "bytes not mapped".into() });
+            log::log!(level, "{what} at {rip:#x}: {}", if known { format!("{bytes:02x?}") } else { "bytes not mapped".into() });
         }
     }
 }

@@ -217,7 +217,7 @@ impl Cpu {
     /// Enters system management mode.
     pub(crate) fn enter_smm(&mut self) {
         let mut saved = self.save_all();
-        log::debug!(target: "cpu", "SMI at {:#x}, SMBASE {:#x}", saved.rip, saved.base);
+        log::debug!("SMI at {:#x}, SMBASE {:#x}", saved.rip, saved.base);
         self.wake();
         let s = &mut self.state;
         s.smm = Smm {
@@ -294,7 +294,7 @@ impl Cpu {
             self.fault = Reason::Shutdown;
             return Err(Fault);
         };
-        log::debug!(target: "cpu", "RSM to {:#x}, SMBASE {:#x}", saved.rip, saved.base);
+        log::debug!("RSM to {:#x}, SMBASE {:#x}", saved.rip, saved.base);
         let left = std::mem::replace(&mut state.smm, Smm::outside(saved.base as u32));
         state.nmi_blocked = left.nmi_blocked;
         state.pending_debug = left.pending_debug;

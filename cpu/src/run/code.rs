@@ -211,7 +211,7 @@ impl Processor {
     /// Fetches code bytes within a page, from `offset` of guest memory if they are there.
     fn fetch(&self, physical: u64, offset: Option<u64>, buf: &mut [u8]) {
         if offset.is_none_or(|offset| self.cpu.memory.read(offset, buf).is_err()) {
-            log::warn!(target: "cpu", "code fetched from a device or nothing at physical {physical:#x}");
+            log::warn!("code fetched from a device or nothing at physical {physical:#x}");
             buf.fill(0xff);
         }
     }

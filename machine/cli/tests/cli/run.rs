@@ -87,6 +87,36 @@ fn crashes_and_dead_stops_explain_themselves() {
     assert!(err.contains("halted with interrupts off"), "{err}");
 }
 
+/// `--log cpu=LEVEL` tells what the processor finds unusual, and neither more nor other things.
+#[test]
+fn the_processors_log_tells_of_unusual_events() {
+    let dir = tempfile::tempdir().unwrap();
+    let image = guest(dir.path(), |a| {
+        // What follows the call is the handler of #GP.
+        let mut unusual = a.create_label();
+        a.call(unusual)?;
+        power_off(a)?;
+        a.set_label(&mut unusual)?;
+        a.pop(word_ptr(4 * 13))?;
+        a.mov(word_ptr(4 * 13 + 2), ds)?;
+        a.mov(ecx, 0x1234)?;
+        a.rdmsr()
+    });
+    let log = |filter: &str| {
+        let (code, _, err) = outcome(&mut softmetal(&["run", image.to_str().unwrap(), "--log", "off", "--log", filter]));
+        assert_eq!(code, Some(0), "{err}");
+        err
+    };
+    for filter in ["cpu=debug", "cpu::exec=debug", "debug"] {
+        let err = log(filter);
+        assert!(err.contains("RDMSR of 0x1234: #GP at 0x"), "{filter}: {err}");
+    }
+    for line in log("cpu=debug").lines() {
+        assert!(line.starts_with("softmetal: debug softmetal_cpu::"), "{line}");
+    }
+    assert_eq!(log("cpu=info"), "");
+}
+
 #[test]
 fn a_reset_really_resets() {
     let dir = tempfile::tempdir().unwrap();
