@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
-use iced_x86::{Code, CpuidFeature, Instruction, Mnemonic as M};
+use iced_x86::{Code, Instruction, Mnemonic as M};
 use softmetal_cpu::exec::cpuid::Model;
 use softmetal_cpu::table;
 
@@ -56,6 +56,8 @@ const GOLDEN: [M; 38] = [
 
 #[derive(Default)]
 struct Counts {
+    /// `yes`, or the named models that alone have it.
+    advertised: String,
     codes: usize,
     implemented: usize,
     hardware: usize,
@@ -69,22 +71,35 @@ fn extension(code: Code) -> String {
     code.cpuid_features().iter().map(|f| format!("{f:?}")).collect::<Vec<_>>().join("+")
 }
 
+/// Which models have the extensions of `code`: `yes` if `max` does, else those by name that do; empty if there is none.
+fn advertised(code: Code, models: &[(&str, Model)]) -> String {
+    let has = |m: &Model| code.cpuid_features().iter().all(|&f| m.supports(f));
+    if has(&Model::max()) {
+        return "yes".into();
+    }
+    models.iter().filter(|(_, m)| has(m)).map(|m| m.0).collect::<Vec<_>>().join(", ")
+}
+
 /// The page.
+///
+/// # Panics
+/// If [`Model::NAMES`] names what is no model.
 #[must_use]
 pub fn page() -> String {
-    let model = Model::max();
+    let models = Model::NAMES.map(|name| (name, Model::by_name(name).expect("it is one of the models")));
     let mut lines = RECORD.lines();
     let host = lines.next().unwrap_or_default();
     let tested: BTreeSet<&str> = lines.flat_map(str::split_whitespace).collect();
     let mut rows = BTreeMap::<String, Counts>::new();
     let mut absent = BTreeMap::<String, usize>::new();
     for code in Code::values().filter(|c| c.op_code().is_instruction() && !c.op_code().fwait()) {
-        let has = |f: &CpuidFeature| model.supports(*f);
-        if !code.cpuid_features().iter().all(has) {
+        let advertised = advertised(code, &models);
+        if advertised.is_empty() {
             *absent.entry(extension(code)).or_default() += 1;
             continue;
         }
         let row = rows.entry(extension(code)).or_default();
+        row.advertised = advertised;
         row.codes += 1;
         if table::find(code.mnemonic()).is_none() {
             continue;
@@ -105,10 +120,10 @@ pub fn page() -> String {
     let mut out = String::from(
         "# The instruction set\n\n\
         Generated: `cargo run -p softmetal-oracle -- --isa docs/isa.md` rewrites it, and a test fails where it is stale.\n\n\
-        One row an extension, as iced-x86 names them; the unit is an encoding (iced's `Code`) of the model `max`. *Implemented*: it has a\n\
-        row in the instruction table (`cpu/tests/audit.rs` proves it for every form). *Hardware*: compared, state by state, with a\n\
-        processor by the oracle (`cpu/oracle`). *Golden*: results that manufacturers leave open, pinned by `cpu/tests/golden`. *Not\n\
-        compared*: why is below the table; those have tests of their own.\n\n",
+        One row an extension, as iced-x86 names them; the unit is an encoding (iced's `Code`). *Advertised*: by the model `max` (yes), or\n\
+        by the named models alone. *Implemented*: it has a row in the instruction table (`cpu/tests/audit.rs` proves it for every form).\n\
+        *Hardware*: compared, state by state, with a processor by the oracle (`cpu/oracle`). *Golden*: results that manufacturers leave\n\
+        open, pinned by `cpu/tests/golden`. *Not compared*: why is below the table; those have tests of their own.\n\n",
     );
     let _ = writeln!(out, "The hardware: {host}.\n");
     out += "| extension | advertised | encodings | implemented | hardware | golden | not compared | not on that hardware |\n|---|---|---|---|---|---|---|---|\n";
@@ -116,7 +131,7 @@ pub fn page() -> String {
     for (name, c) in &rows {
         let columns = [c.codes, c.implemented, c.hardware, c.golden, c.not_compared, c.elsewhere.len()];
         let cells = columns.map(|n| n.to_string()).join(" | ");
-        let _ = writeln!(out, "| {name} | yes | {cells} |");
+        let _ = writeln!(out, "| {name} | {} | {cells} |", c.advertised);
         for (sum, n) in total.iter_mut().zip(columns) {
             *sum += n;
         }
