@@ -179,6 +179,46 @@ fn seabios_boots_a_disk() {
     }
 }
 
+/// Each of its 32-bit drivers is called from 16-bit code through an SMI, whose handler it has moved to the SMRAM behind the screen.
+#[test]
+fn seabios_uses_system_management_mode() {
+    if !available(&SEABIOS) {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("disk.img");
+    std::fs::write(&path, bios_disk("the boot sector has read a block")).unwrap();
+    let events = |machine: &str, engine: &str| -> Vec<String> {
+        let output = softmetal()
+            .args(["test", "--firmware", "seabios", "--machine", machine, "--engine", engine, "--log", "cpu::exec::smm=debug"])
+            .args(["--disk", &format!("{},ro", path.display()), "--expect", "has read a block"])
+            .output()
+            .unwrap();
+        let words = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(0), "{machine}, {engine}: {words}");
+        words.lines().filter_map(|l| l.strip_prefix("softmetal: debug softmetal_cpu::exec::smm: ")).map(str::to_string).collect()
+    };
+    for machine in ["pc", "q35"] {
+        let told = events(machine, "translator");
+        let (first, later) = told.split_at_checked(2).unwrap_or_else(|| panic!("{machine}: {told:?}"));
+        let [place, back] = [("SMI at ", "0x30000"), ("RSM to ", "0xa0000")].map(|(what, base)| {
+            let line = first.iter().find(|l| l.starts_with(what)).unwrap_or_else(|| panic!("{machine}: {told:?}"));
+            line[what.len()..].strip_suffix(&format!(", SMBASE {base}")).unwrap_or_else(|| panic!("{machine}: {told:?}"))
+        });
+        assert_eq!(place, back, "{machine}");
+        assert!(later.len() >= 4, "{machine}: {told:?}");
+        for pair in later.chunks(2) {
+            let [smi, rsm] = pair else { panic!("{machine}: {told:?}") };
+            assert!(smi.starts_with("SMI at ") && rsm.starts_with("RSM to "), "{machine}: {told:?}");
+            assert!(pair.iter().all(|l| l.ends_with(", SMBASE 0xa0000")), "{machine}: {told:?}");
+        }
+        assert_eq!(events(machine, "interpreter"), told, "{machine}");
+        // Both engines tell it, and never differ.
+        assert_eq!(events(machine, "lockstep").len(), 2 * told.len(), "{machine}");
+        assert_eq!(events(&format!("{machine},smm=off"), "translator"), [""; 0], "{machine}");
+    }
+}
+
 #[test]
 fn uefi_boots_a_disk_and_keeps_its_variables() {
     if !available(&UEFI) {
