@@ -318,6 +318,9 @@ pub struct State {
     pub cr3: u64,
     /// CR4.
     pub cr4: u64,
+    /// The entries of the page-directory-pointer table of PAE paging, as they were when the processor last loaded them
+    /// (SDM 3A, 4.4.1).
+    pub directory_pointers: [u64; 4],
     /// IA32_EFER.
     pub efer: u64,
     /// XCR0.
@@ -568,6 +571,7 @@ impl State {
             cr2: 0,
             cr3: 0,
             cr4: 0,
+            directory_pointers: [0; 4],
             efer: 0,
             xcr0: 1,
             pkru: 0,

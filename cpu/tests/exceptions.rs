@@ -138,6 +138,46 @@ fn directory_pointers_are_checked_when_cr3_is_loaded() {
     assert_eq!(h.p.cpu.state.cr0 & bits::CR0_PG, 0);
 }
 
+/// SDM 3A, 4.4.1: walks do not look at the page-directory-pointer table.
+#[test]
+fn directory_pointers_are_registers() {
+    use iced_x86::code_asm::{cr0, cr3, dword_ptr, eax, ebp, ebx, ecx, edi, edx, esi, ptr};
+
+    const TABLE: u64 = 0x5000;
+    const WINDOW: u64 = 0x4000_9000;
+    let mut h = pae(0);
+    // The second gigabyte is the first one, or begins with the second 2 MiB.
+    h.set_u64(TABLE + 8, 0x6001);
+    h.set_u64(0x8000, 0x20_0083);
+    h.set_u64(0x9000, 0xa);
+    h.set_u64(0x20_9000, 0xb);
+    h.set_reg(reg::RBX, TABLE);
+    let code = h.assemble(CODE, |a| {
+        a.mov(cr0, eax)?;
+        a.mov(ecx, dword_ptr(WINDOW))?;
+        a.mov(dword_ptr(TABLE + 8), 0x8001)?;
+        a.invlpg(ptr(WINDOW))?;
+        a.mov(edx, dword_ptr(WINDOW))?;
+        a.mov(cr3, ebx)?;
+        a.mov(esi, dword_ptr(WINDOW))?;
+        // A reserved bit.
+        a.mov(dword_ptr(TABLE + 8), 0x6003)?;
+        a.invlpg(ptr(WINDOW))?;
+        a.mov(edi, dword_ptr(WINDOW))?;
+        // Not present, and loaded with CR0.CD.
+        a.mov(dword_ptr(TABLE + 8), 0)?;
+        a.or(eax, bits::CR0_CD as u32)?;
+        a.mov(cr0, eax)?;
+        a.mov(ebp, dword_ptr(WINDOW))
+    });
+    h.set_mem(CODE, &code);
+    assert_eq!(fault_in(&mut h, 13), None);
+    let read = [reg::RCX, reg::RDX, reg::RSI, reg::RDI].map(|r| h.reg(r));
+    assert_eq!((read, h.p.cpu.state.directory_pointers), ([0xa, 0xa, 0xb, 0xb], [0x6001, 0, 0, 0]));
+    assert_eq!(fault_in(&mut h, 1), Some((vector::PF, Some(0))));
+    assert_eq!(h.p.cpu.state.cr2, WINDOW);
+}
+
 #[test]
 fn reserved_bits_of_page_tables() {
     // mov al, [rbx]

@@ -147,3 +147,30 @@ fn the_trap_flag_of_a_tss_makes_a_debug_exception() {
     assert_eq!((rip, e.vector), (TASK_CODE, vector::DB));
     assert_ne!(h.p.cpu.state.dr[6] & 1 << 15, 0);
 }
+
+/// PAE paging: the new task's directory pointers are loaded, or it begins with #GP(0) where the old one's lead.
+#[test]
+fn a_switch_loads_the_directory_pointers() {
+    const OLD_TABLE: u64 = 0x5000;
+    const NEW_TABLE: u64 = 0x5020;
+    for (pointer, admitted) in [(0x6001, true), (0x6003, false)] {
+        let mut h = tasks(&[0xea, 0, 0, 0, 0, 0x50, 0]);
+        h.set_u64(0x6000, 0x83);
+        h.set_u64(OLD_TABLE, 0x6001);
+        h.set_u64(NEW_TABLE, 0x6001);
+        h.set_u64(NEW_TABLE + 8, pointer);
+        h.set_mem(NEW + 0x1c, &(NEW_TABLE as u32).to_le_bytes());
+        let s = &mut h.p.cpu.state;
+        (s.cr0, s.cr3, s.cr4) = (s.cr0 | bits::CR0_PG, OLD_TABLE, s.cr4 | bits::CR4_PAE);
+        s.directory_pointers = [0x6001, 0, 0, 0];
+        let state = s.clone();
+        h.p.load(state);
+        // No exception can be delivered.
+        assert_eq!(h.run(1), if admitted { Stop::Budget } else { Stop::Shutdown }, "{pointer:#x}");
+        let s = &h.p.cpu.state;
+        let table = if admitted { NEW_TABLE } else { OLD_TABLE };
+        assert_eq!((s.tr.selector, s.cr3), (NEW_SELECTOR, table), "{pointer:#x}");
+        assert_eq!(s.directory_pointers, if admitted { [0x6001, 0x6001, 0, 0] } else { [0x6001, 0, 0, 0] });
+        assert_eq!(h.exception().map(|(_, e)| (e.vector, e.error)), (!admitted).then_some((vector::GP, Some(0))));
+    }
+}

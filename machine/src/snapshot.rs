@@ -14,7 +14,7 @@ use crate::machine::Machine;
 /// What a snapshot begins with.
 const MAGIC: &[u8; 8] = b"softmetl";
 /// The format's version.
-const VERSION: u32 = 3;
+const VERSION: u32 = 4;
 
 /// Why a snapshot could not be loaded.
 #[derive(Debug, thiserror::Error)]

@@ -8,7 +8,7 @@ use crate::by_width;
 use crate::fault::{Fault, Reason, vector};
 use crate::flags;
 use crate::lower::Lower;
-use crate::mmu::{PHYSICAL_BITS, reserved_in_directory_pointer};
+use crate::mmu::PHYSICAL_BITS;
 use crate::op::{Dst, Exit, Mem, Op, Place, Source, last, step};
 use crate::state::{Cpu, bits, seg};
 use crate::table::{Row, row};
@@ -123,8 +123,9 @@ impl Cpu {
         }
         let caching = (old ^ new) & (bits::CR0_CD | bits::CR0_NW | bits::CR0_PG) != 0;
         let pae = !self.lma() && !enters_long && self.state.cr4 & bits::CR4_PAE != 0;
-        if caching && new & bits::CR0_PG != 0 && pae {
-            self.check_directory_pointers(self.state.cr3)?;
+        let loads = caching && new & bits::CR0_PG != 0 && pae;
+        if loads {
+            self.load_directory_pointers(self.state.cr3)?;
         }
         self.state.cr0 = new;
         if enters_long {
@@ -134,18 +135,34 @@ impl Cpu {
         }
         // Without paging, before and after, translations are the same in every mode: programs that call a BIOS between two
         // pieces of protected-mode code keep them.
-        if (old | new) & bits::CR0_PG != 0 && (old ^ new) & (bits::CR0_PG | bits::CR0_WP | bits::CR0_PE) != 0 {
+        let paging = (old | new) & bits::CR0_PG != 0;
+        if loads || (paging && (old ^ new) & (bits::CR0_PG | bits::CR0_WP | bits::CR0_PE) != 0) {
             self.flush_translations();
         }
         self.update_mode();
         Ok(())
     }
 
-    /// #GP(0) if a present one of the four PAE directory pointers at `cr3` has a reserved bit set (SDM 3A, 4.4.1).
-    fn check_directory_pointers(&mut self, cr3: u64) -> Result<(), Fault> {
-        if self.directory_pointers(cr3).into_iter().any(reserved_in_directory_pointer) {
-            return Err(self.gp(0));
+    /// Loads the directory pointers of PAE paging from the table at `cr3`.
+    ///
+    /// # Errors
+    /// #GP(0), and the old ones stay, if a present one has a reserved bit set (SDM 3A, 4.4.1).
+    fn load_directory_pointers(&mut self, cr3: u64) -> Result<(), Fault> {
+        let Some(pointers) = self.directory_pointers(cr3) else { return Err(self.gp(0)) };
+        self.state.directory_pointers = pointers;
+        Ok(())
+    }
+
+    /// Writes CR3 and switches to the address space `pcid`; its cached translations are kept if `keep`.
+    ///
+    /// # Errors
+    /// #GP(0), and nothing is changed, if PAE paging is on and a directory pointer there has a reserved bit set.
+    pub(super) fn load_cr3(&mut self, v: u64, pcid: u16, keep: bool) -> Result<(), Fault> {
+        if !self.lma() && self.state.cr0 & bits::CR0_PG != 0 && self.state.cr4 & bits::CR4_PAE != 0 {
+            self.load_directory_pointers(v)?;
         }
+        self.state.cr3 = v;
+        self.switch_space(pcid, keep);
         Ok(())
     }
 
@@ -156,12 +173,7 @@ impl Cpu {
         if self.lma() && v & CR3_RESERVED != 0 {
             return Err(self.gp(0));
         }
-        if !self.lma() && self.state.cr0 & bits::CR0_PG != 0 && self.state.cr4 & bits::CR4_PAE != 0 {
-            self.check_directory_pointers(v)?;
-        }
-        self.state.cr3 = v;
-        self.switch_space(if pcide { v as u16 & 0xfff } else { 0 }, keep);
-        Ok(())
+        self.load_cr3(v, if pcide { v as u16 & 0xfff } else { 0 }, keep)
     }
 
     /// Switches to the address space `pcid`; its cached translations are kept if `keep`.
@@ -187,7 +199,7 @@ impl Cpu {
         const LOADS: u64 = bits::CR4_PAE | bits::CR4_PGE | bits::CR4_PSE | bits::CR4_SMEP;
         let paging = self.state.cr0 & bits::CR0_PG != 0 && !self.lma();
         if paging && v & bits::CR4_PAE != 0 && (old ^ v) & LOADS != 0 {
-            self.check_directory_pointers(self.state.cr3)?;
+            self.load_directory_pointers(self.state.cr3)?;
         }
         self.state.cr4 = v;
         self.update_mode();

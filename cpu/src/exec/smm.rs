@@ -328,7 +328,9 @@ impl Cpu {
         if bad {
             return None;
         }
+        let pointers = if pg && pae && !long { self.directory_pointers(saved.cr3)? } else { self.state.directory_pointers };
         let mut s = self.state.clone();
+        s.directory_pointers = pointers;
         s.regs[..16].copy_from_slice(&saved.regs);
         (s.cr0, s.cr3, s.cr4) = (cr0, saved.cr3, saved.cr4);
         s.efer = saved.efer & !bits::EFER_LMA | if long { bits::EFER_LMA } else { 0 };

@@ -169,8 +169,8 @@ impl Cpu {
             self.write_system(d.at.wrapping_add(5) & 0xffff_ffff, new.attributes as u8)?;
         }
         self.state.tr = new;
-        self.enter_task(&task, layout, how);
-        let checked = self.load_task_segments(&task, ext).and_then(|()| match how {
+        let entered = self.enter_task(&task, layout, how);
+        let checked = entered.and_then(|()| self.load_task_segments(&task, ext)).and_then(|()| match how {
             Switch::Interrupt(Some(e)) => {
                 let mut stack = Stack::current(self).ext(ext);
                 stack.push(self, layout.word as usize, e.into())?;
@@ -197,12 +197,11 @@ impl Cpu {
         Ok(())
     }
 
-    /// The part of a switch that cannot fail: registers, and selectors without their descriptors.
-    fn enter_task(&mut self, task: &Task, layout: &Layout, how: Switch) {
-        if layout.word == 4 && self.state.cr0 & bits::CR0_PG != 0 {
-            self.state.cr3 = task.cr3;
-            self.switch_space(0, false);
-        }
+    /// Registers, and selectors without their descriptors. All of it is done, but CR3 where the directory pointers of PAE
+    /// paging that it names are refused: then the new task begins with #GP(0), in the old address space.
+    fn enter_task(&mut self, task: &Task, layout: &Layout, how: Switch) -> Result<(), Fault> {
+        let translated = layout.word == 4 && self.state.cr0 & bits::CR0_PG != 0;
+        let loaded = if translated { self.load_cr3(task.cr3, 0, false) } else { Ok(()) };
         self.state.cr0 |= bits::CR0_TS;
         self.state.dr[7] &= !LOCAL_BREAKPOINTS;
         self.update_watches();
@@ -217,6 +216,7 @@ impl Cpu {
         let nested = if how.nests() { flags::NT } else { 0 };
         self.state.cpl = (task.segments[seg::CS] & 3) as u8;
         self.set_eflags(task.flags & FLAGS | nested);
+        loaded
     }
 
     /// Loads what the selectors of a new task name (SDM 3A, table 7-1).

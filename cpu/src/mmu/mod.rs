@@ -9,7 +9,6 @@ mod walk;
 
 pub use tlb::{Access, Mmu, Rights, Translation};
 pub use walk::PHYSICAL_BITS;
-pub(crate) use walk::reserved_in_directory_pointer;
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 pub(crate) use {code::same_but_for_the_space, fast::Fast, tlb::ENTRIES as TLB_ENTRIES};
 

@@ -25,11 +25,6 @@ const NX: u64 = 1 << 63;
 /// Bits of a PAE page-directory-pointer-table entry that must be 0 (SDM 3A, table 4-8).
 const DIRECTORY_POINTER_RESERVED: u64 = !ADDRESS & !0xe19;
 
-/// Whether an entry of the PAE page-directory-pointer table is present and has a reserved bit set.
-pub(crate) fn reserved_in_directory_pointer(entry: u64) -> bool {
-    entry & P != 0 && entry & DIRECTORY_POINTER_RESERVED != 0
-}
-
 /// Page-fault error code bits (SDM 3A, 4.7).
 mod code {
     pub const P: u32 = 1;
@@ -151,9 +146,11 @@ impl Cpu {
         }
     }
 
-    /// The four entries of the PAE page-directory-pointer table that `cr3` names.
-    pub(crate) fn directory_pointers(&mut self, cr3: u64) -> [u64; 4] {
-        [0, 8, 16, 24].map(|at| self.table_entry((cr3 & 0xffff_ffe0) + at, true))
+    /// The four entries of the PAE page-directory-pointer table that `cr3` names; none if one that is present has a
+    /// reserved bit set (SDM 3A, 4.4.1).
+    pub(crate) fn directory_pointers(&mut self, cr3: u64) -> Option<[u64; 4]> {
+        let pointers = [0, 8, 16, 24].map(|at| self.table_entry((cr3 & 0xffff_ffe0) + at, true));
+        pointers.iter().all(|p| p & P == 0 || p & DIRECTORY_POINTER_RESERVED == 0).then_some(pointers)
     }
 
     fn set_table_bits(&mut self, addr: u64, entry: u64) {
@@ -171,7 +168,8 @@ impl Cpu {
             Level { shift: 21, leaf: true },
             Level { shift: 12, leaf: true },
         ];
-        const PAE: &[Level] = &[Level { shift: 30, leaf: false }, Level { shift: 21, leaf: true }, Level { shift: 12, leaf: true }];
+        // Below the page-directory-pointer table, whose entries are registers.
+        const PAE: &[Level] = &[Level { shift: 21, leaf: true }, Level { shift: 12, leaf: true }];
         const LEGACY: &[Level] = &[Level { shift: 22, leaf: true }, Level { shift: 12, leaf: true }];
 
         let s = &self.state;
@@ -180,18 +178,18 @@ impl Cpu {
         let (levels, mut table) = if self.lma() {
             (if cr4 & bits::CR4_LA57 != 0 { LONG } else { &LONG[1..] }, s.cr3 & ADDRESS)
         } else if wide {
-            (PAE, s.cr3 & 0xffff_ffe0)
+            let pointer = s.directory_pointers[(lin >> 30 & 3) as usize];
+            if pointer & P == 0 {
+                return Err(0);
+            }
+            (PAE, pointer & ADDRESS)
         } else {
             (LEGACY, s.cr3 & 0xffff_f000)
         };
         let (mut rw, mut us, mut nx) = (true, true, false);
-        for (depth, level) in levels.iter().enumerate() {
+        for level in levels {
             let index_bits = if wide { 9 } else { 10 };
-            let mut index = lin >> level.shift & ((1 << index_bits) - 1);
-            let root_of_pae = levels.len() == 3 && depth == 0;
-            if root_of_pae {
-                index &= 3;
-            }
+            let index = lin >> level.shift & ((1 << index_bits) - 1);
             let addr = table + index * if wide { 8 } else { 4 };
             let mut e = self.table_entry(addr, wide);
             if e & P == 0 {
@@ -206,9 +204,7 @@ impl Cpu {
                 if !nxe {
                     reserved |= NX;
                 }
-                if root_of_pae {
-                    reserved |= DIRECTORY_POINTER_RESERVED;
-                } else if !level.leaf || (level.shift == 30 && !self.model.has(Feature::Pdpe1gb)) {
+                if !level.leaf || (level.shift == 30 && !self.model.has(Feature::Pdpe1gb)) {
                     reserved |= PS;
                 } else if last && level.shift != 12 {
                     reserved |= ((1 << level.shift) - 1) & !0x1fff;
@@ -219,13 +215,11 @@ impl Cpu {
             } else if last && level.shift == 22 && e & 1 << 21 != 0 {
                 return Err(code::P | code::RSVD);
             }
-            if !root_of_pae {
-                rw &= e & RW != 0;
-                us &= e & US != 0;
-                nx |= wide && e & NX != 0;
-            }
+            rw &= e & RW != 0;
+            us &= e & US != 0;
+            nx |= wide && e & NX != 0;
             if !last {
-                if mark && e & A == 0 && !root_of_pae {
+                if mark && e & A == 0 {
                     self.set_table_bits(addr, e | A);
                 }
                 table = if wide { e & ADDRESS } else { e & 0xffff_f000 };
