@@ -185,3 +185,74 @@ fn a_run_at_the_hosts_pace_is_repeated() {
     assert_eq!(again.run_until(m.icount()), Turn::Limit);
     assert_eq!(again.state_hash(), last);
 }
+
+/// Raises an SMI for ever; the handler, which stays at the place after RESET, counts for a while in memory.
+fn smis() -> Vec<u8> {
+    let mut a = CodeAssembler::new(16).unwrap();
+    let (mut start, mut again, mut count) = (a.create_label(), a.create_label(), a.create_label());
+    a.jmp(start).unwrap();
+    // 0x7c02
+    a.mov(cx, 500).unwrap();
+    a.set_label(&mut count).unwrap();
+    a.inc(dword_ptr(0x604)).unwrap();
+    a.loop_(count).unwrap();
+    a.rsm().unwrap();
+    a.set_label(&mut start).unwrap();
+    a.xor(ax, ax).unwrap();
+    a.mov(ds, ax).unwrap();
+    a.mov(ax, 0x3000).unwrap();
+    a.mov(es, ax).unwrap();
+    a.mov(si, 0x7c02).unwrap();
+    a.mov(di, 0x8000).unwrap();
+    a.mov(cx, 0x20).unwrap();
+    a.rep().movsb().unwrap();
+    // PIIX4: APMC_EN in DEVACTB, SMI_EN in GLBCTL.
+    for (port, value) in [(0xcf8, 0x8000_0b58_u32), (0xcfc, 1 << 25), (0x628, 1)] {
+        a.mov(dx, port).unwrap();
+        a.mov(eax, value).unwrap();
+        a.out(dx, eax).unwrap();
+    }
+    a.set_label(&mut again).unwrap();
+    a.inc(dword_ptr(0x600)).unwrap();
+    a.out(0xb2, al).unwrap();
+    a.jmp(again).unwrap();
+    let mut bytes = a.assemble(0x7c00).unwrap();
+    bytes.resize(510, 0);
+    bytes.extend([0x55, 0xaa]);
+    bytes
+}
+
+/// The engines never differ in system management mode, and a snapshot taken there goes on there.
+#[test]
+fn system_management_mode_in_lockstep_and_in_a_snapshot() {
+    let machine = || {
+        let plugs = Plugs { smm: true, seed: 1, ..Plugs::default() };
+        let images = Images { kernel: smis(), ..Images::default() };
+        Machine::new(Config { memory: 32 << 20, model: Default::default(), plugs, images }).unwrap()
+    };
+    let inside = |m: &Machine| m.processor().cpu.state.smm.active;
+    let mut m = machine();
+    m.in_lockstep_with(machine());
+    // The handler takes nearly all of the time; before and after it, the loop's few instructions.
+    let mut places = [0; 2];
+    for _ in 0..200 {
+        let until = m.icount() + 997;
+        assert_eq!(m.run_until(until), Turn::Limit, "{:?}", m.divergence());
+        places[usize::from(inside(&m))] += 1;
+    }
+    assert!(places[1] > 150, "{places:?}");
+
+    let mut m = machine();
+    run(&mut m, 10_000);
+    while !inside(&m) {
+        run(&mut m, 1);
+    }
+    let saved = m.save();
+    let mut other = machine();
+    other.load(&saved).unwrap();
+    assert!(inside(&other));
+    // Out of it, and into it again.
+    for n in [300, 700, 5000] {
+        assert_eq!(run(&mut other, n), run(&mut m, n));
+    }
+}
