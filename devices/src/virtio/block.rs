@@ -4,14 +4,14 @@ use serde::{Deserialize, Serialize};
 use softmetal_bus::{BlockBackend, BlockError, Ctx};
 
 use super::flush::Flushes;
-use super::queue::{Broken, Chain, Fault, Queue};
+use super::queue::{Broken, Chain, Fault, Mover, Queue};
 use super::{VirtioDevice, plain_state};
 
 const SECTOR: u64 = 512;
 const QUEUE_SIZE: u16 = 256;
 /// Buffers of data in one request; header and status need one descriptor each.
 const SEG_MAX: u32 = QUEUE_SIZE as u32 - 2;
-/// Bytes moved between backend and guest at a time.
+/// Bytes moved at a time between the guest and a backend that cannot reach guest memory.
 const BUFFER: usize = 256 << 10;
 /// Most data in one request. Drivers stay far below; it bounds the time that one request takes.
 const MAX_REQUEST: u64 = 32 << 20;
@@ -78,8 +78,8 @@ pub struct VirtioBlk {
     id: [u8; ID_LEN],
     read_only: bool,
     backend: Box<dyn BlockBackend>,
+    mover: Mover,
     /// Reused from request to request.
-    buffer: Vec<u8>,
     chain: Chain,
     state: State,
 }
@@ -112,7 +112,7 @@ impl VirtioBlk {
             id,
             read_only: read_only || backend.read_only(),
             backend,
-            buffer: vec![0; BUFFER],
+            mover: Mover::new(BUFFER),
             chain: Chain::default(),
             state: State::default(),
         }
@@ -173,8 +173,7 @@ impl VirtioBlk {
             request::IN => {
                 let len = chain.writable.left();
                 let at = self.place(sector, len)?;
-                let backend = &mut self.backend;
-                chain.writable.fill(ctx, &mut self.buffer, len, |done, bytes| backend.read_at(at + done, bytes).map_err(Failure::from))?;
+                chain.writable.fill_from_disk::<Failure>(ctx, &mut self.mover, len, &mut *self.backend, at)?;
             }
             request::OUT => {
                 if self.read_only {
@@ -182,10 +181,7 @@ impl VirtioBlk {
                 }
                 let len = chain.readable.left();
                 let at = self.place(sector, len)?;
-                let backend = &mut self.backend;
-                chain
-                    .readable
-                    .drain(ctx, &mut self.buffer, len, |done, bytes| backend.write_at(at + done, bytes).map_err(Failure::from))?;
+                chain.readable.drain_to_disk::<Failure>(ctx, &mut self.mover, len, &mut *self.backend, at)?;
                 return Ok(self.written());
             }
             request::FLUSH => return Ok(Done::Flush),
@@ -313,7 +309,7 @@ mod tests {
     use std::sync::{Arc, Mutex};
 
     use softmetal_bus::device::HOST_TIME;
-    use softmetal_bus::{Device, Input};
+    use softmetal_bus::{Device, GuestMemory, Input, Run};
 
     use super::*;
     use crate::virtio::VirtioPci;
@@ -392,6 +388,66 @@ mod tests {
         let id = [(DATA, 20, WRITE)];
         assert_eq!(request(&mut d, request::GET_ID, 0, &id), (0, 21));
         assert_eq!(d.get(DATA, 20), b"a serial number\0\0\0\0\0");
+    }
+
+    /// A disk that reaches guest memory itself; counts how often it was asked to.
+    struct Direct(std::fs::File, Arc<Mutex<Vec<usize>>>);
+
+    impl BlockBackend for Direct {
+        fn size(&self) -> u64 {
+            self.0.metadata().unwrap().len()
+        }
+        fn read_only(&self) -> bool {
+            false
+        }
+        fn read_at(&mut self, _: u64, _: &mut [u8]) -> Result<(), BlockError> {
+            Err(BlockError::OutOfRange)
+        }
+        fn write_at(&mut self, _: u64, _: &[u8]) -> Result<(), BlockError> {
+            Err(BlockError::OutOfRange)
+        }
+        fn read_into(&mut self, offset: u64, memory: &GuestMemory, runs: &[Run]) -> Result<bool, BlockError> {
+            self.1.lock().unwrap().push(runs.len());
+            Ok(memory.read_file(runs, &self.0, offset).map(|()| true)?)
+        }
+        fn write_from(&mut self, offset: u64, memory: &GuestMemory, runs: &[Run]) -> Result<bool, BlockError> {
+            self.1.lock().unwrap().push(runs.len());
+            Ok(memory.write_file(runs, &self.0, offset).map(|()| true)?)
+        }
+        fn flush(&mut self) -> Result<(), BlockError> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn moves_straight_between_disk_and_guest() {
+        use std::os::unix::fs::FileExt;
+        let file = tempfile::tempfile().unwrap();
+        let bytes: Vec<u8> = (0..SECTORS * 512).map(|i| (i * 7 + i / 512) as u8).collect();
+        file.write_all_at(&bytes, 0).unwrap();
+        let asked = Arc::new(Mutex::new(Vec::new()));
+        let disk = Direct(file.try_clone().unwrap(), asked.clone());
+        let blk = VirtioBlk::new(Box::new(disk), String::new(), false);
+        let mut d = Driver::new(VirtioPci::new(blk), F_FLUSH);
+        let calls = || std::mem::take(&mut *asked.lock().unwrap());
+
+        // Neighbours are one piece.
+        let parts = [(DATA, 100, WRITE), (DATA + 100, 924, WRITE), (DATA + 0x1_0000, 1024, WRITE)];
+        assert_eq!(request(&mut d, request::IN, 3, &parts), (0, 2049));
+        assert_eq!(calls(), [2]);
+        assert!(d.get(DATA, 1024) == bytes[3 * 512..][..1024] && d.get(DATA + 0x1_0000, 1024) == bytes[5 * 512..][..1024]);
+
+        d.put(DATA, &[0x55; 700]);
+        d.put(DATA + 0x2000, &[0x66; 324]);
+        assert_eq!(request(&mut d, request::OUT, 2046, &[(DATA, 700, READ), (DATA + 0x2000, 324, READ)]), (0, 1));
+        assert_eq!(calls(), [2]);
+        let mut end = [0; 1024];
+        file.read_exact_at(&mut end, 2046 * 512).unwrap();
+        assert!(end[..700] == [0x55; 700] && end[700..] == [0x66; 324]);
+
+        // What is not memory is refused before the disk is asked to reach it.
+        let code = request(&mut d, request::IN, 0, &[(DATA, 512, WRITE), (1 << 40, 512, WRITE)]).0;
+        assert_eq!((code, calls()), (Failure::Io as u8, vec![]));
     }
 
     /// A flush ends after a fixed time, or where the host sets the pace, when it says so.

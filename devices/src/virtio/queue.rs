@@ -1,7 +1,7 @@
 //! The split virtqueue, device side (virtio 1.2, 2.7).
 
 use serde::{Deserialize, Serialize};
-use softmetal_bus::Ctx;
+use softmetal_bus::{BlockBackend, BlockError, Ctx, Run};
 
 /// The vector number that means "no interrupt".
 pub(super) const NO_VECTOR: u16 = 0xffff;
@@ -27,6 +27,22 @@ pub struct Broken(pub &'static str);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a virtqueue buffer is not in memory")]
 pub struct Fault;
+
+/// What moves a disk's bytes, reused from request to request.
+pub struct Mover {
+    /// For disks that need one between.
+    buffer: Vec<u8>,
+    /// The request's data in guest memory.
+    runs: Vec<Run>,
+}
+
+impl Mover {
+    /// With a buffer of `size` bytes.
+    #[must_use]
+    pub fn new(size: usize) -> Self {
+        Self { buffer: vec![0; size], runs: Vec::new() }
+    }
+}
 
 /// A list of guest buffers, consumed from the front.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -78,6 +94,79 @@ impl Segments {
             true
         });
         front
+    }
+
+    /// Hands the next `len` guest bytes, as pieces of guest memory, to `transfer` and consumes them if that says true. False
+    /// if it does not, or if they are not all memory (of the kind that the device may write, if it is to).
+    fn direct<E>(
+        &mut self,
+        ctx: &Ctx,
+        runs: &mut Vec<Run>,
+        len: u64,
+        write: bool,
+        transfer: impl FnOnce(&[Run]) -> Result<bool, E>,
+    ) -> Result<bool, E> {
+        runs.clear();
+        let mut left = len;
+        for &(addr, room) in &self.list[self.at..] {
+            let n = left.min(room.into());
+            let memory = ctx.space.each_run(addr, n as usize, |range, offset, writable| {
+                match runs.last_mut().filter(|last| last.offset + last.len as u64 == offset) {
+                    Some(last) => last.len += range.len(),
+                    None => runs.push(Run { offset, len: range.len() }),
+                }
+                writable || !write
+            });
+            if !memory {
+                return Ok(false);
+            }
+            left -= n;
+            if left == 0 {
+                break;
+            }
+        }
+        let moved = left == 0 && transfer(runs)?;
+        if moved {
+            // Nothing is touched, so nothing can fail.
+            let _ = self.consume(len as usize, |_, _, _| true);
+        }
+        Ok(moved)
+    }
+
+    /// Fills the next `len` guest bytes with what is at `at` on `disk`, straight from the disk if it can do that.
+    ///
+    /// # Errors
+    /// The disk's, or [`Fault`] when a buffer is not RAM.
+    pub fn fill_from_disk<E: From<Fault> + From<BlockError>>(
+        &mut self,
+        ctx: &Ctx,
+        mover: &mut Mover,
+        len: u64,
+        disk: &mut dyn BlockBackend,
+        at: u64,
+    ) -> Result<(), E> {
+        if self.direct(ctx, &mut mover.runs, len, true, |runs| disk.read_into(at, ctx.memory, runs))? {
+            return Ok(());
+        }
+        self.fill(ctx, &mut mover.buffer, len, |done, bytes| disk.read_at(at + done, bytes).map_err(E::from))
+    }
+
+    /// Stores the next `len` guest bytes at `at` on `disk`, straight from guest memory if the disk can do that.
+    ///
+    /// # Errors
+    /// The disk's, or [`Fault`] when a buffer is not memory.
+    pub fn drain_to_disk<E: From<Fault> + From<BlockError>>(
+        &mut self,
+        ctx: &Ctx,
+        mover: &mut Mover,
+        len: u64,
+        disk: &mut dyn BlockBackend,
+        at: u64,
+    ) -> Result<(), E> {
+        if self.direct(ctx, &mut mover.runs, len, false, |runs| disk.write_from(at, ctx.memory, runs))? {
+            return Ok(());
+        }
+        self.drain(ctx, &mut mover.buffer, len, |done, bytes| disk.write_at(at + done, bytes).map_err(E::from))
     }
 
     /// Fills the next `len` guest bytes, a bufferful at a time, with what `read(place within them, buffer)` gives.

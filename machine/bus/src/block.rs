@@ -2,6 +2,8 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use crate::{GuestMemory, Run};
+
 /// Why a store could not serve a request; reaches the guest as a device error.
 #[derive(Debug, thiserror::Error)]
 pub enum BlockError {
@@ -32,6 +34,24 @@ pub trait BlockBackend: Send {
     /// # Errors
     /// [`BlockError`] when out of range, read-only or the host fails.
     fn write_at(&mut self, offset: u64, buf: &[u8]) -> Result<(), BlockError>;
+    /// Fills `runs` of guest memory, in order, from `offset`, without a buffer between. False, and nothing has happened, if
+    /// the store cannot do that: [`BlockBackend::read_at`] is the way then.
+    ///
+    /// # Errors
+    /// As of [`BlockBackend::read_at`].
+    fn read_into(&mut self, offset: u64, memory: &GuestMemory, runs: &[Run]) -> Result<bool, BlockError> {
+        let _ = (offset, memory, runs);
+        Ok(false)
+    }
+    /// Stores the bytes of `runs` of guest memory, in order, at `offset`, without a buffer between. False, and nothing has
+    /// happened, if the store cannot do that: [`BlockBackend::write_at`] is the way then.
+    ///
+    /// # Errors
+    /// As of [`BlockBackend::write_at`].
+    fn write_from(&mut self, offset: u64, memory: &GuestMemory, runs: &[Run]) -> Result<bool, BlockError> {
+        let _ = (offset, memory, runs);
+        Ok(false)
+    }
     /// Makes all earlier writes durable.
     ///
     /// # Errors
@@ -116,6 +136,12 @@ impl BlockBackend for SharedDisk {
     }
     fn write_at(&mut self, offset: u64, buf: &[u8]) -> Result<(), BlockError> {
         self.lock().write_at(offset, buf)
+    }
+    fn read_into(&mut self, offset: u64, memory: &GuestMemory, runs: &[Run]) -> Result<bool, BlockError> {
+        self.lock().read_into(offset, memory, runs)
+    }
+    fn write_from(&mut self, offset: u64, memory: &GuestMemory, runs: &[Run]) -> Result<bool, BlockError> {
+        self.lock().write_from(offset, memory, runs)
     }
     fn flush(&mut self) -> Result<(), BlockError> {
         self.lock().flush()

@@ -19,6 +19,7 @@ pub mod memory;
 pub mod pages;
 pub mod space;
 pub mod time;
+pub mod transfer;
 
 pub use block::{BlockBackend, BlockError, Drive, SharedDisk};
 pub use cpu::{Attention, CpuBus, PageKind, attention};
@@ -27,6 +28,7 @@ pub use memory::{CODE_GRANULE, Collector, GuestMemory, MemoryError, PAGE_SIZE};
 pub use pages::PageSet;
 pub use space::{AddressSpace, Backing, PortSpace, Region};
 pub use time::{Time, TimerQueue};
+pub use transfer::Run;
 
 /// All ones of a register `width` bytes wide: what an unclaimed read returns.
 #[must_use]

@@ -89,7 +89,7 @@ impl GuestMemory {
         self.len == 0
     }
 
-    fn check(&self, offset: u64, len: usize) -> Result<*mut u8, MemoryError> {
+    pub(crate) fn check(&self, offset: u64, len: usize) -> Result<*mut u8, MemoryError> {
         match usize::try_from(offset) {
             Ok(o) if o.checked_add(len).is_some_and(|end| end <= self.len) => {
                 // SAFETY: `o + len` lies within the mapping, so the pointer stays in (or one past) it.

@@ -6,6 +6,7 @@ use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::FlockOperation;
+use softmetal_bus::{GuestMemory, Run};
 
 use crate::error::UserError;
 
@@ -189,6 +190,22 @@ impl ImageFile {
     /// The host's, or an unexpected end.
     pub fn read_exact(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
         self.file.read_exact_at(buf, offset)
+    }
+
+    /// Fills `runs` of guest memory from `offset`.
+    ///
+    /// # Errors
+    /// The host's, or an unexpected end.
+    pub fn read_into(&self, offset: u64, memory: &GuestMemory, runs: &[Run]) -> io::Result<()> {
+        memory.read_file(runs, &self.file, offset)
+    }
+
+    /// Stores `runs` of guest memory at `offset`, within the file's length.
+    ///
+    /// # Errors
+    /// The host's.
+    pub fn write_from(&mut self, offset: u64, memory: &GuestMemory, runs: &[Run]) -> io::Result<()> {
+        memory.write_file(runs, &self.file, offset)
     }
 
     /// The `len` bytes at `offset`, which must be in the file.

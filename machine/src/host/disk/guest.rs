@@ -5,7 +5,7 @@ use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
-use softmetal_bus::{BlockBackend, BlockError};
+use softmetal_bus::{BlockBackend, BlockError, GuestMemory, Run};
 
 use super::image::Image;
 use crate::host::bell;
@@ -103,6 +103,14 @@ impl BlockBackend for Disk {
     }
     fn write_at(&mut self, offset: u64, buf: &[u8]) -> Result<(), BlockError> {
         let result = lock(&self.image).write_at(offset, buf);
+        self.tell("written", result)
+    }
+    fn read_into(&mut self, offset: u64, memory: &GuestMemory, runs: &[Run]) -> Result<bool, BlockError> {
+        let result = lock(&self.image).read_into(offset, memory, runs);
+        self.tell("read", result)
+    }
+    fn write_from(&mut self, offset: u64, memory: &GuestMemory, runs: &[Run]) -> Result<bool, BlockError> {
+        let result = lock(&self.image).write_from(offset, memory, runs);
         self.tell("written", result)
     }
     fn flush(&mut self) -> Result<(), BlockError> {

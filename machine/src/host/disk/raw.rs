@@ -1,6 +1,6 @@
 //! Raw images.
 
-use softmetal_bus::{BlockBackend, BlockError};
+use softmetal_bus::{BlockBackend, BlockError, GuestMemory, Run};
 
 use super::file::ImageFile;
 use super::image::{Extent, Format, Image};
@@ -45,6 +45,11 @@ impl Raw {
     }
 }
 
+/// Bytes in all.
+fn total(runs: &[Run]) -> u64 {
+    runs.iter().fold(0, |sum, run| sum.saturating_add(run.len as u64))
+}
+
 impl BlockBackend for Raw {
     fn size(&self) -> u64 {
         self.size
@@ -63,6 +68,20 @@ impl BlockBackend for Raw {
             return Err(std::io::Error::new(std::io::ErrorKind::PermissionDenied, what).into());
         }
         Ok(self.file.write(offset, buf)?)
+    }
+    fn read_into(&mut self, offset: u64, memory: &GuestMemory, runs: &[Run]) -> Result<bool, BlockError> {
+        self.check(offset, total(runs), false)?;
+        self.file.read_into(offset, memory, runs)?;
+        Ok(true)
+    }
+    fn write_from(&mut self, offset: u64, memory: &GuestMemory, runs: &[Run]) -> Result<bool, BlockError> {
+        self.check(offset, total(runs), true)?;
+        // The first sector is looked at before it is written.
+        if self.guessed && offset < 512 {
+            return Ok(false);
+        }
+        self.file.write_from(offset, memory, runs)?;
+        Ok(true)
     }
     fn flush(&mut self) -> Result<(), BlockError> {
         Ok(self.file.sync()?)
