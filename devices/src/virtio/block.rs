@@ -391,8 +391,10 @@ mod tests {
     }
 
     /// A disk that reaches guest memory itself; counts how often it was asked to.
+    #[cfg(unix)]
     struct Direct(std::fs::File, Arc<Mutex<Vec<usize>>>);
 
+    #[cfg(unix)]
     impl BlockBackend for Direct {
         fn size(&self) -> u64 {
             self.0.metadata().unwrap().len()
@@ -419,6 +421,7 @@ mod tests {
         }
     }
 
+    #[cfg(unix)]
     #[test]
     fn moves_straight_between_disk_and_guest() {
         use std::os::unix::fs::FileExt;

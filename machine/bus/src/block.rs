@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::{GuestMemory, Run};
+use crate::GuestMemory;
 
 /// Why a store could not serve a request; reaches the guest as a device error.
 #[derive(Debug, thiserror::Error)]
@@ -16,6 +16,15 @@ pub enum BlockError {
     /// The host could not do it (EIO, ENOSPC, ...).
     #[error("{0}")]
     Host(#[from] std::io::Error),
+}
+
+/// A piece of guest memory: what a transfer fills or takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Run {
+    /// Byte offset in guest memory.
+    pub offset: u64,
+    /// Bytes.
+    pub len: usize,
 }
 
 /// A disk's bytes. Offsets and lengths are in bytes; any alignment is allowed.

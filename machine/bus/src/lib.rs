@@ -9,8 +9,9 @@
 //! | [`device`] | what a chip is: reads, writes, timers, input, reset, state |
 //! | [`cpu`] | what a processor asks of its board, and how the board calls its attention |
 //! | [`block`] | the byte store behind a disk |
+//! | `transfer` | bytes from a file of the host to guest memory and back (Unix) |
 //!
-//! **Invariant:** nothing here knows a particular chip, a processor or the host.
+//! **Invariant:** nothing here knows a particular chip or a processor; of the host it knows a mapping and a file's bytes.
 
 pub mod block;
 pub mod cpu;
@@ -19,16 +20,16 @@ pub mod memory;
 pub mod pages;
 pub mod space;
 pub mod time;
-pub mod transfer;
+#[cfg(unix)]
+mod transfer;
 
-pub use block::{BlockBackend, BlockError, Drive, SharedDisk};
+pub use block::{BlockBackend, BlockError, Drive, Run, SharedDisk};
 pub use cpu::{Attention, CpuBus, PageKind, attention};
 pub use device::{Channel, Ctx, Device, DeviceId, Effect, Input, Request, StateError};
 pub use memory::{CODE_GRANULE, Collector, GuestMemory, MemoryError, PAGE_SIZE};
 pub use pages::PageSet;
 pub use space::{AddressSpace, Backing, PortSpace, Region};
 pub use time::{Time, TimerQueue};
-pub use transfer::Run;
 
 /// All ones of a register `width` bytes wide: what an unclaimed read returns.
 #[must_use]

@@ -1,19 +1,11 @@
-//! Bytes moved straight between a file of the host and guest memory.
+//! Bytes moved straight between a file of a Unix host and guest memory.
 
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
 
+use crate::block::Run;
 use crate::memory::{GuestMemory, MemoryError};
-
-/// A piece of guest memory: what a transfer fills or takes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Run {
-    /// Byte offset in guest memory.
-    pub offset: u64,
-    /// Bytes.
-    pub len: usize,
-}
 
 /// Pieces in one call of the host, which takes 1024: as many as a request of virtio-blk usually has.
 const PIECES: usize = 256;
