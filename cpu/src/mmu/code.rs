@@ -53,6 +53,7 @@ impl Pages {
 }
 
 /// Whether two epochs of one privilege differ at most by the address space: then either may come back.
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 pub const fn same_but_for_the_space(a: u64, b: u64) -> bool {
     a >> GENERATION_BITS == b >> GENERATION_BITS
 }
