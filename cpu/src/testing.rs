@@ -239,6 +239,19 @@ impl Harness {
         self.p.run(until)
     }
 
+    /// Runs `n` instructions, at most `slice` in a go, which must not make a difference.
+    pub fn run_in_slices(&mut self, n: u64, slice: u64) -> Stop {
+        let mut left = n;
+        loop {
+            let now = left.min(slice);
+            left -= now;
+            let stop = self.run(now);
+            if stop != Stop::Budget || left == 0 {
+                return stop;
+            }
+        }
+    }
+
     /// General register `r` (see [`reg`]).
     #[must_use]
     pub fn reg(&self, r: u8) -> u64 {

@@ -179,15 +179,7 @@ fn run(engine: Engine, seed: u64, code: &[u8], n: u64, slice: u64) -> (Outcome, 
     }
     h.set_reg(15, below(random, 40));
     h.set_reg(14, 0);
-    let mut left = n;
-    let stop = loop {
-        let now = left.min(slice);
-        left -= now;
-        let stop = h.run(now);
-        if stop != Stop::Budget || left == 0 {
-            break stop;
-        }
-    };
+    let stop = h.run_in_slices(n, slice);
     let mut memory = 0u64;
     let kept = [DATA..DATA + 0x1000 * 2 * COUNT, TABLE[0]..TABLE[1] + 0x1000, CODE..CODE + 0x1000, RAM - 0x1000..RAM];
     for at in kept.into_iter().flat_map(|r| r.step_by(8)) {

@@ -328,15 +328,7 @@ fn run(engine: Engine, (seed, bits): (u64, u32), code: &[u8], n: u64, slice: u64
             h.set_u64(at, v);
         }
     }
-    let mut left = n;
-    let stop = loop {
-        let now = left.min(slice);
-        left -= now;
-        let stop = h.run(now);
-        if stop != Stop::Budget || left == 0 {
-            break stop;
-        }
-    };
+    let stop = h.run_in_slices(n, slice);
     let mut memory = 0u64;
     for at in DATA.into_iter().flat_map(|p| (p..p + 0x1000).step_by(8)).chain((0..0x2_2000).step_by(8)) {
         memory = (memory ^ h.u64(at)).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(23);

@@ -125,6 +125,14 @@ fn events_after_a_checkpoint_are_forgotten() {
     assert_eq!(log, [(0, event(b'a')), (100, event(b'c'))]);
 }
 
+/// The boot sector that `a` assembles to.
+fn boot_sector(mut a: CodeAssembler) -> Vec<u8> {
+    let mut bytes = a.assemble(0x7c00).unwrap();
+    bytes.resize(510, 0);
+    bytes.extend([0x55, 0xaa]);
+    bytes
+}
+
 /// Flushes an IDE disk for ever; counts how often it looks whether the disk is ready, and how often it is.
 fn flushes() -> Vec<u8> {
     let mut a = CodeAssembler::new(16).unwrap();
@@ -142,10 +150,7 @@ fn flushes() -> Vec<u8> {
     a.jne(wait).unwrap();
     a.inc(dword_ptr(0x604)).unwrap();
     a.jmp(again).unwrap();
-    let mut bytes = a.assemble(0x7c00).unwrap();
-    bytes.resize(510, 0);
-    bytes.extend([0x55, 0xaa]);
-    bytes
+    boot_sector(a)
 }
 
 /// A saved machine and the log of what came in later are enough to repeat a run in which the host set the pace.
@@ -216,10 +221,7 @@ fn smis() -> Vec<u8> {
     a.inc(dword_ptr(0x600)).unwrap();
     a.out(0xb2, al).unwrap();
     a.jmp(again).unwrap();
-    let mut bytes = a.assemble(0x7c00).unwrap();
-    bytes.resize(510, 0);
-    bytes.extend([0x55, 0xaa]);
-    bytes
+    boot_sector(a)
 }
 
 /// The engines never differ in system management mode, and a snapshot taken there goes on there.
