@@ -56,7 +56,7 @@ impl Guest {
     }
 
     /// Compiles a static program.
-    fn compile(&self, name: &str, from: &Path, arguments: &[&str]) {
+    pub fn compile(&self, name: &str, from: &Path, arguments: &[&str]) {
         run(Command::new("gcc").current_dir(from).args(V3).arg("-o").arg(self.here(name)).args(arguments).arg("-lm"));
     }
 
@@ -76,27 +76,11 @@ impl Guest {
         let script = format!("export PATH=/userland:$PATH PYTHONDONTWRITEBYTECODE=1\ncd /userland\n{script}\n");
         fs::write(self.here("run.sh"), &script).unwrap();
         let native = script.replace("/userland", self.here("").to_str().unwrap().trim_end_matches('/'));
-        let results =
-            |log: &str| -> Vec<String> { log.lines().filter(|l| l.starts_with("RESULT ")).map(|l| l.trim_end().into()).collect() };
         let python = format!("{}/usr/lib/python3.11", self.root.path().display());
         let native = results(&run(Command::new("sh").env("PYTHONPATH", python).args(["-c", &native])));
         assert!(!native.is_empty());
-        let catalog = Catalog::new(false).unwrap();
-        let initrd = catalog.initrd_with("busybox", self.root.path(), &mut |_| {}).unwrap();
-        for engine in engines {
-            let output = softmetal()
-                .args(["test", "--append", "console=ttyS0", "--memory", memory, "--forbid", TROUBLE, "--timeout", "1800"])
-                .args(["--expect", "guest# ", "--send", "sh /userland/run.sh 2>&1; poweroff -f\\n", "--expect", "Power down"])
-                .args(engine.map(|engine| ["--engine", engine]).iter().flatten())
-                .arg("--kernel")
-                .arg(images("busybox").unwrap().kernel)
-                .arg("--initrd")
-                .arg(&initrd)
-                .output()
-                .unwrap();
-            let log = String::from_utf8_lossy(&output.stdout);
-            assert_eq!(output.status.code(), Some(0), "{engine:?}: {log}\n{}", String::from_utf8_lossy(&output.stderr));
-            let guest = results(&log);
+        for &engine in engines {
+            let (guest, log) = self.boot("busybox", memory, engine);
             let differing: Vec<_> = native.iter().zip(&guest).filter(|(n, g)| n != g).collect();
             assert!(
                 differing.is_empty() && native.len() == guest.len(),
@@ -105,9 +89,32 @@ impl Guest {
                 guest.len()
             );
         }
-        _ = fs::remove_file(initrd);
         println!("{} results are the same", native.len());
     }
+
+    /// Runs `run.sh` in a guest with the catalogue's `kernel`: the results, and all that the guest said.
+    pub fn boot(&self, kernel: &str, memory: &str, engine: Option<&str>) -> (Vec<String>, String) {
+        let initrd = Catalog::new(false).unwrap().initrd_with(kernel, self.root.path(), &mut |_| {}).unwrap();
+        let output = softmetal()
+            .args(["test", "--append", "console=ttyS0", "--memory", memory, "--forbid", TROUBLE, "--timeout", "1800"])
+            .args(["--expect", "guest# ", "--send", "sh /userland/run.sh 2>&1; poweroff -f\\n", "--expect", "Power down"])
+            .args(engine.map(|engine| ["--engine", engine]).iter().flatten())
+            .arg("--kernel")
+            .arg(images(kernel).unwrap().kernel)
+            .arg("--initrd")
+            .arg(&initrd)
+            .output()
+            .unwrap();
+        let log = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert_eq!(output.status.code(), Some(0), "{kernel}, {engine:?}: {log}\n{}", String::from_utf8_lossy(&output.stderr));
+        _ = fs::remove_file(initrd);
+        (results(&log), log)
+    }
+}
+
+/// The lines of a log that the script is judged by.
+fn results(log: &str) -> Vec<String> {
+    log.lines().filter(|l| l.starts_with("RESULT ")).map(|l| l.trim_end().into()).collect()
 }
 
 #[test]
