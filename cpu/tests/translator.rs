@@ -431,10 +431,10 @@ fn compare_programs(bits: u32, count: u64) {
 /// Where the edge of RAM is met, beyond an access that ends with it: one that runs over it, and others farther behind it.
 const PLACES: [i64; 4] = [0, 1, 64, 65];
 
-/// Every form of every instruction with a memory operand, made from its code, with RSI as the operand's base.
-fn memory_forms() -> Vec<(Vec<u8>, usize)> {
+/// Every form of every instruction with a memory operand, made from its code, with RSI or ESI as the operand's base.
+fn memory_forms(bits: u32) -> Vec<(Vec<u8>, usize)> {
     let mut forms = Vec::new();
-    let mut encoder = Encoder::new(64);
+    let mut encoder = Encoder::new(bits);
     'codes: for code in iced_x86::Code::values() {
         let described = code.op_code();
         let memory = (0..described.op_count()).find(|&n| {
@@ -444,7 +444,8 @@ fn memory_forms() -> Vec<(Vec<u8>, usize)> {
                 K::mem | K::r8_or_mem | K::r16_or_mem | K::r32_or_mem | K::r64_or_mem | K::xmm_or_mem | K::ymm_or_mem
             )
         });
-        let (Some(memory), true) = (memory, described.is_instruction() && described.mode64() && described.cpl3()) else { continue };
+        let here = if bits == 64 { described.mode64() } else { described.mode32() };
+        let (Some(memory), true) = (memory, described.is_instruction() && here && described.cpl3()) else { continue };
         let mut i = Instruction::default();
         i.set_code(code);
         for n in 0..described.op_count() {
@@ -452,7 +453,7 @@ fn memory_forms() -> Vec<(Vec<u8>, usize)> {
             let register = match described.op_kind(n) {
                 _ if n == memory => {
                     i.set_op_kind(n, OpKind::Memory);
-                    i.set_memory_base(Register::RSI);
+                    i.set_memory_base(if bits == 64 { Register::RSI } else { Register::ESI });
                     continue;
                 }
                 K::r8_or_mem | K::r8_reg => Register::BL,
@@ -511,11 +512,28 @@ fn memory_forms() -> Vec<(Vec<u8>, usize)> {
     forms
 }
 
+/// Another access of the loop: none, one before the form or one behind it, so many bytes from the form's address (and with
+/// `true` from its end). What does not fault shares its look at the TLB.
+const NEIGHBOURS: [Option<(bool, bool, i8)>; 5] =
+    [None, Some((true, false, -32)), Some((true, false, 0)), Some((false, false, -8)), Some((false, true, 0))];
+
 /// Translated code reaches to the last byte of RAM and not beyond, with every form that it has of a memory operand.
 #[test]
 fn every_memory_form_at_the_edges_of_ram() {
+    let forms = at_the_edges_of_ram(64, &NEIGHBOURS);
+    assert!(forms > 600, "{forms}");
+}
+
+#[test]
+fn every_memory_form_of_32_bits_at_the_edges_of_ram() {
+    let forms = at_the_edges_of_ram(32, &NEIGHBOURS[..1]);
+    assert!(forms > 500, "{forms}");
+}
+
+/// Compares all forms and returns how many there are.
+fn at_the_edges_of_ram(bits: u32, neighbours: &[Option<(bool, bool, i8)>]) -> usize {
     let run = |engine, code: &[u8], address: u64| {
-        let mut h = Harness::long().code(code);
+        let mut h = if bits == 64 { Harness::long() } else { Harness::protected32() }.code(code);
         h.p.set_engine(engine).unwrap();
         h.set_reg(reg::RSI, address);
         h.set_reg(reg::RBX, 0x1234_5678_9abc_def0);
@@ -529,19 +547,28 @@ fn every_memory_form_at_the_edges_of_ram() {
         let translated = h.p.blocks_translated();
         ((stop, s.regs[..16].to_vec(), s.rip, h.flags(), s.icount, s.ymm, h.exception(), bytes), translated)
     };
-    let forms = memory_forms();
+    let forms = memory_forms(bits);
     let mut translated = 0;
     for (form, size) in &forms {
-        // The instruction over and over: LFENCE keeps its neighbour the same, JMP goes back.
-        let mut code = form.clone();
-        code.extend([0x0f, 0xae, 0xe8, 0xeb, (-(form.len() as i8) - 5) as u8]);
-        for place in PLACES {
-            let address = (RAM as i64 - *size as i64 + place) as u64;
-            let (right, _) = run(Engine::Interpreter, &code, address);
-            let (got, blocks) = run(Engine::Translator, &code, address);
-            translated += blocks;
-            assert_eq!(got, right, "{} at {address:#x}", listing(&code, 64));
+        for neighbour in neighbours {
+            let mut code = form.clone();
+            if let &Some((before, from_end, by)) = neighbour {
+                // MOV DL, [RSI + by]
+                let access = [0x8a, 0x56, by.wrapping_add(if from_end { *size as i8 } else { 0 }) as u8];
+                code.splice(if before { 0..0 } else { form.len()..form.len() }, access);
+            }
+            // Over and over: LFENCE keeps the instruction before it as it is, JMP goes back.
+            let back = -(code.len() as i8) - 5;
+            code.extend([0x0f, 0xae, 0xe8, 0xeb, back as u8]);
+            for place in PLACES {
+                let address = (RAM as i64 - *size as i64 + place) as u64;
+                let (right, _) = run(Engine::Interpreter, &code, address);
+                let (got, blocks) = run(Engine::Translator, &code, address);
+                translated += blocks;
+                assert_eq!(got, right, "{} at {address:#x}", listing(&code, bits));
+            }
         }
     }
-    assert!(forms.len() > 600 && translated > 600, "{} forms, {translated} blocks", forms.len());
+    assert!(translated as usize > forms.len(), "{} forms, {translated} blocks", forms.len());
+    forms.len()
 }
