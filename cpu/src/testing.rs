@@ -2,6 +2,8 @@
 //!
 //! There is no IDT: an exception ends the run in [`Stop::Shutdown`], and [`Harness::exception`] tells which it was.
 
+pub mod operands;
+
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
 
@@ -11,7 +13,7 @@ use softmetal_bus::{Attention, CpuBus, GuestMemory, PageKind, attention};
 
 use crate::exec::cpuid::Model;
 use crate::fault::Exception;
-use crate::run::{Processor, Stop};
+use crate::run::{Engine, Processor, Stop};
 use crate::state::{Segment, TableRegister, bits, reg, seg};
 
 /// Bytes of RAM of a [`Harness`].
@@ -52,6 +54,8 @@ pub struct Edge {
     pub float_errors: Vec<bool>,
     /// IGNNE#.
     pub ignore_float_errors: bool,
+    /// The port each access to which raises an SMI.
+    pub smi_port: Option<u16>,
 }
 
 /// A board with [`RAM`] bytes at 0 and no devices; the time-stamp counter is the instruction count.
@@ -64,6 +68,15 @@ impl FlatBus {
     fn edge(&self) -> std::sync::MutexGuard<'_, Edge> {
         self.edge.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
+
+    /// An access to `port`.
+    fn reached(&self, port: u16) -> std::sync::MutexGuard<'_, Edge> {
+        let edge = self.edge();
+        if edge.smi_port == Some(port) {
+            self.attention.raise(attention::SMI);
+        }
+        edge
+    }
 }
 
 impl CpuBus for FlatBus {
@@ -74,11 +87,11 @@ impl CpuBus for FlatBus {
         !0
     }
     fn write(&mut self, _: u64, _: u64, _: usize, _: u64) {}
-    fn port_read(&mut self, _: u64, _: u16, _: usize) -> u32 {
-        self.edge().ins.pop_front().unwrap_or(!0)
+    fn port_read(&mut self, _: u64, port: u16, _: usize) -> u32 {
+        self.reached(port).ins.pop_front().unwrap_or(!0)
     }
     fn port_write(&mut self, at: u64, port: u16, width: usize, value: u32) {
-        self.edge().outs.push((at, port, width, value));
+        self.reached(port).outs.push((at, port, width, value));
     }
     fn acknowledge(&mut self, _: u64) -> Option<u8> {
         let mut edge = self.edge();
@@ -204,6 +217,17 @@ impl Harness {
         let mut h = Self::new(Model::max(), 16);
         h.enter(0, 0, false);
         h
+    }
+
+    /// Runs with `engine`; a translator translates all it can before it runs for the first time.
+    ///
+    /// # Panics
+    /// If the host has no translator.
+    #[must_use]
+    pub fn on(mut self, engine: Engine) -> Self {
+        self.p.set_engine(engine).expect("the host can translate");
+        self.p.set_heat(0);
+        self
     }
 
     /// Puts code where execution begins.

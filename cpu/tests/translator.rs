@@ -5,11 +5,12 @@
 
 use iced_x86::{
     Decoder, DecoderOptions, Encoder, FlowControl, Formatter, Instruction, InstructionInfoFactory, IntelFormatter, Mnemonic as M, OpAccess,
-    OpKind, Register,
+    OpCodeOperandKind as K, OpKind, Register,
 };
 use softmetal_cpu::semantics::simd::V256;
 use softmetal_cpu::semantics::x87::image::FXSAVE_SIZE;
 use softmetal_cpu::state::{Segment, reg, seg};
+use softmetal_cpu::testing::operands::{self, Registers};
 use softmetal_cpu::testing::{CODE, Harness, RAM};
 use softmetal_cpu::{Engine, Exception, Stop};
 
@@ -438,70 +439,35 @@ fn memory_forms(bits: u32) -> Vec<(Vec<u8>, usize)> {
     'codes: for code in iced_x86::Code::values() {
         let described = code.op_code();
         let memory = (0..described.op_count()).find(|&n| {
-            use iced_x86::OpCodeOperandKind as K;
-            matches!(
-                described.op_kind(n),
-                K::mem | K::r8_or_mem | K::r16_or_mem | K::r32_or_mem | K::r64_or_mem | K::xmm_or_mem | K::ymm_or_mem
-            )
+            let kind = described.op_kind(n);
+            operands::may_be_memory(kind) && operands::gathered_by(kind).is_none() && operands::registers(kind) != Some(Registers::Mmx)
         });
         let here = if bits == 64 { described.mode64() } else { described.mode32() };
         let (Some(memory), true) = (memory, described.is_instruction() && here && described.cpl3()) else { continue };
         let mut i = Instruction::default();
         i.set_code(code);
         for n in 0..described.op_count() {
-            use iced_x86::OpCodeOperandKind as K;
-            let register = match described.op_kind(n) {
-                _ if n == memory => {
-                    i.set_op_kind(n, OpKind::Memory);
-                    i.set_memory_base(if bits == 64 { Register::RSI } else { Register::ESI });
-                    continue;
-                }
-                K::r8_or_mem | K::r8_reg => Register::BL,
-                K::r16_or_mem | K::r16_reg | K::r16_rm => Register::BX,
-                K::r32_or_mem | K::r32_reg | K::r32_rm | K::r32_vvvv => Register::EBX,
-                K::r64_or_mem | K::r64_reg | K::r64_rm | K::r64_vvvv => Register::RBX,
-                K::xmm_or_mem | K::xmm_reg | K::xmm_rm => Register::XMM3,
-                K::xmm_vvvv | K::xmm_is4 => Register::XMM4,
-                K::ymm_or_mem | K::ymm_reg | K::ymm_rm => Register::YMM3,
-                K::ymm_vvvv | K::ymm_is4 => Register::YMM4,
-                K::al => Register::AL,
-                K::ax => Register::AX,
-                K::eax => Register::EAX,
-                K::rax => Register::RAX,
-                K::cl => Register::CL,
-                K::imm8 => {
-                    i.set_op_kind(n, OpKind::Immediate8);
-                    continue;
-                }
-                K::imm8sex16 => {
-                    i.set_op_kind(n, OpKind::Immediate8to16);
-                    continue;
-                }
-                K::imm8sex32 => {
-                    i.set_op_kind(n, OpKind::Immediate8to32);
-                    continue;
-                }
-                K::imm8sex64 => {
-                    i.set_op_kind(n, OpKind::Immediate8to64);
-                    continue;
-                }
-                K::imm16 => {
-                    i.set_op_kind(n, OpKind::Immediate16);
-                    continue;
-                }
-                K::imm32 => {
-                    i.set_op_kind(n, OpKind::Immediate32);
-                    continue;
-                }
-                K::imm32sex64 => {
-                    i.set_op_kind(n, OpKind::Immediate32to64);
-                    continue;
+            let kind = described.op_kind(n);
+            if n == memory {
+                i.set_op_kind(n, OpKind::Memory);
+                i.set_memory_base(if bits == 64 { Register::RSI } else { Register::ESI });
+                continue;
+            }
+            match operands::registers(kind) {
+                Some(all @ (Registers::General(_) | Registers::Xmm | Registers::Ymm | Registers::One(_))) => {
+                    i.set_op_kind(n, OpKind::Register);
+                    i.set_op_register(n, all.nth(if matches!(kind, K::xmm_vvvv | K::xmm_is4 | K::ymm_vvvv | K::ymm_is4) { 4 } else { 3 }));
                 }
                 // No operand that is renamed.
-                _ => continue 'codes,
-            };
-            i.set_op_kind(n, OpKind::Register);
-            i.set_op_register(n, register);
+                Some(_) => continue 'codes,
+                None => {
+                    let Some(other) = operands::other(described, n, bits) else { continue 'codes };
+                    i.set_op_kind(n, other);
+                    if kind == K::imm8_const_1 {
+                        i.set_immediate8(1);
+                    }
+                }
+            }
         }
         let encoded = encoder.encode(&i, 0).is_ok();
         let bytes = encoder.take_buffer();

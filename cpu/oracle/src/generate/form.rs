@@ -2,6 +2,8 @@
 
 use iced_x86::{Instruction, Mnemonic as M, OpCodeOperandKind as K, OpKind, Register as R};
 
+use softmetal_cpu::testing::operands::{self, Registers};
+
 use super::{Maker, SELECTORS, leads_to_64_bit};
 use crate::case::{CODE, CONSTANTS, DATA, PAGE, REGION, selector};
 use crate::values;
@@ -24,32 +26,13 @@ impl Maker<'_> {
     }
 
     fn register(&mut self, kind: K) -> Option<R> {
-        Some(match kind {
-            K::r8_or_mem | K::r8_reg | K::r8_opcode => self.general(1),
-            K::r16_or_mem | K::r16_reg | K::r16_reg_mem | K::r16_rm | K::r16_opcode => self.general(2),
-            K::r32_or_mem | K::r32_reg | K::r32_reg_mem | K::r32_rm | K::r32_opcode | K::r32_vvvv => self.general(4),
-            K::r64_or_mem | K::r64_reg | K::r64_reg_mem | K::r64_rm | K::r64_opcode | K::r64_vvvv => self.general(8),
-            K::seg_reg => self.r.pick(&[R::ES, R::CS, R::SS, R::DS, R::FS, R::GS]),
-            K::mm_or_mem | K::mm_reg | K::mm_rm => R::MM0 + self.r.below(8) as u32,
-            K::xmm_or_mem | K::xmm_reg | K::xmm_rm | K::xmm_vvvv | K::xmm_is4 | K::xmm_is5 => R::XMM0 + self.vector(),
-            K::ymm_or_mem | K::ymm_reg | K::ymm_rm | K::ymm_vvvv | K::ymm_is4 | K::ymm_is5 => R::YMM0 + self.vector(),
-            K::cr_reg => self.r.pick(&[R::CR0, R::CR2, R::CR3, R::CR4]),
-            K::dr_reg => R::DR0 + self.r.below(8) as u32,
-            K::sti_opcode => R::ST0 + self.r.below(8) as u32,
-            K::al => R::AL,
-            K::cl => R::CL,
-            K::ax => R::AX,
-            K::dx => R::DX,
-            K::eax => R::EAX,
-            K::rax => R::RAX,
-            K::st0 => R::ST0,
-            K::es => R::ES,
-            K::cs => R::CS,
-            K::ss => R::SS,
-            K::ds => R::DS,
-            K::fs => R::FS,
-            K::gs => R::GS,
-            _ => return None,
+        Some(match operands::registers(kind)? {
+            Registers::General(size) => self.general(size),
+            Registers::Segment => self.r.pick(&[R::ES, R::CS, R::SS, R::DS, R::FS, R::GS]),
+            Registers::Control => self.r.pick(&[R::CR0, R::CR2, R::CR3, R::CR4]),
+            Registers::One(r) => r,
+            all @ (Registers::Xmm | Registers::Ymm) => all.nth(self.vector()),
+            all @ (Registers::Mmx | Registers::Debug | Registers::X87) => all.nth(self.r.below(8) as u32),
         })
     }
 
@@ -57,14 +40,9 @@ impl Maker<'_> {
         let mut i = Instruction::default();
         i.set_code(self.info.code());
         let memory = self.r.percent(55);
-        let by_bits = |kinds: [OpKind; 3], bits: u32| kinds[bits.trailing_zeros() as usize - 4];
         for n in 0..self.info.op_count() {
             let kind = self.info.op_kind(n);
-            let maybe =
-                matches!(kind, K::r8_or_mem | K::r16_or_mem | K::r32_or_mem | K::r64_or_mem | K::mm_or_mem | K::xmm_or_mem | K::ymm_or_mem);
-            let always =
-                matches!(kind, K::mem | K::mem_vsib32x | K::mem_vsib32y | K::mem_vsib64x | K::mem_vsib64y | K::sibmem | K::mem_mib);
-            if always || maybe && memory {
+            if operands::may_be_memory(kind) && (memory || operands::registers(kind).is_none()) {
                 i.set_op_kind(n, OpKind::Memory);
                 self.memory(&mut i, kind);
                 continue;
@@ -74,81 +52,45 @@ impl Maker<'_> {
                 i.set_op_register(n, r);
                 continue;
             }
-            let second = n > 0 && matches!(self.info.op_kind(n - 1), K::imm16 | K::imm8);
             let address = self.address_size();
-            let op_kind = match kind {
+            let op_kind = operands::other(self.info, n, address)?;
+            i.set_op_kind(n, op_kind);
+            match kind {
                 K::mem_offs => {
                     let size = self.operand_size();
                     let offset = self.target(size).wrapping_add(self.base());
                     let mask = u64::MAX >> (64 - address);
                     i.set_memory_displ_size(address / 8);
                     i.set_memory_displacement64(offset & mask);
-                    OpKind::Memory
                 }
                 K::farbr2_2 => {
                     i.set_far_branch16((CODE + 0x800 + self.r.below(16)) as u16);
                     i.set_far_branch_selector(self.selector());
-                    OpKind::FarBranch16
                 }
                 K::farbr4_2 => {
                     let base = self.r.pick(&[self.base(), 0]);
                     i.set_far_branch32((base + CODE + 0x800 + self.r.below(16)) as u32);
                     i.set_far_branch_selector(self.selector());
-                    OpKind::FarBranch32
                 }
-                K::seg_rSI => by_bits([OpKind::MemorySegSI, OpKind::MemorySegESI, OpKind::MemorySegRSI], address),
-                K::es_rDI => by_bits([OpKind::MemoryESDI, OpKind::MemoryESEDI, OpKind::MemoryESRDI], address),
-                K::seg_rDI => by_bits([OpKind::MemorySegDI, OpKind::MemorySegEDI, OpKind::MemorySegRDI], address),
                 K::seg_rBX_al => {
                     i.set_memory_base([R::BX, R::EBX, R::RBX][address.trailing_zeros() as usize - 4]);
                     i.set_memory_index(R::AL);
-                    OpKind::Memory
                 }
-                K::imm8_const_1 => {
-                    i.set_immediate8(1);
-                    OpKind::Immediate8
-                }
-                K::imm8 if second => {
+                K::imm8_const_1 => i.set_immediate8(1),
+                K::imm8 if op_kind == OpKind::Immediate8_2nd => {
                     i.set_immediate8_2nd(self.r.below(if self.info.mnemonic() == M::Enter { 34 } else { 256 }) as u8);
-                    OpKind::Immediate8_2nd
                 }
-                K::imm8 => {
-                    i.set_immediate8(values::integer(self.r, 8) as u8);
-                    OpKind::Immediate8
-                }
-                K::imm8sex16 | K::imm8sex32 | K::imm8sex64 => {
-                    let kind = match kind {
-                        K::imm8sex16 => OpKind::Immediate8to16,
-                        K::imm8sex32 => OpKind::Immediate8to32,
-                        _ => OpKind::Immediate8to64,
-                    };
-                    i.set_op_kind(n, kind);
-                    i.set_immediate_i64(n, i64::from(values::integer(self.r, 8) as i8));
-                    kind
-                }
+                K::imm8 => i.set_immediate8(values::integer(self.r, 8) as u8),
+                K::imm8sex16 | K::imm8sex32 | K::imm8sex64 => i.set_immediate_i64(n, i64::from(values::integer(self.r, 8) as i8)),
                 K::imm16 => {
                     let small = matches!(self.info.mnemonic(), M::Enter | M::Ret | M::Retf);
                     i.set_immediate16(if small { self.r.below(0x80) as u16 } else { values::integer(self.r, 16) as u16 });
-                    OpKind::Immediate16
                 }
-                K::imm32 => {
-                    i.set_immediate32(values::integer(self.r, 32) as u32);
-                    OpKind::Immediate32
-                }
-                K::imm32sex64 => {
-                    i.set_immediate32to64(i64::from(values::integer(self.r, 32) as i32));
-                    OpKind::Immediate32to64
-                }
-                K::imm64 => {
-                    i.set_immediate64(values::integer(self.r, 64));
-                    OpKind::Immediate64
-                }
-                K::br16_1 | K::br16_2 => OpKind::NearBranch16,
-                K::br32_1 | K::br32_4 => OpKind::NearBranch32,
-                K::br64_1 | K::br64_4 => OpKind::NearBranch64,
-                _ => return None,
-            };
-            i.set_op_kind(n, op_kind);
+                K::imm32 => i.set_immediate32(values::integer(self.r, 32) as u32),
+                K::imm32sex64 => i.set_immediate32to64(i64::from(values::integer(self.r, 32) as i32)),
+                K::imm64 => i.set_immediate64(values::integer(self.r, 64)),
+                _ => {}
+            }
         }
         Some(i)
     }
@@ -201,7 +143,7 @@ impl Maker<'_> {
         let size = self.operand_size();
         let target = self.target(size);
         let mut address = self.address_size();
-        if matches!(kind, K::mem_vsib32x | K::mem_vsib32y | K::mem_vsib64x | K::mem_vsib64y) && address == 16 {
+        if operands::gathered_by(kind).is_some() && address == 16 {
             address = 32;
         }
         let segment = if self.r.percent(15) { self.r.pick(&[R::ES, R::CS, R::SS, R::DS, R::FS, R::GS]) } else { R::None };
@@ -221,11 +163,7 @@ impl Maker<'_> {
             1 => i64::from(self.r.next() as i8),
             _ => i64::from(values::integer(self.r, 16) as i16),
         };
-        let vsib = match kind {
-            K::mem_vsib32x | K::mem_vsib64x => R::XMM0,
-            K::mem_vsib32y | K::mem_vsib64y => R::YMM0,
-            _ => R::None,
-        };
+        let vsib = operands::gathered_by(kind).map_or(R::None, |all| all.nth(0));
         if address == 16 {
             let (base, index) = self.r.pick(&[
                 (R::BX, R::SI),
