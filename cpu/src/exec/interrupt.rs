@@ -48,15 +48,12 @@ impl Cpu {
     pub fn deliver_exception(&mut self, e: Exception, chain: &mut Vec<(u64, Exception)>) -> bool {
         let mut e = e;
         loop {
-            match e.vector {
-                vector::PF => self.state.cr2 = e.address,
-                vector::DB => {
-                    self.state.dr[7] &= !(1 << 13);
-                    self.state.msr.debugctl &= !debug::BTF;
-                    self.join_debug_traps();
-                }
-                _ => {}
+            if e.vector == vector::DB {
+                self.state.dr[7] &= !(1 << 13);
+                self.state.msr.debugctl &= !debug::BTF;
+                self.join_debug_traps();
             }
+            self.note_page_fault(e);
             if self.interrupt(e.vector, e.error, Event::Exception).is_ok() {
                 return true;
             }
@@ -86,6 +83,13 @@ impl Cpu {
         }
     }
 
+    /// CR2 is that of the last page fault, even if a double fault is what comes of it (SDM 3A, 6.15, interrupt 14).
+    fn note_page_fault(&mut self, e: Exception) {
+        if e.vector == vector::PF {
+            self.state.cr2 = e.address;
+        }
+    }
+
     fn raised(&mut self, chain: &mut Vec<(u64, Exception)>) -> Option<Exception> {
         match std::mem::take(&mut self.fault) {
             Reason::Exception(e) => {
@@ -93,6 +97,7 @@ impl Cpu {
                 let rip = self.state.rip;
                 self.log_unusual(Level::Debug, &format!("exception {}, error {:x?}, while {before} was delivered", e.vector, e.error), rip);
                 chain.push((rip, e));
+                self.note_page_fault(e);
                 Some(e)
             }
             reason => {
