@@ -376,6 +376,8 @@ fn store_table<W: Width, const IDT: bool>(cpu: &mut Cpu, op: &Op, rest: &[Op]) -
         cpu.check_umip()?;
         let t = if IDT { cpu.state.idtr } else { cpu.state.gdtr };
         let ea = cpu.effective(op);
+        // All or nothing.
+        cpu.probe_at(op, op.seg, ea, 2 + W::BYTES)?;
         cpu.store_at(op, op.seg, ea, t.limit)?;
         cpu.store_at(op, op.seg, ea.wrapping_add(2), W::of(t.base))
     })
