@@ -2,9 +2,10 @@
 
 use iced_x86::code_asm::*;
 use softmetal_bus::attention;
-use softmetal_cpu::Stop;
-use softmetal_cpu::state::{bits, seg};
-use softmetal_cpu::testing::Harness;
+use softmetal_cpu::exec::cpuid::Model;
+use softmetal_cpu::state::{bits, reg, seg};
+use softmetal_cpu::testing::{CODE, Harness};
+use softmetal_cpu::{Engine, Stop};
 
 /// SMBASE after RESET.
 const SMBASE: u64 = 0x3_0000;
@@ -108,5 +109,83 @@ fn rsm_is_invalid_outside_and_shuts_down_on_a_state_that_cannot_be() {
         });
         h.p.cpu.attention.raise(attention::SMI);
         assert_eq!(h.run(10), Stop::Shutdown, "{field:#x}");
+    }
+}
+
+/// APM 2, 10.3.8; SDM 3C, 31.12: the map tells of the access that has raised the SMI, and with FFh in its restart field the
+/// instruction (of a repeated one this iteration) is carried out again.
+#[test]
+fn io_instructions_are_restarted() {
+    const PORT: u16 = 0xb2;
+    const TIMES: u64 = 0x7000;
+    const SEEN: u64 = 0x7100;
+    // Code, the map's bits 0 to 6, and what is added to RCX, RSI and RDI in the end.
+    let cases: [(&[u8], u32, [i64; 3]); 7] = [
+        // OUT B2h, AL; OUT DX, EAX; IN AL, DX; OUTSB; REP OUTSW; INSB; REP INSD
+        (&[0xe6, PORT as u8], 0x12, [0; 3]),
+        (&[0xef], 0x42, [0; 3]),
+        (&[0xec], 0x13, [0; 3]),
+        (&[0x6e], 0x16, [0, 1, 0]),
+        (&[0xf3, 0x66, 0x6f], 0x2e, [-3, 6, 0]),
+        (&[0x6c], 0x17, [0, 0, 1]),
+        (&[0xf3, 0x6d], 0x4f, [-3, 0, 12]),
+    ];
+    // The places in the map, from SMBASE on, of AMD64 and of the Pentium.
+    for (model, io_field, restart_field) in [("max", 0xfec0u32, 0xfec8u32), ("pentium3", 0xff18, 0xff00)] {
+        for engine in [Engine::Interpreter, Engine::Translator] {
+            for (code, what, change) in cases {
+                for restart in [false, true] {
+                    let mut h = if model == "max" { Harness::long() } else { Harness::protected32() }.code(code).on(engine);
+                    h.p.cpu.model = Model::by_name(model).unwrap();
+                    // Counts the SMIs, keeps what the map says, and asks for the instruction again twice.
+                    handler(&mut h, SMBASE, |a| {
+                        let mut done = a.create_label();
+                        a.mov(ebx, io_field).unwrap();
+                        a.mov(eax, dword_ptr(ebx).cs()).unwrap();
+                        a.mov(dword_ptr(SEEN), eax).unwrap();
+                        a.inc(dword_ptr(TIMES)).unwrap();
+                        a.cmp(dword_ptr(TIMES), 3).unwrap();
+                        a.jae(done).unwrap();
+                        a.mov(ebx, restart_field).unwrap();
+                        a.mov(byte_ptr(ebx).cs(), if restart { 0xff } else { 0 }).unwrap();
+                        a.set_label(&mut done).unwrap();
+                        a.nop().unwrap();
+                    });
+                    let registers = [reg::RCX, reg::RSI, reg::RDI];
+                    for (r, v) in registers.into_iter().zip([3, 0x9000, 0x9800]).chain([(reg::RDX, PORT.into())]) {
+                        h.set_reg(r, v);
+                    }
+                    h.set_mem(0x9000, &[1, 2, 3, 4, 5, 6]);
+                    {
+                        let mut edge = h.edge.lock().unwrap();
+                        edge.smi_port = Some(PORT);
+                        edge.ins = (1..=9).collect();
+                    }
+                    let repeated = what & 8 != 0;
+                    let end = CODE + code.len() as u64;
+                    let mut left = 200;
+                    while left > 0
+                        && (h.p.cpu.state.smm.active || h.p.cpu.state.rip != end || h.p.cpu.attention.bits() & attention::SMI != 0)
+                    {
+                        h.run(1);
+                        left -= 1;
+                    }
+                    let name = format!("{model}, {engine:?}: {code:x?}, restart {restart}");
+                    assert!(left > 0, "{name}");
+                    // Without a restart one SMI for each iteration; with it, two more.
+                    let accesses = if repeated { 3 } else { 1 } + if restart { 2 } else { 0 };
+                    assert_eq!(h.u64(TIMES) as u32, accesses, "{name}");
+                    assert_eq!(h.u64(SEEN) as u32, u32::from(PORT) << 16 | what, "{name}");
+                    let changed = registers.into_iter().zip([3, 0x9000, 0x9800]).map(|(r, v)| h.reg(r) as i64 - v);
+                    assert_eq!(changed.collect::<Vec<_>>(), change, "{name}");
+                    let edge = h.edge.lock().unwrap();
+                    if what & 1 == 0 {
+                        assert_eq!(edge.outs.len() as u32, accesses, "{name}");
+                    } else {
+                        assert_eq!(9 - edge.ins.len() as u32, accesses, "{name}");
+                    }
+                }
+            }
+        }
     }
 }
