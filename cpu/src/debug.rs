@@ -113,13 +113,15 @@ impl Cpu {
         before
     }
 
-    /// After it has completed, its last instruction being of `len` bytes: what it met, and its single step. A MOV SS holds
-    /// back the one and swallows the other. With DEBUGCTL.BTF only branches are followed by a single step (SDM 3B, 18.4.3).
+    /// After it has completed, its last instruction being of `len` bytes, and perhaps a near branch (`near`): what it met, and
+    /// its single step. A MOV SS holds back the one and swallows the other. With DEBUGCTL.BTF only branches are followed by a
+    /// single step (SDM 3B, 18.4.3).
     #[cold]
-    pub fn end_careful(&mut self, before: Before, len: u8) {
+    pub fn end_careful(&mut self, before: Before, len: u8, near: bool) {
         self.collect_watch_hits();
-        // An iteration of a repeated instruction stays where it is, and is no branch.
-        let branched = || ![before.rip, self.cut_ip(before.rip.wrapping_add(len.into()))].contains(&self.state.rip);
+        // An iteration of a repeated instruction stays where it is, and is no branch, as a jump to itself is.
+        let stays = self.state.rip == before.rip && !near;
+        let branched = || !stays && self.state.rip != self.cut_ip(before.rip.wrapping_add(len.into()));
         let counts = self.state.msr.debugctl & BTF == 0 || branched();
         if before.trap && counts && !self.untraced && !self.state.debug_shadow {
             self.state.pending_debug |= BS;

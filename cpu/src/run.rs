@@ -378,7 +378,7 @@ impl Processor {
                 self.chain.clear();
                 if careful {
                     let len = self.cache.get(index).ops.first().map_or(0, |op| op.len);
-                    self.cpu.end_careful(before, len);
+                    self.cpu.end_careful(before, len, exit == Exit::Branch);
                 }
             }
         }

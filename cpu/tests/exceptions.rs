@@ -343,6 +343,19 @@ fn single_steps_on_branches_alone() {
     assert_eq!(h.p.cpu.state.rip, CODE + 6);
     h.run(1);
     assert_eq!(h.p.cpu.state.rip, HANDLERS + 16);
+
+    // A jump to itself is a branch; an iteration of a repeated instruction (REP STOSB) is none.
+    for (code, steps) in [(&[0xeb, 0xfe][..], 1), (&[0xf3, 0xaa, 0xeb, 0xfe], 4)] {
+        let mut h = handled().code(code);
+        h.set_reg(reg::RCX, 3);
+        h.set_reg(reg::RDI, 0x9000);
+        h.p.cpu.state.eflags |= TF;
+        h.p.cpu.state.msr.debugctl = 2;
+        h.run(steps);
+        assert_eq!(h.p.cpu.state.rip, CODE + code.len() as u64 - 2);
+        h.run(1);
+        assert_eq!((h.p.cpu.state.rip, h.u64(h.reg(reg::RSP))), (HANDLERS + 16, CODE + code.len() as u64 - 2));
+    }
 }
 
 #[test]
@@ -556,6 +569,30 @@ fn invalid_opcodes_come_before_privilege() {
     let mut h = Harness::long().code(&[0xd9, 0x04, 0x25, 0, 0, 0, 0x7f]);
     h.p.cpu.state.cr0 |= bits::CR0_EM;
     assert_eq!(fault_in(&mut h, 1), Some((vector::NM, None)));
+}
+
+/// SDM 2, 2.1.1 and 2.2.1: REX counts only right before the opcode, and W more than 66.
+#[test]
+fn the_order_of_prefixes() {
+    for (code, rax) in [
+        // MOV with an immediate: REX.W before 66, after it, alone; REX twice.
+        (&[0x48, 0x66, 0xb8, 0x34, 0x12][..], 0x1111_1111_1111_1234),
+        (&[0x66, 0x48, 0xb8, 1, 2, 3, 4, 5, 6, 7, 8], 0x0807_0605_0403_0201),
+        (&[0x48, 0xb8, 1, 2, 3, 4, 5, 6, 7, 8], 0x0807_0605_0403_0201),
+        (&[0x48, 0x40, 0xb8, 1, 2, 3, 4], 0x0403_0201),
+        // ADD AH, 1 and, by any REX, ADD SPL, 1.
+        (&[0x80, 0xc4, 1], 0x1111_1111_1111_1211),
+        (&[0x40, 0x80, 0xc4, 1], 0x1111_1111_1111_1111),
+        // POPCNT: of 66, F2 and F3 one is mandatory, F3; 66 is the size. BSWAP has none of these.
+        (&[0x66, 0xf3, 0x0f, 0xb8, 0xc0], 0x1111_1111_1111_0004),
+        (&[0xf3, 0x66, 0x48, 0x0f, 0xb8, 0xc0], 0x10),
+        (&[0xf2, 0xf3, 0x0f, 0xc8], 0x1111_1111),
+    ] {
+        let mut h = Harness::long().code(code);
+        h.set_reg(reg::RAX, 0x1111_1111_1111_1111);
+        assert_eq!((h.run(1), h.p.cpu.state.rip), (Stop::Budget, CODE + code.len() as u64), "{code:x?}");
+        assert_eq!(h.reg(reg::RAX), rax, "{code:x?}");
+    }
 }
 
 #[test]
