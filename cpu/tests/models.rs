@@ -5,8 +5,8 @@ use softmetal_cpu::exec::cpuid::{Feature, Model, TSC_HZ};
 use softmetal_cpu::exec::models::Vendor;
 use softmetal_cpu::fault::vector;
 use softmetal_cpu::state::{bits, reg, seg};
-use softmetal_cpu::testing::{CODE, Harness};
-use softmetal_cpu::{Stop, flags};
+use softmetal_cpu::testing::{CODE, DESCRIPTORS, Harness};
+use softmetal_cpu::{Segment, Stop, flags};
 
 const BASIC_END: u32 = 0x17;
 
@@ -215,6 +215,16 @@ fn registers_come_and_go_with_their_features() {
     }
 }
 
+/// Before SYSCALL, long mode and NX there was no EFER.
+#[test]
+fn efer_is_younger_than_the_pentium_iii() {
+    for (model, there) in [("486", false), ("pentium3", false), ("k6-2", true), ("core2duo", true)] {
+        let mut h = Harness::long();
+        h.p.cpu.model = Model::by_name(model).unwrap();
+        assert_eq!(h.p.cpu.read_msr(0xc000_0080, 0).is_some(), there, "{model}");
+    }
+}
+
 #[test]
 fn the_microcode_has_a_revision() {
     for (name, high) in [("haswell", true), ("zen3", false)] {
@@ -264,5 +274,29 @@ fn sysenter_is_intels_in_long_mode() {
         h.p.load(state);
         h.run(1);
         assert_eq!(h.exception().map(|(_, e)| e.vector), Some(refused), "{name}");
+    }
+}
+
+/// Where 16-bit code's far call to 64-bit code pushes: at SP (SDM 2, CALL), or at RSP, as CS is loaded first (APM 3, CALL far).
+#[test]
+fn far_calls_to_64_bit_code_push_by_vendor() {
+    for (model, stack) in [("haswell", 0x8000), ("zen3", 0x1_8000)] {
+        // call 0008:00020000
+        let mut h = Harness::long().code(&[0x66, 0x9a, 0x00, 0x00, 0x02, 0x00, 0x08, 0x00]);
+        h.p.cpu.model = Model::by_name(model).unwrap();
+        h.set_mem(0x2_0000, &[0x90]);
+        for (n, selector) in [(seg::CS, 0x38_u16), (seg::SS, 0x40)] {
+            h.p.cpu.set_segment(n, Segment::from_descriptor(selector, DESCRIPTORS[usize::from(selector >> 3)]));
+        }
+        // The code is at the start of its segment.
+        let cs = Segment { base: CODE, ..h.p.cpu.state.segments[seg::CS] };
+        h.p.cpu.set_segment(seg::CS, cs);
+        h.p.cpu.state.rip = 0;
+        h.set_reg(reg::RSP, 0x1_8000);
+        let state = h.p.cpu.state.clone();
+        h.p.load(state);
+        assert_eq!(h.run(2), Stop::Budget, "{model}: {:?}", h.exception());
+        assert_eq!((h.p.cpu.state.rip, h.reg(reg::RSP)), (0x2_0001, 0x1_7ff8), "{model}");
+        assert_eq!(h.u64(stack - 8), 0x38 << 32 | 8, "{model}");
     }
 }

@@ -85,7 +85,7 @@ fn transfer<W: Width, const CALL: bool>(cpu: &mut Cpu, selector: u16, offset: u6
         let cs = cpu.real_segment(seg::CS, selector);
         cpu.check_target(&cs, offset, 0)?;
         if CALL {
-            push_return(cpu, W::BYTES)?.commit(cpu);
+            push_return(cpu, W::BYTES, false)?.commit(cpu);
         }
         let cpl = cpu.state.cpl;
         cpu.enter_code(cs, cpl, offset);
@@ -102,16 +102,22 @@ fn transfer<W: Width, const CALL: bool>(cpu: &mut Cpu, selector: u16, offset: u6
     cpu.check_target(&d.segment, offset, 0)?;
     cpu.mark_accessed(&mut d)?;
     if CALL {
-        push_return(cpu, W::BYTES)?.commit(cpu);
+        // APM 3, CALL (far): AMD's processors have loaded CS by then, so 64-bit code's stack is all of RSP.
+        let whole = amd(cpu) && cpu.lma() && d.segment.long();
+        push_return(cpu, W::BYTES, whole)?.commit(cpu);
     }
     let cpl = cpu.state.cpl;
     cpu.enter_code(d.segment, cpl, offset);
     Ok(())
 }
 
-/// Pushes CS and RIP on the current stack.
-fn push_return(cpu: &mut Cpu, bytes: usize) -> Result<Stack, Fault> {
+/// Pushes CS and RIP on the current stack, which is at the `whole` of RSP, or at what the mode makes of it.
+fn push_return(cpu: &mut Cpu, bytes: usize, whole: bool) -> Result<Stack, Fault> {
     let mut stack = Stack::current(cpu);
+    if whole {
+        stack = Stack::outer(stack.segment, cpu.state.regs[usize::from(reg::RSP)], true);
+        stack.set_user(cpu.state.cpl == 3);
+    }
     stack.push(cpu, bytes, u64::from(cpu.state.segments[seg::CS].selector))?;
     stack.push(cpu, bytes, cpu.state.rip)?;
     Ok(stack)
@@ -187,7 +193,7 @@ fn gate<const CALL: bool>(cpu: &mut Cpu, selector: u16, d: &Descriptor) -> Resul
     if !inner {
         cpu.check_target(&cs, offset, 0)?;
         if CALL {
-            push_return(cpu, bytes)?.commit(cpu);
+            push_return(cpu, bytes, false)?.commit(cpu);
         }
         cpu.enter_code(cs, cpl, offset);
         return Ok(());

@@ -187,7 +187,6 @@ fn needs(msr: u32) -> Option<Feature> {
         n::UMWAIT_CONTROL => Feature::Waitpkg,
         n::STAR => Feature::Syscall,
         n::CSTAR | n::FMASK | n::FS_BASE | n::GS_BASE | n::KERNEL_GS_BASE => Feature::Lm,
-        n::TSC_AUX => Feature::Rdtscp,
         _ => return None,
     })
 }
@@ -267,8 +266,13 @@ impl Cpu {
 
     /// Whether the model's features leave MSR `msr` in place.
     fn has_msr(&self, msr: u32) -> bool {
-        // RDPID alone brings TSC_AUX too, and 0xc000_0082 is LSTAR, or a K6's write-allocation register.
-        needs(msr).is_none_or(|f| self.model.has(f) || msr == n::TSC_AUX && self.model.has(Feature::Rdpid))
+        match msr {
+            // The latter is LSTAR, or a K6's write-allocation register.
+            n::EFER | n::LSTAR => self.writable_in_efer() != 0,
+            // RDPID alone brings it too.
+            n::TSC_AUX => self.model.has(Feature::Rdtscp) || self.model.has(Feature::Rdpid),
+            _ => needs(msr).is_none_or(|f| self.model.has(f)),
+        }
     }
 
     /// Writes MSR `msr`; false is #GP.
