@@ -18,7 +18,7 @@ const OFFSET: u64 = PAGE_SIZE as u64 - 1;
 /// Bits of an epoch that tell the address space.
 const GENERATION_BITS: u32 = 16;
 /// So many translations are kept; then all are dropped.
-const MOST: usize = 4096;
+const MOST: usize = 1 << 15;
 
 #[derive(Clone, Copy)]
 struct Entry {
@@ -62,12 +62,12 @@ pub const fn same_but_for_the_space(a: u64, b: u64) -> bool {
 pub struct CodeTlb {
     /// By privilege (user is 1).
     entries: [Map<Entry>; 2],
-    /// The pages in `entries`.
+    /// The pages that have been in `entries`.
     known: Pages,
     /// By privilege: changes of the epoch that are not changes of the address space.
     changes: [u64; 2],
     /// By privilege: pages that code was found on since then.
-    pages: [Pages; 2],
+    pages: [Map<()>; 2],
     /// The system's code was found on a page that is not global, since the address space changed last.
     local: bool,
 }
@@ -78,13 +78,13 @@ impl CodeTlb {
             entries: [Map::default(), Map::default()],
             known: Pages::NONE,
             changes: [0; 2],
-            pages: [const { Pages::NONE }; 2],
+            pages: [Map::default(), Map::default()],
             local: false,
         }
     }
 
     fn note(&mut self, lin: u64, user: bool, global: bool) {
-        self.pages[usize::from(user)].add(lin >> 12);
+        self.pages[usize::from(user)].insert(lin >> 12, ());
         self.local |= !user && !global;
     }
 
@@ -121,7 +121,7 @@ impl CodeTlb {
     fn change(&mut self, user: bool) {
         let privilege = usize::from(user);
         self.changes[privilege] += 1;
-        self.pages[privilege] = Pages::NONE;
+        self.pages[privilege].clear();
     }
 
     /// The address space is another one.
@@ -142,13 +142,15 @@ impl CodeTlb {
 
     /// Drops the page of `lin`; with `large`, it may be part of a large one.
     pub fn invalidate(&mut self, lin: u64, large: bool, spaces: &Spaces) {
+        let page = lin >> 12;
+        let known = self.known.may_hold(page);
         for user in [false, true] {
-            if large || self.pages[usize::from(user)].may_hold(lin >> 12) {
+            if large || known && self.pages[usize::from(user)].contains_key(&page) {
                 self.change(user);
             }
         }
         for entries in &mut self.entries {
-            if self.known.may_hold(lin >> 12) {
+            if known {
                 entries.remove(&key(spaces.tag(lin), false));
                 entries.remove(&key(spaces.tag(lin), true));
             }
