@@ -28,12 +28,14 @@ use crate::op::Op;
 use crate::state::Mode;
 use crate::table;
 
-/// Instructions in a block at most.
+/// Instructions in a block at most: [`Decoded::plain`] has a bit for each.
 pub const MAX_OPS: usize = 64;
 /// The longest instruction, in bytes.
 pub const MAX_LEN: usize = 15;
 /// Blocks in the cache before it is emptied.
-const MAX_BLOCKS: usize = 1 << 17;
+const MAX_BLOCKS: usize = 1 << 18;
+/// So many are expected: the host commits memory only for those that there are, and nothing is moved.
+const USUAL_BLOCKS: usize = 1 << 16;
 /// A granule becomes volatile when its code is written so often, ...
 const CHURN: u32 = 16;
 /// ... each time within so many instructions of the time before.
@@ -61,6 +63,8 @@ pub struct Link {
 pub struct Block {
     /// The operations; never empty in a live block.
     pub ops: Box<[Op]>,
+    /// By operation, from bit 0 on: [`Decoded::plain`].
+    pub plain: u64,
     /// Its number among all ever made; 0 once retired.
     pub serial: u32,
     /// Physical address of the first byte.
@@ -76,7 +80,7 @@ pub struct Block {
     /// Successors by exit ordinal.
     pub links: [Cell<Link>; 4],
     /// Of a block in a volatile granule: what it was made from.
-    pub checked: Option<Checked>,
+    pub checked: Option<Box<Checked>>,
     /// Its place in guest memory, if it is there and can be found again.
     pub offset: Option<u64>,
     /// How often it was interpreted, while a translator counts.
@@ -129,6 +133,9 @@ impl Constant {
 pub struct Decoded {
     /// The operations.
     pub ops: Vec<Op>,
+    /// A bit for each, from bit 0 on: it does what iced takes its bytes for. What the model does not have, or takes for
+    /// something else, does not.
+    pub plain: u64,
     constants: Vec<Constant>,
 }
 
@@ -261,11 +268,19 @@ impl BlockCache {
     }
 
     /// Enters a block; `offset` is the place of its first byte in guest memory, if it is there.
-    pub fn insert(&mut self, ops: &[Op], physical: u64, mode: Mode, crosses: bool, memory: &GuestMemory, offset: Option<u64>) -> u32 {
+    pub fn insert(
+        &mut self,
+        decoded: &Decoded,
+        physical: u64,
+        mode: Mode,
+        crosses: bool,
+        memory: &GuestMemory,
+        offset: Option<u64>,
+    ) -> u32 {
         if self.by_start.len() >= MAX_BLOCKS {
             self.clear(memory);
         }
-        let block = self.make(ops, physical, mode, crosses, None);
+        let block = self.make(decoded, physical, mode, crosses, None);
         let index = self.place(block);
         // A block outside memory (code in a device's window) or across pages is used once and never found again.
         if let (Some(offset), false) = (offset, crosses) {
@@ -282,7 +297,7 @@ impl BlockCache {
     /// Enters a block of a volatile granule, made from `bytes` at `offset`, or puts it in the place of an older one.
     pub fn insert_checked(&mut self, decoded: &Decoded, physical: u64, mode: Mode, bytes: &[u8], offset: u64) -> u32 {
         let checked = Checked { offset, bytes: bytes.into(), constants: decoded.constants.as_slice().into(), steady: Cell::new(0) };
-        let block = self.make(&decoded.ops, physical, mode, false, Some(checked));
+        let block = self.make(decoded, physical, mode, false, Some(Box::new(checked)));
         if let Some(index) = self.find(physical, mode) {
             self.blocks[index as usize] = block;
             return index;
@@ -297,7 +312,7 @@ impl BlockCache {
     /// guest memory.
     pub fn insert_crossing(
         &mut self,
-        ops: &[Op],
+        decoded: &Decoded,
         (physical, second): (u64, u64),
         mode: Mode,
         offsets: [u64; 2],
@@ -310,7 +325,7 @@ impl BlockCache {
             self.release_crossing(index);
         }
         let pages = offsets.map(|offset| offset / PAGE_SIZE as u64);
-        let block = Block { second, pages, offset: Some(offsets[0]), ..self.make(ops, physical, mode, true, None) };
+        let block = Block { second, pages, offset: Some(offsets[0]), ..self.make(decoded, physical, mode, true, None) };
         let index = self.place(block);
         self.crossing.insert(key(physical, mode), index);
         // Two linear pages may be one page of memory.
@@ -349,11 +364,12 @@ impl BlockCache {
         block.checked.as_mut().is_some_and(|c| c.patch(&mut block.ops, memory))
     }
 
-    fn make(&mut self, ops: &[Op], physical: u64, mode: Mode, crosses: bool, checked: Option<Checked>) -> Block {
+    fn make(&mut self, decoded: &Decoded, physical: u64, mode: Mode, crosses: bool, checked: Option<Box<Checked>>) -> Block {
         self.decoded += 1;
         self.next_serial = self.next_serial.wrapping_add(1).max(1);
         Block {
-            ops: ops.into(),
+            ops: decoded.ops.as_slice().into(),
+            plain: decoded.plain,
             serial: self.next_serial,
             physical,
             mode,
@@ -372,6 +388,9 @@ impl BlockCache {
         if let Some(i) = self.free.pop() {
             self.blocks[i as usize] = block;
             return i;
+        }
+        if self.blocks.capacity() == 0 {
+            self.blocks.reserve(USUAL_BLOCKS);
         }
         self.blocks.push(block);
         (self.blocks.len() - 1) as u32
@@ -477,7 +496,8 @@ pub enum Extent {
 pub fn decode(bytes: &[u8], mode: Mode, forms: &Forms, extent: Extent, out: &mut Decoded) -> Result<usize, Undecodable> {
     let single = extent == Extent::Single;
     let mut decoder = Decoder::with_ip(mode.bits(), bytes, 0, DecoderOptions::NONE);
-    let Decoded { ops, constants } = out;
+    let Decoded { ops, plain, constants } = out;
+    *plain = 0;
     ops.clear();
     constants.clear();
     let mut covered = 0;
@@ -503,9 +523,12 @@ pub fn decode(bytes: &[u8], mode: Mode, forms: &Forms, extent: Extent, out: &mut
         }
         let l = Lower::new(&instruction, mode, ordinal, exec::unimplemented);
         let lowered = match forms.meaning(&instruction) {
-            Some(mnemonic) => table::find(mnemonic)
-                .and_then(|row| (row.lower)(&l))
-                .map(|op| Op { handler: vector::unavailable_in(mode, &instruction).unwrap_or(op.handler), ..op }),
+            Some(mnemonic) => table::find(mnemonic).and_then(|row| (row.lower)(&l)).map(|op| {
+                let unavailable = vector::unavailable_in(mode, &instruction);
+                let itself = mnemonic == instruction.mnemonic() && unavailable.is_none() && !exec::is_refusal(op.handler);
+                *plain |= u64::from(itself) << ordinal;
+                Op { handler: unavailable.unwrap_or(op.handler), ..op }
+            }),
             // Quietly, if it is implemented and only this model has not got it.
             None if table::find(instruction.mnemonic()).is_some() => l.with(exec::invalid),
             // An extension of the opcodes that are reserved as NOPs is one where it is not implemented (SDM 2, NOP).

@@ -109,12 +109,13 @@ impl Processor {
         if b.ops.last().is_none_or(fits) {
             return Ok(index);
         }
-        let ops: Vec<Op> = b.ops.iter().take_while(|op| fits(op)).copied().collect();
-        if ops.is_empty() {
+        let mut first = Decoded::default();
+        first.ops.extend(b.ops.iter().take_while(|op| fits(op)));
+        if first.ops.is_empty() {
             return Err(self.cpu.gp(0));
         }
         // As with code that crosses pages: made again each time.
-        Ok(self.cache.insert(&ops, physical, self.cpu.state.mode, true, &self.cpu.memory, None))
+        Ok(self.cache.insert(&first, physical, self.cpu.state.mode, true, &self.cpu.memory, None))
     }
 
     fn decode(&mut self, linear: u64, physical: u64) -> Result<u32, Fault> {
@@ -146,7 +147,7 @@ impl Processor {
                         self.cpu.mmu.protect(offset);
                     }
                 }
-                Ok(self.cache.insert(&out.ops, physical, mode, false, &self.cpu.memory, offset))
+                Ok(self.cache.insert(&out, physical, mode, false, &self.cpu.memory, offset))
             }
             (Err(Undecodable::CrossesPage), _) => self.decode_crossing(linear, physical, &buf[..in_page], &mut out),
         };
@@ -181,9 +182,9 @@ impl Processor {
             }
         }
         Ok(match offsets {
-            [Some(a), Some(b)] => self.cache.insert_crossing(&out.ops, (physical, second), mode, [a, b], &self.cpu.memory),
+            [Some(a), Some(b)] => self.cache.insert_crossing(out, (physical, second), mode, [a, b], &self.cpu.memory),
             // Used once and made again each time.
-            _ => self.cache.insert(&out.ops, physical, mode, true, &self.cpu.memory, None),
+            _ => self.cache.insert(out, physical, mode, true, &self.cpu.memory, None),
         })
     }
 

@@ -2,19 +2,34 @@
 //!
 //! This is one of the few modules with `unsafe`. The memory is one file that is mapped twice: written through one mapping,
 //! executed through the other; no page is ever writable and executable through one mapping.
+//!
+//! The first half is for the straight ways through blocks, the second for what is rare, so that code which runs lies close
+//! together.
 
 use std::fs::File;
 
-use memmap2::{Mmap, MmapMut, MmapOptions};
+use memmap2::{Advice, Mmap, MmapMut, MmapOptions};
 
-/// Bytes of code that are kept; when they are full, all are dropped.
+/// Bytes of code that are kept of each kind; when either is full, all are dropped.
 const SIZE: usize = 64 << 20;
 
 /// Code memory.
 pub struct Arena {
     writable: MmapMut,
     executable: Mmap,
+    /// Bytes in use of the first half, ...
     used: usize,
+    /// ... and of the second.
+    used_aside: usize,
+}
+
+/// Host addresses of the next code of each kind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Origin {
+    /// Of the straight ways.
+    pub straight: u64,
+    /// Of what is rare.
+    pub aside: u64,
 }
 
 impl Arena {
@@ -24,29 +39,32 @@ impl Arena {
     /// If the host does not allow executable memory.
     pub fn new() -> std::io::Result<Self> {
         let file = File::from(rustix::fs::memfd_create("softmetal-code", rustix::fs::MemfdFlags::CLOEXEC)?);
-        file.set_len(SIZE as u64)?;
+        file.set_len(2 * SIZE as u64)?;
         // SAFETY: the file is ours alone and stays as long as it is; only `append` and `patch` write to it, through bytes
         // that Rust never holds a reference to while it executes them.
         let (writable, executable) = unsafe { (MmapOptions::new().map_mut(&file)?, MmapOptions::new().map_exec(&file)?) };
-        Ok(Self { writable, executable, used: 0 })
+        // Programs with much code miss the host's instruction TLB less. It is a hint: a host that has no large pages goes on.
+        let _ = writable.advise(Advice::HugePage).and_then(|()| executable.advise(Advice::HugePage));
+        Ok(Self { writable, executable, used: 0, used_aside: 0 })
     }
 
-    /// The address that the next code will run at.
-    pub fn next(&self) -> u64 {
-        self.executable.as_ptr() as u64 + self.used as u64
+    /// The addresses that the next code will run at.
+    pub fn next(&self) -> Origin {
+        let start = self.executable.as_ptr() as u64;
+        Origin { straight: start + self.used as u64, aside: start + (SIZE + self.used_aside) as u64 }
     }
 
-    /// Room for `len` bytes.
+    /// Room for `len` bytes of each kind.
     pub fn has_room(&self, len: usize) -> bool {
-        SIZE - self.used >= len
+        SIZE - self.used.max(self.used_aside) >= len
     }
 
-    /// Appends code (there must be room) that was made for [`Arena::next`]; its address.
-    pub fn append(&mut self, code: &[u8]) -> u64 {
-        let at = self.next();
-        self.writable[self.used..self.used + code.len()].copy_from_slice(code);
-        self.used = (self.used + code.len()).next_multiple_of(16).min(SIZE);
-        at
+    /// Appends code (there must be room) that was made for [`Arena::next`].
+    pub fn append(&mut self, straight: &[u8], aside: &[u8]) {
+        for (code, start, used) in [(straight, 0, &mut self.used), (aside, SIZE, &mut self.used_aside)] {
+            self.writable[start + *used..][..code.len()].copy_from_slice(code);
+            *used = (*used + code.len()).next_multiple_of(16).min(SIZE);
+        }
     }
 
     /// Overwrites code at a host address.
@@ -57,7 +75,7 @@ impl Arena {
 
     /// Drops all code but the first `keep` bytes.
     pub fn truncate(&mut self, keep: usize) {
-        self.used = keep;
+        (self.used, self.used_aside) = (keep, 0);
     }
 }
 

@@ -3,6 +3,8 @@
 //! Registers are numbers as instructions encode them. All operations are 64 bits wide and leave the flags alone unless
 //! their name says otherwise.
 
+use super::arena::Origin;
+
 /// Host registers by name.
 pub mod host {
     pub const RAX: u8 = 0;
@@ -50,27 +52,64 @@ enum Rm {
     Mem(At),
 }
 
-/// A place in the code that is not known yet; see [`Assembler::bind`].
+/// A reference to a place that is not known yet; see [`Assembler::bind`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub struct Jump(usize);
 
-/// Code being made. It will run at `origin`.
+/// Code being made. It will run at `origin`, what is rare somewhere else.
 pub struct Assembler {
     /// The bytes so far.
     pub code: Vec<u8>,
-    origin: u64,
+    origin: Origin,
+    /// Where that begins which is rare.
+    aside: usize,
 }
 
 impl Assembler {
-    /// Nothing yet, for address `origin`.
-    pub fn new(origin: u64) -> Self {
-        Self { code: Vec::with_capacity(1024), origin }
+    /// Nothing yet, for addresses `origin`; `code` is overwritten.
+    pub fn new(origin: Origin, mut code: Vec<u8>) -> Self {
+        code.clear();
+        Self { code, origin, aside: usize::MAX }
+    }
+
+    /// What comes from here on is rare.
+    pub fn turn_aside(&mut self) {
+        self.aside = self.here();
+    }
+
+    /// The straight way, and what is rare.
+    pub fn parts(&self) -> (&[u8], &[u8]) {
+        self.code.split_at(self.aside.min(self.code.len()))
+    }
+
+    /// The host address of the code at offset `at`.
+    pub fn address(&self, at: usize) -> u64 {
+        if at < self.aside { self.origin.straight + at as u64 } else { self.origin.aside + (at - self.aside) as u64 }
+    }
+
+    /// The host address of what comes after a jump.
+    fn behind(&self, j: Jump) -> u64 {
+        self.address(j.0 - 1) + 1
+    }
+
+    /// The host address of a jump's displacement.
+    pub fn field(&self, j: Jump) -> u64 {
+        self.behind(j) - 4
     }
 
     /// Bytes so far.
     pub fn here(&self) -> usize {
         self.code.len()
+    }
+
+    /// Data of type `T` may come next, aside.
+    pub fn align<T>(&mut self) {
+        // Code aside begins at a multiple of 16.
+        const { assert!(align_of::<T>() <= 16) };
+        while (self.here() - self.aside) % align_of::<T>() != 0 {
+            self.code.push(0);
+        }
     }
 
     /// Appends bytes.
@@ -273,6 +312,13 @@ impl Assembler {
         self.op(false, &[0x0f, 0xae], 3, Rm::Mem(at));
     }
 
+    /// LEA of an address in this code.
+    pub fn lea_of(&mut self, to: u8) -> Jump {
+        // RIP-relative.
+        self.bytes(&[0x48 | (to >> 3) << 2, 0x8d, 5 | (to & 7) << 3, 0, 0, 0, 0]);
+        Jump(self.here())
+    }
+
     /// Overwrites code, of which there are 4 to 8 bytes, by one instruction that does nothing.
     pub fn nothing(&mut self, range: std::ops::Range<usize>) {
         let nop: &[u8] = match range.len() {
@@ -320,12 +366,11 @@ impl Assembler {
     }
     /// The jump goes to `at` in this code.
     pub fn bind(&mut self, j: Jump, at: usize) {
-        let by = (at as i64 - j.0 as i64) as i32;
-        self.code[j.0 - 4..j.0].copy_from_slice(&by.to_le_bytes());
+        self.bind_to(j, self.address(at));
     }
     /// The jump goes to a host address within reach.
     pub fn bind_to(&mut self, j: Jump, address: u64) {
-        let by = address.wrapping_sub(self.origin + j.0 as u64) as i64 as i32;
+        let by = address.wrapping_sub(self.behind(j)) as i32;
         self.code[j.0 - 4..j.0].copy_from_slice(&by.to_le_bytes());
     }
     /// JMP to a host address within reach.
@@ -343,10 +388,3 @@ impl Assembler {
 /// Where a short jump ends.
 #[must_use]
 pub struct ShortJump(usize);
-
-impl Jump {
-    /// The offset of the jump's displacement.
-    pub fn field(self) -> usize {
-        self.0 - 4
-    }
-}

@@ -16,7 +16,7 @@ use crate::state::{Cpu, Mode, State, bits, seg};
 pub const ANCHOR: i32 = 12;
 /// Entries of the jump cache, for each privilege. An address is told by its lowest bits, all of them: a call and where it
 /// returns to are five bytes from each other, and neither may push the other out.
-pub const JUMPS: usize = 32768;
+pub const JUMPS: usize = 1 << 17;
 const JUMP_BITS: u64 = JUMPS as u64 - 1;
 
 const fn place(linear: u64) -> usize {
@@ -28,19 +28,20 @@ pub const SPARE: u64 = crate::block::MAX_OPS as u64;
 /// The upper half of a budget that is not used up is not 0.
 const BUDGET_BASE: u64 = 1 << 32;
 
-/// No address that code can have, negated.
-const NOWHERE: u64 = 0x0008_0000_0000_0000;
+/// The tag and the code of an empty entry.
+const EMPTY: [u64; 2] = [0, 0];
 
 /// Jump caches kept of other address spaces, for each privilege: those that take turns find their code again.
 const KEPT: usize = 3;
 
-/// The jump cache of one privilege: negated addresses, and the code for each.
+/// The jump cache of one privilege: addresses, inverted, and the code for each.
+///
+/// An empty entry has the tag of the last address of all, whose own entry has that of another place then. So the host commits
+/// memory only for what is used.
 #[repr(C)]
 pub struct Jumps {
     entries: Box<[[u64; 2]; JUMPS]>,
-    filled: Vec<u16>,
-    /// What an empty entry leads to: the way out.
-    home: u64,
+    filled: Vec<u32>,
     /// The epoch and mode that it is for.
     stamp: (u64, Mode),
     /// Those of other epochs and modes, the one used last at the end.
@@ -131,7 +132,7 @@ impl Default for Context {
             stamp: 0,
             mask_tsd: bits::CR4_TSD,
             failed: None,
-            jumps: [Jumps::new(0), Jumps::new(0)],
+            jumps: [Jumps::new(), Jumps::new()],
             x87: Area::default(),
         }
     }
@@ -185,16 +186,17 @@ impl Context {
 }
 
 impl Jumps {
-    /// An empty one; empty entries lead to `home`: an address may look like theirs.
-    fn new(home: u64) -> Self {
-        let entries = vec![[NOWHERE, home]; JUMPS].into_boxed_slice();
+    /// An empty one.
+    fn new() -> Self {
+        let entries = vec![EMPTY; JUMPS].into_boxed_slice();
         let entries = entries.try_into().unwrap_or_else(|_| unreachable!("the length is JUMPS"));
-        Self { entries, filled: Vec::new(), home, stamp: (0, Mode(0)), others: Vec::new() }
+        let mut jumps = Self { entries, filled: Vec::new(), stamp: (0, Mode(0)), others: Vec::new() };
+        jumps.empty_last();
+        jumps
     }
 
-    /// Where empty entries lead to.
-    pub fn set_home(&mut self, home: u64) {
-        *self = Self::new(home);
+    fn empty_last(&mut self) {
+        self.entries[JUMPS - 1] = [1, 0];
     }
 
     /// The jump cache of the processor's privilege, epoch and mode.
@@ -220,7 +222,7 @@ impl Jumps {
         }
         let mut other = match self.others.iter().position(|o| o.stamp == stamp) {
             Some(i) => self.others.remove(i),
-            None if self.others.len() < KEPT => Self::new(self.home),
+            None if self.others.len() < KEPT => Self::new(),
             None => self.others.remove(0),
         };
         if other.stamp != stamp {
@@ -236,17 +238,17 @@ impl Jumps {
     #[inline(always)]
     pub fn get(&self, linear: u64) -> Option<u64> {
         let [tag, code] = self.entries[place(linear)];
-        (tag == linear.wrapping_neg() && code != self.home).then_some(code)
+        (tag == !linear).then_some(code)
     }
 
     /// Enters the code for linear address `linear`.
     #[inline(always)]
     pub fn set(&mut self, linear: u64, code: u64) {
         let i = place(linear);
-        if self.entries[i][0] == NOWHERE {
-            self.filled.push(i as u16);
+        if self.entries[i][1] == 0 {
+            self.filled.push(i as u32);
         }
-        self.entries[i] = [linear.wrapping_neg(), code];
+        self.entries[i] = [!linear, code];
     }
 
     /// Empties it, and those of other epochs.
@@ -257,8 +259,9 @@ impl Jumps {
 
     fn empty(&mut self) {
         for i in self.filled.drain(..) {
-            self.entries[usize::from(i)] = [NOWHERE, self.home];
+            self.entries[i as usize] = EMPTY;
         }
+        self.empty_last();
     }
 }
 

@@ -42,19 +42,18 @@ use softmetal_bus::{GuestMemory, PAGE_SIZE};
 use self::arena::Arena;
 use self::context::Jumps;
 pub use self::context::{Context, SPARE};
-use self::emit::{Brought, Edge, Emitter, Input, Kind, Site};
+use self::emit::{Brought, Edge, Emitted, Emitter, Input, Kind, Site};
 use self::policy::Host;
 use self::thunks::{Thunks, result};
 use crate::block::{Block, BlockCache};
-use crate::exec;
 use crate::flags;
-use crate::lower::Lower;
 use crate::op::{BLOCK_RIP, Exit, Op};
 use crate::state::Cpu;
-use crate::table;
 
 /// Times that a block is interpreted before it is translated, unless somebody wants it otherwise.
 const HOT: u32 = 12;
+/// So many translations are expected: the host commits memory only for those that there are, and nothing is moved.
+const USUAL: usize = 1 << 16;
 /// Room that one block's code may need.
 const MOST: usize = 64 << 10;
 /// Instructions that translated code may run before the run loop looks around.
@@ -68,7 +67,6 @@ struct Translation {
     gone: u64,
     needs: Brought,
     /// What its code points to.
-    _sites: Box<[Site]>,
     _ops: Box<[Op]>,
 }
 
@@ -81,10 +79,8 @@ pub struct Translated<'a> {
     pub rip: u64,
     /// Its bytes.
     pub guest: &'a [u8],
-    /// The host address of its code.
-    pub address: u64,
-    /// The code.
-    pub code: &'a [u8],
+    /// The code: the straight way, and what is rare, each with its host address.
+    pub code: [(u64, &'a [u8]); 2],
 }
 
 /// Is told of each block that is translated.
@@ -139,11 +135,18 @@ impl Translator {
         let (host, mut arena) = host_and_memory()?;
         let thunks = thunks::make(&mut arena);
         cpu.jit.handle = handle as *const () as u64;
-        for j in &mut cpu.jit.jumps {
-            j.set_home(thunks.leave);
-        }
+        cpu.jit.jumps.iter_mut().for_each(Jumps::clear);
         let emitter = Emitter::new(host);
-        Ok(Self { arena, thunks, emitter, translations: Vec::new(), edges: Vec::new(), translated: 0, heat: HOT, listener: None })
+        Ok(Self {
+            arena,
+            thunks,
+            emitter,
+            translations: Vec::with_capacity(USUAL),
+            edges: Vec::with_capacity(2 * USUAL),
+            translated: 0,
+            heat: HOT,
+            listener: None,
+        })
     }
 
     /// The translation of block `index`, which is about to run: counts, and makes it when the block is hot.
@@ -199,18 +202,7 @@ impl Translator {
         }
         let mut decoder = Decoder::with_ip(block.mode.bits(), &bytes, start.into(), DecoderOptions::NONE);
         let mut instructions: Vec<_> = block.ops.iter().map(|_| decoder.decode()).collect();
-        // On a model without the one, the bytes of TZCNT are those of BSF: what counts is the handler.
-        let own =
-            |i: &Instruction| table::find(i.mnemonic()).and_then(|row| (row.lower)(&Lower::new(i, block.mode, 0, exec::unimplemented)));
-        let available: Vec<bool> = block
-            .ops
-            .iter()
-            .zip(&instructions)
-            .map(|(op, i)| {
-                let same = !i.is_invalid() && own(i).is_some_and(|own| std::ptr::fn_addr_eq(own.handler, op.handler));
-                same && i.len() == usize::from(op.len) && !exec::is_refusal(op.handler)
-            })
-            .collect();
+        let available: Vec<bool> = (0..block.ops.len()).map(|k| block.plain >> k & 1 != 0).collect();
         if !block.mode.long() {
             instructions.iter_mut().for_each(emit::widen);
         }
@@ -220,7 +212,6 @@ impl Translator {
         let mut sites: Vec<Site> =
             ops.iter().zip(&instructions).flat_map(|(op, i)| [site(op, Kind::Handler), site(op, missed(i))]).collect();
         sites.push(site(&ops[0], Kind::BringX87));
-        let mut sites = sites.into_boxed_slice();
         let origin = self.arena.next();
         let input = Input {
             instructions: &instructions,
@@ -233,18 +224,21 @@ impl Translator {
             available: &available,
         };
         let emitted = self.emitter.emit(input);
-        if emitted.code.len() > MOST {
+        let (straight, aside) = emitted.code.parts();
+        if straight.len().max(aside.len()) > MOST {
             return None;
         }
-        let far = self.arena.append(&emitted.code);
-        debug_assert_eq!(far, origin);
+        self.arena.append(straight, aside);
         self.edges.extend(emitted.edges);
-        let [near, body, gone] = [emitted.near, emitted.body, emitted.gone].map(|at| far + at as u64);
-        self.translations.push(Translation { near, body, far, gone, needs: emitted.needs, _sites: sites, _ops: ops });
+        let far = origin.straight;
+        let Emitted { near, body, gone, needs, .. } = emitted;
+        self.translations.push(Translation { near, body, far, gone, needs, _ops: ops });
         self.translated += 1;
         if let Some(listener) = &mut self.listener {
-            listener(&Translated { rip: linear, guest: &bytes, address: far, code: &emitted.code });
+            let code = [(origin.straight, straight), (origin.aside, &aside[..emitted.aside])];
+            listener(&Translated { rip: linear, guest: &bytes, code });
         }
+        self.emitter.recycle(emitted.code);
         Some(self.translations.len() as u32)
     }
 

@@ -24,8 +24,7 @@ impl Context {
 pub struct Translated<'a> {
     pub rip: u64,
     pub guest: &'a [u8],
-    pub address: u64,
-    pub code: &'a [u8],
+    pub code: [(u64, &'a [u8]); 2],
 }
 
 /// Would be told of each block that is translated.

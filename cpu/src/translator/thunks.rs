@@ -98,8 +98,9 @@ fn epilogue(a: &mut Assembler) {
 
 /// Makes them, at the start of the arena.
 pub fn make(arena: &mut Arena) -> Thunks {
-    let origin = arena.next();
-    let mut a = Assembler::new(origin);
+    let at = arena.next();
+    let mut a = Assembler::new(at, Vec::new());
+    let origin = at.straight;
     let mut t = Thunks { enter: origin, ..Thunks::default() };
     for r in CALLEE_SAVED {
         a.push(r);
@@ -170,6 +171,6 @@ pub fn make(arena: &mut Arena) -> Thunks {
     a.ret();
 
     t.len = a.code.len().next_multiple_of(16);
-    arena.append(&a.code);
+    arena.append(&a.code, &[]);
     t
 }

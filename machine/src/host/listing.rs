@@ -22,7 +22,8 @@ pub fn listener(map: bool, dump: Option<u64>) -> io::Result<Listener> {
     Ok(Box::new(move |t| {
         if let Some(file) = &mut map {
             // Without the file, perf shows addresses: the guest need not stop for that.
-            let _ = writeln!(file, "{:x} {:x} guest_{:#x}", t.address, t.code.len(), t.rip).and_then(|()| file.flush());
+            let mut list = || t.code.iter().try_for_each(|(at, code)| writeln!(file, "{at:x} {:x} guest_{:#x}", code.len(), t.rip));
+            let _ = list().and_then(|()| file.flush());
         }
         if dump == Some(t.rip) {
             let _ = io::stderr().write_all(listing(t).as_bytes());
@@ -32,7 +33,8 @@ pub fn listener(map: bool, dump: Option<u64>) -> io::Result<Listener> {
 
 /// The guest's instructions and the host's.
 fn listing(t: &Translated<'_>) -> String {
-    format!("guest:\n{}host:\n{}", instructions(t.rip, t.guest), instructions(t.address, t.code))
+    let [straight, aside] = t.code.map(|(at, code)| instructions(at, code));
+    format!("guest:\n{}host:\n{straight}aside:\n{aside}", instructions(t.rip, t.guest))
 }
 
 fn instructions(at: u64, bytes: &[u8]) -> String {
@@ -55,9 +57,9 @@ mod tests {
 
     #[test]
     fn a_listing_shows_both_sides() {
-        let t = Translated { rip: 0x1000, guest: &[0x90, 0xc3], address: 0x7000, code: &[0x48, 0x89, 0xd8] };
+        let t = Translated { rip: 0x1000, guest: &[0x90, 0xc3], code: [(0x7000, &[0x48, 0x89, 0xd8]), (0x9000, &[0x90])] };
         let text = listing(&t);
         let lines: Vec<_> = text.lines().map(str::trim).collect();
-        assert_eq!(lines, ["guest:", "1000  nop", "1001  ret", "host:", "7000  mov rax,rbx"]);
+        assert_eq!(lines, ["guest:", "1000  nop", "1001  ret", "host:", "7000  mov rax,rbx", "aside:", "9000  nop"]);
     }
 }

@@ -8,7 +8,7 @@ use super::super::context;
 use super::super::policy::{Way, near_size};
 use super::super::registers::{STACK, number};
 use super::memory::fits;
-use super::{Block, Brought, Edge, Emitted, Out, Slow, To};
+use super::{Block, Brought, Edge, Emitted, Out, Site, Slow, To};
 use crate::block::MAX_LEN;
 
 impl Block<'_> {
@@ -139,7 +139,7 @@ impl Block<'_> {
             self.a.land(spent);
             let out = self.a.jmp();
             let edge = self.edges.len();
-            let field = self.origin + jump.field() as u64;
+            let field = self.a.field(jump);
             self.edges.push(Edge { field, target: self.page + u64::from(target), mode: self.mode, brought });
             self.outs.push(Out { from: [out, jump], edge, target });
             return;
@@ -183,7 +183,8 @@ impl Block<'_> {
         self.a.load(host::RCX, context::jumps(self.user));
         self.a.lea(host::R11, At::indexed(host::R11, host::R11, 0, 0));
         self.a.load(host::RCX, context::jump_tag(host::RCX, host::R11));
-        self.a.lea(host::RCX, At::indexed(host::RCX, host::R15, 0, 0));
+        // The tag is inverted, not negated.
+        self.a.lea(host::RCX, At::indexed(host::RCX, host::R15, 0, 1));
         if bounded {
             self.a.load(host::R15, context::TARGET);
         }
@@ -195,13 +196,18 @@ impl Block<'_> {
         self.a.jmp_indirect(context::jump_code(host::RCX, host::R11));
     }
 
-    /// All that does not lie on the straight way.
-    pub(super) fn finish(mut self, near: usize, body: usize) -> Emitted {
+    /// Where conditional branches lead to.
+    pub(super) fn taken_branches(&mut self) {
         for (jump, k, to) in std::mem::take(&mut self.taken) {
             let here = self.a.here();
             self.a.bind(jump, here);
             self.branch(k, to);
         }
+    }
+
+    /// All that does not lie on the straight way.
+    pub(super) fn finish(mut self, near: usize, body: usize) -> Emitted {
+        self.taken_branches();
         for s in std::mem::take(&mut self.slow) {
             let here = self.a.here();
             self.a.bind(s.from, here);
@@ -226,6 +232,14 @@ impl Block<'_> {
         self.a.load(host::R15, context::PAGE);
         self.a.lea(host::R15, At::base(host::R15, self.start.into()));
         self.a.jmp_to(self.thunks.leave);
-        Emitted { code: self.a.code, near, body, needs: self.needs, gone, edges: self.edges }
+        let aside = self.a.parts().1.len();
+        for (citation, site) in std::mem::take(&mut self.cited) {
+            self.a.align::<Site>();
+            let here = self.a.here();
+            self.a.bind(citation, here);
+            self.a.bytes(&self.sites[site].bytes());
+        }
+        let [near, body, gone] = [near, body, gone].map(|at| self.a.address(at));
+        Emitted { code: self.a, aside, near, body, needs: self.needs, gone, edges: self.edges }
     }
 }

@@ -18,6 +18,8 @@ mod native;
 mod shared;
 mod stack;
 
+use std::mem::offset_of;
+
 use iced_x86::{Encoder, Instruction, InstructionInfoFactory};
 
 use self::groups::Plan;
@@ -25,6 +27,7 @@ pub use self::groups::SLOTS;
 use self::narrow::To;
 pub use self::narrow::widen;
 use self::shared::Kept;
+use super::arena::Origin;
 use super::assembler::{Assembler, At, Jump, host};
 use super::context;
 use super::policy::{self, Host, Way};
@@ -32,8 +35,9 @@ use super::thunks::Thunks;
 use crate::op::Op;
 use crate::state::Mode;
 
-/// Operations as translated code hands them to [`super::handle`].
+/// Operations as translated code hands them to [`super::handle`]; a copy lies beside the code.
 #[derive(Clone, Copy)]
+#[repr(C)]
 pub struct Site {
     /// The first; it lies among the translation's own.
     pub op: *const Op,
@@ -46,6 +50,7 @@ pub struct Site {
 
 /// What [`super::handle`] is called for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
 pub enum Kind {
     /// To carry out the operations.
     Handler,
@@ -57,8 +62,17 @@ pub enum Kind {
     BringX87,
 }
 
-// SAFETY: the operations are read only, and belong to the translation that the site belongs to.
-unsafe impl Send for Site {}
+impl Site {
+    /// As it lies in memory.
+    fn bytes(&self) -> [u8; size_of::<Self>()] {
+        let mut bytes = [0; size_of::<Self>()];
+        bytes[offset_of!(Self, op)..][..8].copy_from_slice(&(self.op as u64).to_le_bytes());
+        bytes[offset_of!(Self, run)..][..2].copy_from_slice(&self.run.to_le_bytes());
+        bytes[offset_of!(Self, start)..][..2].copy_from_slice(&self.start.to_le_bytes());
+        bytes[offset_of!(Self, kind)] = self.kind as u8;
+        bytes
+    }
+}
 
 /// A direct jump to another block of the page.
 #[derive(Clone, Copy, Debug)]
@@ -84,16 +98,18 @@ impl Brought {
     }
 }
 
-/// What a block became.
+/// What a block became. Places are host addresses.
 pub struct Emitted {
-    pub code: Vec<u8>,
-    /// Offset of the entry that takes the page over from its predecessor.
-    pub near: usize,
-    /// Offset of the entry for a predecessor that leaves with all that the block needs.
-    pub body: usize,
+    pub code: Assembler,
+    /// Bytes of code aside; what comes behind them is data.
+    pub aside: usize,
+    /// The entry that takes the page over from its predecessor.
+    pub near: u64,
+    /// The entry for a predecessor that leaves with all that the block needs.
+    pub body: u64,
     pub needs: Brought,
-    /// Offset of the code that takes the entry's place when the block is retired.
-    pub gone: usize,
+    /// The code that takes the entry's place when the block is retired.
+    pub gone: u64,
     pub edges: Vec<Edge>,
 }
 
@@ -114,6 +130,8 @@ struct Out {
 pub struct Emitter {
     encoder: Encoder,
     info: InstructionInfoFactory,
+    /// Room for code.
+    buffer: Vec<u8>,
     pub host: Host,
 }
 
@@ -123,12 +141,13 @@ struct Block<'a> {
     user: bool,
     start: u16,
     sites: &'a [Site],
+    /// References to copies of sites.
+    cited: Vec<(Jump, usize)>,
     needs: Brought,
     slow: Vec<Slow>,
     outs: Vec<Out>,
     taken: Vec<(Jump, usize, To)>,
     edges: Vec<Edge>,
-    origin: u64,
     first_edge: usize,
     /// Physical address of the page.
     page: u64,
@@ -159,7 +178,7 @@ pub struct Input<'a> {
     pub mode: Mode,
     pub thunks: Thunks,
     /// Where the code will be.
-    pub origin: u64,
+    pub origin: Origin,
     /// The number of its first edge.
     pub first_edge: usize,
     /// By instruction: the interpreter's handler does what the instruction says (it is neither invalid nor unavailable).
@@ -168,7 +187,12 @@ pub struct Input<'a> {
 
 impl Emitter {
     pub fn new(host: Host) -> Self {
-        Self { encoder: Encoder::new(64), info: InstructionInfoFactory::new(), host }
+        Self { encoder: Encoder::new(64), info: InstructionInfoFactory::new(), buffer: Vec::new(), host }
+    }
+
+    /// Takes back what code was in.
+    pub fn recycle(&mut self, code: Assembler) {
+        self.buffer = code.code;
     }
 
     /// Makes code; the instructions' addresses count from the start of the page.
@@ -199,13 +223,14 @@ impl Emitter {
     fn attempt(&mut self, input: &Input, ways: &[Way], plan: Plan) -> Result<Emitted, usize> {
         let start = input.sites[0].start;
         let mut b = Block {
-            a: Assembler::new(input.origin),
+            a: Assembler::new(input.origin, std::mem::take(&mut self.buffer)),
             thunks: input.thunks,
             user: input.mode.user(),
             page: input.page,
             mode: input.mode,
             start,
             sites: input.sites,
+            cited: Vec::new(),
             needs: Brought {
                 vectors: input.instructions.iter().any(policy::uses_vectors),
                 x87: input.instructions.iter().zip(ways).any(|(i, &way)| way == Way::Native && policy::uses_x87(i)),
@@ -214,7 +239,6 @@ impl Emitter {
             outs: Vec::new(),
             taken: Vec::new(),
             edges: Vec::new(),
-            origin: input.origin,
             first_edge: input.first_edge,
             plan,
             current: 0,
@@ -246,6 +270,8 @@ impl Emitter {
             }
         }
         b.drop_unneeded();
+        b.taken_branches();
+        b.a.turn_aside();
         b.aside = true;
         for (from, to) in b.plan.regions().to_vec() {
             let mut places = Vec::new();
@@ -324,7 +350,8 @@ impl Block<'_> {
 
     fn call_site(&mut self, site: usize) {
         self.held = None;
-        self.a.mov_imm64(host::R11, &raw const self.sites[site] as u64);
+        let citation = self.a.lea_of(host::R11);
+        self.cited.push((citation, site));
         self.a.call_to(self.thunks.handle);
     }
 

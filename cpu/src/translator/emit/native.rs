@@ -22,7 +22,7 @@ impl Block<'_> {
     fn try_native(&mut self, encoder: &mut Encoder, k: usize, i: &Instruction, info: &InstructionInfo) -> Option<()> {
         let mut j = *i;
         let memory = (0..i.op_count()).find(|&n| i.op_kind(n) == OpKind::Memory);
-        let mut spare = vec![host::R15, host::R11, host::RCX];
+        let mut spare = Spare(1 << host::R15 | 1 << host::R11 | 1 << host::RCX);
         let mut access = None;
         if let Some(n) = memory {
             let write = !matches!(info.op_access(n), OpAccess::Read | OpAccess::CondRead);
@@ -49,11 +49,12 @@ impl Block<'_> {
                 j.set_memory_displ_size(0);
                 j.set_memory_base(Register::R15);
                 j.set_memory_index(Register::None);
-                spare.retain(|&r| r != host::R15);
+                spare.keep(host::R15);
             } else {
                 j.set_memory_base(named(lin, 8));
                 j.set_memory_index(Register::R11);
-                spare.retain(|&r| r != host::R11 && r != lin);
+                spare.keep(host::R11);
+                spare.keep(lin);
             }
         }
         j.set_has_lock_prefix(false);
@@ -67,7 +68,7 @@ impl Block<'_> {
         };
         if (0..i.op_count()).any(shift_count) {
             self.a.mov(host::RCX, COUNT);
-            spare.retain(|&r| r != host::RCX);
+            spare.keep(host::RCX);
         }
         // (guest register, its stand-in) to be stored after the instruction; high bytes are told by their own name.
         let mut stand_ins: Vec<(Register, u8, bool)> = Vec::new();
@@ -89,7 +90,7 @@ impl Block<'_> {
                     s.1
                 }
                 None => {
-                    let s = spare.pop()?;
+                    let s = spare.take()?;
                     if s == host::R11 {
                         self.held = None;
                     }
@@ -239,6 +240,22 @@ impl Block<'_> {
         let out = self.a.jmp();
         self.a.land(on);
         out
+    }
+}
+
+/// Host registers that an instruction may use, as bits.
+struct Spare(u16);
+
+impl Spare {
+    /// A register is in use.
+    fn keep(&mut self, r: u8) {
+        self.0 &= !(1 << r);
+    }
+
+    fn take(&mut self) -> Option<u8> {
+        let r = self.0.trailing_zeros() as u8;
+        self.0 &= self.0.wrapping_sub(1);
+        (r < 16).then_some(r)
     }
 }
 
