@@ -287,12 +287,12 @@ impl Processor {
             let exit = loop {
                 if let (Some(t), false) = (&mut self.translator, careful) {
                     if left > SPARE && !interpret {
-                        if let Some(number) = t.of(&mut self.cache, index, &mut self.cpu) {
+                        if let Some(number) = t.of(&mut self.cache, index, &mut self.cpu, std::mem::take(&mut edge)) {
                             self.exits += 1;
                             self.history_at = (self.history_at + 1) % HISTORY;
                             self.history[self.history_at] = self.cpu.state.rip;
                             from = None;
-                            let back = t.run(&mut self.cpu, number, self.cache.get(index), left, std::mem::take(&mut edge));
+                            let back = t.run(&mut self.cpu, number, self.cache.get(index), left);
                             match back {
                                 Back::Next(e) => edge = e,
                                 Back::Interpret => interpret = true,

@@ -67,6 +67,12 @@ impl Arena {
         }
     }
 
+    /// Some bytes of code.
+    pub fn read<const N: usize>(&self, address: u64) -> [u8; N] {
+        let at = (address - self.executable.as_ptr() as u64) as usize;
+        std::array::from_fn(|n| self.writable[at + n])
+    }
+
     /// Overwrites code at a host address.
     pub fn patch(&mut self, address: u64, bytes: &[u8]) {
         let at = (address - self.executable.as_ptr() as u64) as usize;

@@ -22,8 +22,11 @@ const JUMP_BITS: u64 = JUMPS as u64 - 1;
 const fn place(linear: u64) -> usize {
     (linear & JUMP_BITS) as usize
 }
-/// The longest block, in instructions: translated code is entered only with so much budget left.
-pub const SPARE: u64 = crate::block::MAX_OPS as u64;
+/// The longest block or trace, in instructions: translated code is entered only with so much budget left.
+pub const SPARE: u64 = super::trace::MOST as u64;
+
+/// Places for counting how often edges are passed.
+const PASSES: usize = 512;
 
 /// The upper half of a budget that is not used up is not 0.
 const BUDGET_BASE: u64 = 1 << 32;
@@ -71,6 +74,8 @@ pub struct Context {
     pub handle: u64,
     /// What groups of accesses have found: what is to be added to their addresses.
     found: [u64; SLOTS],
+    /// How often edges may still be passed until somebody looks, by their number; those of two may be one.
+    passes: [u64; PASSES],
     mask_page: u64,
     mask_jump: u64,
     mask_aligned_16: u64,
@@ -116,6 +121,7 @@ impl Default for Context {
             target: 0,
             handle: 0,
             found: [0; SLOTS],
+            passes: [0; PASSES],
             mask_page: (TLB_ENTRIES as u64 - 1) << 12,
             mask_jump: JUMP_BITS,
             mask_aligned_16: !0xfff | 15,
@@ -167,6 +173,11 @@ impl Context {
     /// How many instructions may still be retired, [`SPARE`] included.
     pub fn left(&self) -> u64 {
         (self.budget + SPARE).wrapping_sub(BUDGET_BASE)
+    }
+
+    /// Edge `number` may be passed `n` times until somebody looks.
+    pub fn count_passes(&mut self, number: usize, n: u32) {
+        self.passes[number % PASSES] = n.into();
     }
 
     /// No more than [`SPARE`] may be retired.
@@ -321,6 +332,11 @@ pub const fn limit(n: u8, write: bool) -> At {
 /// What the group of accesses in `slot` has found.
 pub const fn found(slot: usize) -> At {
     at(offset_of!(Cpu, jit) + offset_of!(Context, found) + 8 * slot)
+}
+
+/// How often edge `number` may still be passed until somebody looks.
+pub const fn passes(number: usize) -> At {
+    at(offset_of!(Cpu, jit) + offset_of!(Context, passes) + 8 * (number % PASSES))
 }
 
 /// The base of segment `n`.

@@ -8,6 +8,7 @@
 //! |---|---|
 //! | [`policy`] | which instructions are re-emitted |
 //! | [`emit`] | from a block's instructions to host code |
+//! | [`trace`] | which way hot loops go |
 //! | [`registers`] | where the guest's registers are meanwhile |
 //! | [`context`] | what translated code works with, and where it finds it |
 //! | [`thunks`] | the way in and out |
@@ -33,19 +34,23 @@ mod emit;
 mod policy;
 mod registers;
 mod thunks;
+#[allow(missing_docs)]
+mod trace;
 mod undefined;
 mod x87;
 
-use iced_x86::{Decoder, DecoderOptions, Instruction};
+use iced_x86::{Decoder, DecoderOptions, FlowControl, Instruction};
 use softmetal_bus::{GuestMemory, PAGE_SIZE};
 
 use self::arena::Arena;
 use self::context::Jumps;
 pub use self::context::{Context, SPARE};
-use self::emit::{Brought, Edge, Emitted, Emitter, Input, Kind, Site};
-use self::policy::Host;
+use self::emit::{Brought, Counter, Edge, Emitted, Emitter, Input, Kind, Site, To, Turn};
+use self::policy::{Host, Way};
 use self::thunks::{Thunks, result};
+use self::trace::{Recorder, Visit};
 use crate::block::{Block, BlockCache};
+use crate::exec;
 use crate::flags;
 use crate::op::{BLOCK_RIP, Exit, Op};
 use crate::state::Cpu;
@@ -54,10 +59,13 @@ use crate::state::Cpu;
 const HOT: u32 = 12;
 /// So many translations are expected: the host commits memory only for those that there are, and nothing is moved.
 const USUAL: usize = 1 << 16;
+/// Times that a loop goes round before it is recorded, or a trace's exits are compared with its rounds.
+const HOT_LOOP: u32 = 2048;
 /// Room that one block's code may need.
 const MOST: usize = 64 << 10;
 /// Instructions that translated code may run before the run loop looks around.
 const SLICE: u64 = 1 << 20;
+const OFFSET: u64 = PAGE_SIZE as u64 - 1;
 
 /// A translated block.
 struct Translation {
@@ -66,19 +74,80 @@ struct Translation {
     far: u64,
     gone: u64,
     needs: Brought,
+    /// The trace to which its entries lead, or 0.
+    trace: u32,
+    /// The traces that its block is in.
+    parts: Vec<u32>,
+    /// How often a trace was made that begins here.
+    tries: u8,
     /// What its code points to.
     _ops: Box<[Op]>,
+}
+
+impl Translation {
+    /// Where its code begins.
+    fn entries(&self) -> [u64; 2] {
+        [self.near, self.body]
+    }
+}
+
+/// A trace. Its instructions are in some page, in the mode of the block at its head.
+struct Trace {
+    /// The translation of the block at its head, ...
+    head: u32,
+    /// ... whose entries began so.
+    saved: [[u8; JUMP]; 2],
+    /// Its own translation.
+    number: u32,
+    /// The head's entries lead to it.
+    live: bool,
+    /// It goes round often enough, or there is no better one.
+    settled: bool,
+}
+
+/// Bytes of a JMP.
+const JUMP: usize = 5;
+
+/// What a translation is made from.
+#[derive(Default)]
+struct Source {
+    /// Their addresses count from the start of the page.
+    instructions: Vec<Instruction>,
+    /// The interpreter's handlers do what they say.
+    available: Vec<bool>,
+    ops: Vec<Op>,
+    /// The start of each one's block.
+    starts: Vec<u16>,
+    /// Of a trace, how it goes on after each but the last.
+    turns: Vec<Turn>,
+    /// The code's places in the page.
+    bytes: Vec<(u16, Vec<u8>)>,
+}
+
+impl Source {
+    /// Appends the first `n` instructions of another one.
+    fn extend(&mut self, other: &Self, n: usize) {
+        let from = self.ops.len();
+        self.instructions.extend(&other.instructions[..n]);
+        self.available.extend(&other.available[..n]);
+        self.starts.extend(&other.starts[..n]);
+        self.ops.extend(other.ops[..n].iter().enumerate().map(|(k, op)| Op { ordinal: (from + k) as u16, ..*op }));
+        let (start, bytes) = &other.bytes[0];
+        self.bytes.push((*start, bytes[..other.ops[n - 1].end() as usize].to_vec()));
+    }
 }
 
 /// The masks of MXCSR: with one of them clear, blocks with vector instructions are interpreted.
 const MASKS: u32 = 0x1f80;
 
-/// A block that has been translated.
+/// A block, or trace, that has been translated.
 pub struct Translated<'a> {
     /// Its linear address.
     pub rip: u64,
-    /// Its bytes.
-    pub guest: &'a [u8],
+    /// It is a trace.
+    pub trace: bool,
+    /// Its bytes: of a trace, in the order of their execution, each piece with its linear address.
+    pub guest: &'a [(u64, &'a [u8])],
     /// The code: the straight way, and what is rare, each with its host address.
     pub code: [(u64, &'a [u8]); 2],
 }
@@ -119,9 +188,14 @@ pub struct Translator {
     /// By number, from 1.
     translations: Vec<Translation>,
     edges: Vec<Edge>,
+    /// By number, from 1.
+    traces: Vec<Trace>,
+    recorder: Option<Recorder>,
     translated: u64,
     /// Times that a block is interpreted before it is translated.
     heat: u32,
+    /// Times that a loop goes round before it is recorded.
+    loop_heat: u32,
     /// Is told of what is translated.
     listener: Option<Listener>,
 }
@@ -143,14 +217,35 @@ impl Translator {
             emitter,
             translations: Vec::with_capacity(USUAL),
             edges: Vec::with_capacity(2 * USUAL),
+            traces: Vec::new(),
+            recorder: None,
             translated: 0,
             heat: HOT,
+            loop_heat: HOT_LOOP,
             listener: None,
         })
     }
 
+    /// The translation of block `index`, which is about to run; none if it is to be interpreted. `edge` has led here, if it
+    /// is not 0.
+    pub fn of(&mut self, cache: &mut BlockCache, index: u32, cpu: &mut Cpu, edge: u32) -> Option<u32> {
+        let number = self.translation(cache, index, cpu);
+        if edge != 0 {
+            if let Some(number) = number {
+                self.arrive(edge, number, cache.get(index), cpu);
+            }
+        }
+        let Some(recorder) = &mut self.recorder else { return number };
+        let goes_on = number.is_some_and(|n| recorder.note(index, cache.get(index), n, cpu.state.icount));
+        if goes_on {
+            return None;
+        }
+        self.finish_recording(cache, cpu);
+        number
+    }
+
     /// The translation of block `index`, which is about to run: counts, and makes it when the block is hot.
-    pub fn of(&mut self, cache: &mut BlockCache, index: u32, cpu: &mut Cpu) -> Option<u32> {
+    fn translation(&mut self, cache: &mut BlockCache, index: u32, cpu: &mut Cpu) -> Option<u32> {
         if std::mem::take(&mut cache.emptied) {
             self.clear(cpu);
         }
@@ -187,37 +282,35 @@ impl Translator {
         self.arena.truncate(self.thunks.len);
         self.translations.clear();
         self.edges.clear();
+        self.traces.clear();
+        self.recorder = None;
         cpu.jit.jumps.iter_mut().for_each(context::Jumps::clear);
     }
 
     /// Translates `block`, whose first byte is at `offset` of guest memory and at linear address `linear`; its number.
     fn translate(&mut self, block: &Block, offset: u64, memory: &GuestMemory, linear: u64) -> Option<u32> {
-        let start = (block.physical & (PAGE_SIZE as u64 - 1)) as u16;
-        let len = block.ops.last()?.end() as usize;
-        let mut bytes = vec![0; len];
-        let (first, second) = bytes.split_at_mut(len.min(PAGE_SIZE - usize::from(start)));
-        memory.read(offset, first).ok()?;
-        if !second.is_empty() {
-            memory.read(block.pages[1] * PAGE_SIZE as u64, second).ok()?;
-        }
-        let mut decoder = Decoder::with_ip(block.mode.bits(), &bytes, start.into(), DecoderOptions::NONE);
-        let mut instructions: Vec<_> = block.ops.iter().map(|_| decoder.decode()).collect();
-        let available: Vec<bool> = (0..block.ops.len()).map(|k| block.plain >> k & 1 != 0).collect();
-        if !block.mode.long() {
-            instructions.iter_mut().for_each(emit::widen);
-        }
-        let ops = block.ops.clone();
-        let site = |op: &Op, kind| Site { op: &raw const *op, run: 1, start, kind };
+        let source = decode(block, offset, memory)?;
+        self.make(source, block, linear - (block.physical & OFFSET), true)
+    }
+
+    /// Translates `source`, which begins with `head`, in the page at linear address `page`; its number. With `counted`,
+    /// its ways back, or those out of a trace, count.
+    fn make(&mut self, source: Source, head: &Block, page: u64, counted: bool) -> Option<u32> {
+        let Source { instructions, available, ops, starts, turns, bytes } = source;
+        let ops = ops.into_boxed_slice();
+        let site = |k: usize, kind| Site { op: &raw const ops[k], run: 1, start: starts[k], kind };
         let missed = |i: &Instruction| if policy::uses_x87(i) { Kind::MissedX87 } else { Kind::Missed };
         let mut sites: Vec<Site> =
-            ops.iter().zip(&instructions).flat_map(|(op, i)| [site(op, Kind::Handler), site(op, missed(i))]).collect();
-        sites.push(site(&ops[0], Kind::BringX87));
+            instructions.iter().enumerate().flat_map(|(k, i)| [site(k, Kind::Handler), site(k, missed(i))]).collect();
+        sites.push(site(0, Kind::BringX87));
         let origin = self.arena.next();
         let input = Input {
             instructions: &instructions,
+            turns: &turns,
+            counted,
             sites: &mut sites,
-            page: block.physical & !(PAGE_SIZE as u64 - 1),
-            mode: block.mode,
+            page: head.physical & !OFFSET,
+            mode: head.mode,
             thunks: self.thunks,
             origin,
             first_edge: self.edges.len(),
@@ -232,11 +325,14 @@ impl Translator {
         self.edges.extend(emitted.edges);
         let far = origin.straight;
         let Emitted { near, body, gone, needs, .. } = emitted;
-        self.translations.push(Translation { near, body, far, gone, needs, _ops: ops });
+        let (trace, parts, tries) = (0, Vec::new(), 0);
+        self.translations.push(Translation { near, body, far, gone, needs, trace, parts, tries, _ops: ops });
         self.translated += 1;
         if let Some(listener) = &mut self.listener {
+            let at = |start: u16| page.wrapping_add(start.into());
+            let guest: Vec<(u64, &[u8])> = bytes.iter().map(|(start, bytes)| (at(*start), bytes.as_slice())).collect();
             let code = [(origin.straight, straight), (origin.aside, &aside[..emitted.aside])];
-            listener(&Translated { rip: linear, guest: &bytes, code });
+            listener(&Translated { rip: guest[0].0, trace: !turns.is_empty(), guest: &guest, code });
         }
         self.emitter.recycle(emitted.code);
         Some(self.translations.len() as u32)
@@ -244,36 +340,170 @@ impl Translator {
 
     /// The block of translation `number` is retired: whoever enters it comes back at once.
     fn retire(&mut self, number: u32) {
-        if let Some(t) = self.translations.get((number as usize).wrapping_sub(1)) {
-            for entry in [t.near, t.body] {
-                let by = t.gone.wrapping_sub(entry + 5) as u32;
-                let [a, b, c, d] = by.to_le_bytes();
-                self.arena.patch(entry, &[0xe9, a, b, c, d]);
-            }
+        let Some(t) = self.translations.get_mut((number as usize).wrapping_sub(1)) else { return };
+        for trace in std::mem::take(&mut t.parts) {
+            self.drop_trace(trace);
+        }
+        let t = &self.translations[number as usize - 1];
+        for entry in t.entries() {
+            self.arena.patch(entry, &jump(entry, t.gone));
         }
     }
 
-    /// Patches edge `edge` (from 1) to lead to translation `number` of `block`, if it does: an interrupt may have come between.
-    fn link(&mut self, edge: u32, number: u32, block: &Block) {
-        let (Some(e), Some(t)) =
-            (self.edges.get((edge as usize).wrapping_sub(1)), self.translations.get((number as usize).wrapping_sub(1)))
-        else {
+    /// Where an edge that leaves with `brought` enters translation `number`.
+    fn entry(&self, number: u32, brought: Brought) -> u64 {
+        let t = &self.translations[number as usize - 1];
+        let t = if t.trace == 0 { t } else { &self.translations[self.traces[t.trace as usize - 1].number as usize - 1] };
+        if brought.covers(t.needs) { t.body } else { t.near }
+    }
+
+    /// Has the JMP whose displacement is at `field` lead to `to`.
+    fn patch_jump(&mut self, field: u64, to: u64) {
+        self.arena.patch(field, &(to.wrapping_sub(field + 4) as u32).to_le_bytes());
+    }
+
+    /// Edge `edge` (from 1) has led to translation `number` of `block`, or an interrupt has come between: patches it to lead
+    /// there by itself, and looks at it if it has done that often enough.
+    fn arrive(&mut self, edge: u32, number: u32, block: &Block, cpu: &mut Cpu) {
+        let Some(&e) = self.edges.get((edge as usize).wrapping_sub(1)) else { return };
+        if e.target != block.physical || e.mode != block.mode {
             return;
+        }
+        let entry = self.entry(number, e.brought);
+        let Some(counter) = e.counter else { return self.patch_jump(e.field, entry) };
+        self.patch_jump(counter.field, entry);
+        if !counter.linked {
+            self.patch_jump(e.field, counter.entry);
+            self.edges[edge as usize - 1].counter = Some(Counter { linked: true, ..counter });
+            cpu.jit.count_passes(edge as usize, self.loop_heat);
+            return;
+        }
+        if let Some(trace) = self.traces.get_mut((e.trace as usize).wrapping_sub(1)) {
+            trace.settled |= e.closes;
+            if trace.settled || !trace.live {
+                return self.straighten(edge, number);
+            }
+        }
+        if self.recorder.is_none() {
+            self.recorder = Some(Recorder::new(edge, block, cpu.linear_rip() - (block.physical & OFFSET)));
+        }
+    }
+
+    /// Edge `edge`, which leads to translation `number`, no longer counts.
+    fn straighten(&mut self, edge: u32, number: u32) {
+        let e = &mut self.edges[edge as usize - 1];
+        e.counter = None;
+        let e = *e;
+        self.patch_jump(e.field, self.entry(number, e.brought));
+    }
+
+    /// Makes a trace of what was recorded, if it can be.
+    fn finish_recording(&mut self, cache: &mut BlockCache, cpu: &mut Cpu) {
+        let Some(recorder) = self.recorder.take() else { return };
+        let made = self.arena.has_room(MOST) && self.make_trace(&recorder, cache, cpu).is_some();
+        let Some(first) = recorder.steps.first() else { return };
+        let Some(counter) = &mut self.edges[recorder.edge as usize - 1].counter else { return };
+        counter.failures += u8::from(!made);
+        if made || counter.failures == trace::TRIES {
+            self.straighten(recorder.edge, first.number);
+        } else {
+            cpu.jit.count_passes(recorder.edge as usize, self.loop_heat);
+        }
+    }
+
+    fn make_trace(&mut self, recorder: &Recorder, cache: &BlockCache, cpu: &Cpu) -> Option<()> {
+        let steps = &recorder.steps;
+        let mode = cache.get(steps.first()?.index).mode;
+        let (mut sources, mut visits): (Vec<(u32, Source, Vec<Way>)>, _) = (Vec::new(), Vec::new());
+        for (step, next) in steps.iter().zip(&steps[1..]) {
+            let block = cache.get(step.index);
+            if block.serial != step.serial || block.translation.get() != step.number {
+                return None;
+            }
+            if !sources.iter().any(|s| s.0 == step.number) {
+                let source = decode(block, block.offset?, &cpu.memory)?;
+                let ways = self.emitter.ways(&source.instructions, &source.available, mode);
+                sources.push((step.number, source, ways));
+            }
+            let (_, source, ways) = sources.iter().find(|s| s.0 == step.number)?;
+            let len = (next.icount - step.icount) as usize;
+            let turn = source.instructions.get(..len).and_then(|i| turn(i, &ways[..len], next.start.into()));
+            visits.push(Visit { start: step.start, len, turn });
+        }
+        visits.push(Visit { start: steps.last()?.start, len: 0, turn: None });
+
+        let replaced = self.edges[recorder.edge as usize - 1].trace;
+        let translation = |n: u32| &self.translations[n as usize - 1];
+        let tries = self.traces.get((replaced as usize).wrapping_sub(1)).map_or(0, |t| translation(t.head).tries);
+        let free = |n: usize| {
+            let t = translation(steps[n].number);
+            t.tries < trace::TRIES && (t.trace == 0 || t.trace == replaced)
         };
-        if e.target == block.physical && e.mode == block.mode {
-            let entry = if e.brought.covers(t.needs) { t.body } else { t.near };
-            let by = entry.wrapping_sub(e.field + 4) as u32;
-            self.arena.patch(e.field, &by.to_le_bytes());
+        let chosen = trace::choose(&visits, tries + 1 >= trace::TRIES, free)?;
+        let mut source = Source::default();
+        for n in chosen.clone() {
+            let (_, block, _) = sources.iter().find(|s| s.0 == steps[n].number)?;
+            source.extend(block, visits[n].len);
+            source.turns.resize(source.ops.len() - 1, Turn::On);
+            source.turns.push(visits[n].turn?.0);
+        }
+        source.turns.pop();
+        let head = steps[chosen.start];
+        let last_try = translation(head.number).tries + 1 == trace::TRIES;
+        let block = cache.get(head.index);
+        let page = recorder.linear_page;
+        let first_edge = self.edges.len();
+        let number = self.make(source, block, page, !last_try)?;
+        let mut parts: Vec<u32> = steps[chosen].iter().map(|s| s.number).collect();
+        parts.sort_unstable();
+        parts.dedup();
+        self.install(head.number, number, &parts, first_edge, last_try);
+        Some(())
+    }
+
+    /// Translation `number` takes the place of `head`; it is made of the blocks of `parts`, and its edges begin with
+    /// `first_edge`.
+    fn install(&mut self, head: u32, number: u32, parts: &[u32], first_edge: usize, settled: bool) {
+        let old = self.translations[head as usize - 1].trace;
+        self.drop_trace(old);
+        let trace = self.traces.len() as u32 + 1;
+        self.edges[first_edge..].iter_mut().for_each(|e| e.trace = trace);
+        for &part in parts {
+            self.translations[part as usize - 1].parts.push(trace);
+        }
+        let (t, own) = (&self.translations[head as usize - 1], &self.translations[number as usize - 1]);
+        let saved = t.entries().map(|entry| self.arena.read(entry));
+        let body = if t.needs.covers(own.needs) { own.body } else { own.near };
+        for (entry, to) in t.entries().into_iter().zip([own.near, body]) {
+            self.arena.patch(entry, &jump(entry, to));
+        }
+        let t = &mut self.translations[head as usize - 1];
+        t.trace = trace;
+        t.tries += 1;
+        self.traces.push(Trace { head, saved, number, live: true, settled });
+    }
+
+    /// Trace `number`, if it is live, is no longer entered: the head's own translation is again, by all that led to it.
+    fn drop_trace(&mut self, number: u32) {
+        let Some(trace) = self.traces.get_mut((number as usize).wrapping_sub(1)) else { return };
+        if !std::mem::take(&mut trace.live) {
+            return;
+        }
+        let head = &mut self.translations[trace.head as usize - 1];
+        head.trace = 0;
+        let plain = head.entries();
+        for (entry, bytes) in plain.into_iter().zip(&trace.saved) {
+            self.arena.patch(entry, bytes);
+        }
+        for (entry, to) in self.translations[trace.number as usize - 1].entries().into_iter().zip(plain) {
+            self.arena.patch(entry, &jump(entry, to));
         }
     }
 
     /// Runs translation `number` and what follows, for at most `left` instructions, of which there must be more than
-    /// [`SPARE`]. `edge` has led here, if it is not 0. Afterwards all state is in [`Cpu`]; the instruction count is that
+    /// [`SPARE`]. Afterwards all state is in [`Cpu`]; the instruction count is that
     /// before the block in which an operation ended the run.
-    pub fn run(&mut self, cpu: &mut Cpu, number: u32, block: &Block, left: u64, edge: u32) -> Back {
-        if edge != 0 {
-            self.link(edge, number, block);
-        }
+    pub fn run(&mut self, cpu: &mut Cpu, number: u32, block: &Block, left: u64) -> Back {
         let t = &self.translations[number as usize - 1];
         let rip = cpu.state.rip;
         let left = left.min(SLICE);
@@ -303,9 +533,9 @@ impl Translator {
         }
     }
 
-    /// Translates blocks once they have been interpreted `times` times.
+    /// Translates blocks once they have been interpreted `times` times, and loops that have gone round about as often.
     pub fn set_heat(&mut self, times: u32) {
-        self.heat = times;
+        (self.heat, self.loop_heat) = (times, times + 1);
     }
 
     /// Has `listener` told of what is translated from now on.
@@ -317,6 +547,50 @@ impl Translator {
     #[must_use]
     pub fn translated(&self) -> u64 {
         self.translated
+    }
+}
+
+/// A JMP at `from` to `to`.
+fn jump(from: u64, to: u64) -> [u8; JUMP] {
+    let [a, b, c, d] = (to.wrapping_sub(from + JUMP as u64) as u32).to_le_bytes();
+    [0xe9, a, b, c, d]
+}
+
+/// Decodes `block`, whose first byte is at `offset` of guest memory.
+fn decode(block: &Block, offset: u64, memory: &GuestMemory) -> Option<Source> {
+    let start = (block.physical & OFFSET) as u16;
+    let len = block.ops.last()?.end() as usize;
+    let mut bytes = vec![0; len];
+    let (first, second) = bytes.split_at_mut(len.min(PAGE_SIZE - usize::from(start)));
+    memory.read(offset, first).ok()?;
+    if !second.is_empty() {
+        memory.read(block.pages[1] * PAGE_SIZE as u64, second).ok()?;
+    }
+    let mut decoder = Decoder::with_ip(block.mode.bits(), &bytes, start.into(), DecoderOptions::NONE);
+    let mut instructions: Vec<_> = block.ops.iter().map(|_| decoder.decode()).collect();
+    let available = (0..block.ops.len()).map(|k| block.plain >> k & 1 != 0).collect();
+    if !block.mode.long() {
+        instructions.iter_mut().for_each(emit::widen);
+    }
+    let starts = vec![start; instructions.len()];
+    Some(Source { instructions, available, ops: block.ops.to_vec(), starts, turns: Vec::new(), bytes: vec![(start, bytes)] })
+}
+
+/// How the last of `instructions` led to `next`, counted from the start of the page, and whether it jumped backwards; none if
+/// a trace cannot go that way.
+fn turn(instructions: &[Instruction], ways: &[Way], next: i64) -> Option<(Turn, bool)> {
+    let (last, &way) = (instructions.last()?, ways.last()?);
+    let target = || matches!(way, Way::Jcc | Way::Jmp).then(|| To::of(last).at);
+    let goes_on = match last.flow_control() {
+        FlowControl::Next => !exec::ends_block(last),
+        flow => flow == FlowControl::ConditionalBranch,
+    };
+    if ways.contains(&Way::HandlerLast) {
+        None
+    } else if goes_on && last.next_ip() as i64 == next {
+        Some((Turn::On, false))
+    } else {
+        target().filter(|&to| to == next).map(|to| (Turn::Taken, to <= last.ip() as i64))
     }
 }
 

@@ -23,7 +23,8 @@ impl Context {
 #[allow(missing_docs)]
 pub struct Translated<'a> {
     pub rip: u64,
-    pub guest: &'a [u8],
+    pub trace: bool,
+    pub guest: &'a [(u64, &'a [u8])],
     pub code: [(u64, &'a [u8]); 2],
 }
 
@@ -69,10 +70,10 @@ impl Translator {
     pub fn set_heat(&mut self, _: u32) {
         match *self {}
     }
-    pub fn of(&mut self, _: &mut BlockCache, _: u32, _: &mut Cpu) -> Option<u32> {
+    pub fn of(&mut self, _: &mut BlockCache, _: u32, _: &mut Cpu, _: u32) -> Option<u32> {
         match *self {}
     }
-    pub fn run(&mut self, _: &mut Cpu, _: u32, _: &Block, _: u64, _: u32) -> Back {
+    pub fn run(&mut self, _: &mut Cpu, _: u32, _: &Block, _: u64) -> Back {
         match *self {}
     }
 }

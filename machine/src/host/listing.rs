@@ -22,7 +22,8 @@ pub fn listener(map: bool, dump: Option<u64>) -> io::Result<Listener> {
     Ok(Box::new(move |t| {
         if let Some(file) = &mut map {
             // Without the file, perf shows addresses: the guest need not stop for that.
-            let mut list = || t.code.iter().try_for_each(|(at, code)| writeln!(file, "{at:x} {:x} guest_{:#x}", code.len(), t.rip));
+            let kind = if t.trace { "trace" } else { "guest" };
+            let mut list = || t.code.iter().try_for_each(|(at, code)| writeln!(file, "{at:x} {:x} {kind}_{:#x}", code.len(), t.rip));
             let _ = list().and_then(|()| file.flush());
         }
         if dump == Some(t.rip) {
@@ -33,8 +34,9 @@ pub fn listener(map: bool, dump: Option<u64>) -> io::Result<Listener> {
 
 /// The guest's instructions and the host's.
 fn listing(t: &Translated<'_>) -> String {
+    let guest: String = t.guest.iter().map(|(at, bytes)| instructions(*at, bytes)).collect();
     let [straight, aside] = t.code.map(|(at, code)| instructions(at, code));
-    format!("guest:\n{}host:\n{straight}aside:\n{aside}", instructions(t.rip, t.guest))
+    format!("{}:\n{guest}host:\n{straight}aside:\n{aside}", if t.trace { "trace" } else { "guest" })
 }
 
 fn instructions(at: u64, bytes: &[u8]) -> String {
@@ -57,9 +59,15 @@ mod tests {
 
     #[test]
     fn a_listing_shows_both_sides() {
-        let t = Translated { rip: 0x1000, guest: &[0x90, 0xc3], code: [(0x7000, &[0x48, 0x89, 0xd8]), (0x9000, &[0x90])] };
+        let t = Translated {
+            rip: 0x1000,
+            trace: true,
+            guest: &[(0x1000, &[0x90, 0xeb, 0x30]), (0x1033, &[0xeb, 0xcb])],
+            code: [(0x7000, &[0x48, 0x89, 0xd8]), (0x9000, &[0x90])],
+        };
         let text = listing(&t);
         let lines: Vec<_> = text.lines().map(str::trim).collect();
-        assert_eq!(lines, ["guest:", "1000  nop", "1001  ret", "host:", "7000  mov rax,rbx", "aside:", "9000  nop"]);
+        let guest = ["1000  nop", "1001  jmp short 0000000000001033h", "1033  jmp short 0000000000001000h"];
+        assert_eq!(lines, [&["trace:"][..], &guest, &["host:", "7000  mov rax,rbx", "aside:", "9000  nop"]].concat());
     }
 }

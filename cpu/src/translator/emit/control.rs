@@ -8,7 +8,7 @@ use super::super::context;
 use super::super::policy::{Way, near_size};
 use super::super::registers::{STACK, number};
 use super::memory::fits;
-use super::{Block, Brought, Edge, Emitted, Out, Site, Slow, To};
+use super::{Block, Brought, Counter, Edge, Emitted, Out, Site, Slow, To, Turn};
 use crate::block::MAX_LEN;
 
 impl Block<'_> {
@@ -109,7 +109,11 @@ impl Block<'_> {
     /// A jump back to the block's start is a loop, whose way lies straight; others are rare or not known.
     pub(super) fn conditional(&mut self, k: usize, i: &Instruction) {
         let (condition, to) = (i.condition_code() as u8 - 1, To::of(i));
-        if to.at == i64::from(self.start) {
+        if let Some(turn) = self.turn(k) {
+            let (leaves, to) = if turn == Turn::On { (condition, to) } else { (condition ^ 1, To::after(i)) };
+            let jump = self.a.jcc(leaves);
+            self.taken.push((jump, k, to));
+        } else if to.at == i64::from(self.start) {
             let over = self.a.jcc(condition ^ 1);
             self.edge(k, to, self.needs);
             let here = self.a.here();
@@ -138,10 +142,15 @@ impl Block<'_> {
             let jump = self.a.jmp();
             self.a.land(spent);
             let out = self.a.jmp();
-            let edge = self.edges.len();
             let field = self.a.field(jump);
-            self.edges.push(Edge { field, target: self.page + u64::from(target), mode: self.mode, brought });
-            self.outs.push(Out { from: [out, jump], edge, target });
+            let i = &self.instructions[k];
+            let back = to.at <= i.ip() as i64 && !i.is_call_near();
+            let counted = self.counted && self.mode.long() && (back || !self.turns.is_empty());
+            let target = u64::from(target);
+            let closes = k + 1 == self.instructions.len() && target == u64::from(self.start);
+            let edge = Edge { field, target: self.page + target, mode: self.mode, brought, counter: None, closes, trace: 0 };
+            self.outs.push(Out { from: [out, jump], edge: self.edges.len(), target: target as u16, counted });
+            self.edges.push(edge);
             return;
         }
         self.a.load(host::R15, context::PAGE);
@@ -225,8 +234,24 @@ impl Block<'_> {
             }
             self.a.load(host::R15, context::PAGE);
             self.a.lea(host::R15, At::base(host::R15, out.target.into()));
-            self.a.store_imm64(context::EDGE, (self.first_edge + out.edge + 1) as i32);
+            let number = self.first_edge + out.edge + 1;
+            self.a.store_imm64(context::EDGE, number as i32);
             self.a.jmp_to(self.thunks.leave);
+            if out.counted {
+                let entry = self.a.address(self.a.here());
+                let passes = context::passes(number);
+                self.a.load(host::RCX, passes);
+                self.a.lea(host::RCX, At::base(host::RCX, -1));
+                self.a.store(passes, host::RCX);
+                let over = self.a.jrcxz();
+                let on = self.a.jmp();
+                self.a.land(over);
+                let leaves = self.a.jmp();
+                for j in [on, leaves] {
+                    self.a.bind(j, here);
+                }
+                self.edges[out.edge].counter = Some(Counter { entry, field: self.a.field(on), linked: false, failures: 0 });
+            }
         }
         let gone = self.a.here();
         self.a.load(host::R15, context::PAGE);

@@ -76,9 +76,10 @@ impl Plan {
         &self.regions
     }
 
-    /// Looks for groups; `barred` are instructions that go through their handlers against expectation.
-    pub fn new(instructions: &[Instruction], ways: &[Way], info: &mut InstructionInfoFactory, barred: &[usize]) -> Self {
-        let mut planner = Planner::default();
+    /// Looks for groups; `barred` are instructions that go through their handlers against expectation, and with `path` the
+    /// jumps among them are expected to go on with the next instruction.
+    pub fn new(instructions: &[Instruction], ways: &[Way], info: &mut InstructionInfoFactory, barred: &[usize], path: bool) -> Self {
+        let mut planner = Planner { path, ..Planner::default() };
         for (k, (i, &way)) in instructions.iter().zip(ways).enumerate() {
             if barred.contains(&k) {
                 planner.barrier();
@@ -136,12 +137,13 @@ struct Planner {
     open: Vec<Group>,
     done: Vec<Group>,
     jumps: usize,
+    path: bool,
 }
 
 impl Default for Planner {
     fn default() -> Self {
         let registers = std::array::from_fn(|n| Value { symbol: n as u32, add: 0 });
-        Self { registers, symbols: 16, open: Vec::new(), done: Vec::new(), jumps: 0 }
+        Self { registers, symbols: 16, open: Vec::new(), done: Vec::new(), jumps: 0, path: false }
     }
 }
 
@@ -163,7 +165,7 @@ impl Planner {
     fn instruction(&mut self, k: usize, i: &Instruction, way: Way, info: &InstructionInfo) {
         match way {
             Way::Nothing => {}
-            Way::Jcc => self.jumps += 1,
+            Way::Jcc => self.jumps += usize::from(!self.path),
             Way::Native => {
                 if let Some(n) = (0..i.op_count()).find(|&n| i.op_kind(n) == OpKind::Memory) {
                     let write = !matches!(info.op_access(n), OpAccess::Read | OpAccess::CondRead);

@@ -24,8 +24,7 @@ use iced_x86::{Encoder, Instruction, InstructionInfoFactory};
 
 use self::groups::Plan;
 pub use self::groups::SLOTS;
-use self::narrow::To;
-pub use self::narrow::widen;
+pub use self::narrow::{To, widen};
 use self::shared::Kept;
 use super::arena::Origin;
 use super::assembler::{Assembler, At, Jump, host};
@@ -83,6 +82,35 @@ pub struct Edge {
     pub target: u64,
     pub mode: Mode,
     pub brought: Brought,
+    /// It is counted how often it is passed.
+    pub counter: Option<Counter>,
+    /// The last instruction leads back to the first.
+    pub closes: bool,
+    /// The trace that it leaves, or 0.
+    pub trace: u32,
+}
+
+/// Code that counts down in a place of [`context::passes`] and goes on, or leaves as an edge does that is not linked when
+/// 0 is reached.
+#[derive(Clone, Copy, Debug)]
+pub struct Counter {
+    /// Host address.
+    pub entry: u64,
+    /// Host address of the displacement of the JMP that goes on.
+    pub field: u64,
+    /// It stands before the target.
+    pub linked: bool,
+    /// How often nothing came of looking.
+    pub failures: u8,
+}
+
+/// How a path goes on after an instruction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Turn {
+    /// With the next one.
+    On,
+    /// Where its jump leads.
+    Taken,
 }
 
 /// Register files that are in the host's where a block is entered or left.
@@ -124,6 +152,7 @@ struct Out {
     from: [Jump; 2],
     edge: usize,
     target: u16,
+    counted: bool,
 }
 
 /// What makes code; reused for all blocks.
@@ -143,6 +172,9 @@ struct Block<'a> {
     sites: &'a [Site],
     /// References to copies of sites.
     cited: Vec<(Jump, usize)>,
+    instructions: &'a [Instruction],
+    turns: &'a [Turn],
+    counted: bool,
     needs: Brought,
     slow: Vec<Slow>,
     outs: Vec<Out>,
@@ -171,6 +203,10 @@ struct Block<'a> {
 /// What a block is made from.
 pub struct Input<'a> {
     pub instructions: &'a [Instruction],
+    /// Of a trace: how it goes on after each instruction but the last; of a block: nothing.
+    pub turns: &'a [Turn],
+    /// The ways out of a trace, and the ways back of a block, count how often they are taken.
+    pub counted: bool,
     /// Two for each instruction: by its handler, and for an access that missed; and one to bring the x87 registers.
     pub sites: &'a mut [Site],
     /// Physical address of the page.
@@ -195,23 +231,28 @@ impl Emitter {
         self.buffer = code.code;
     }
 
+    /// The ways of instructions, of which those that are not available go through their handlers.
+    pub fn ways(&mut self, instructions: &[Instruction], available: &[bool], mode: Mode) -> Vec<Way> {
+        let way = |(i, &available)| if available { policy::way(i, self.info.info(i), &self.host, mode) } else { Way::Handler };
+        instructions.iter().zip(available).map(way).collect()
+    }
+
     /// Makes code; the instructions' addresses count from the start of the page.
     pub fn emit(&mut self, input: Input) -> Emitted {
-        let ways: Vec<Way> = input
-            .instructions
-            .iter()
-            .zip(input.available)
-            .map(|(i, &available)| if available { policy::way(i, self.info.info(i), &self.host, input.mode) } else { Way::Handler })
-            .collect();
+        let ways = self.ways(input.instructions, input.available, input.mode);
         // Handlers that follow each other hand over by themselves.
         for k in (1..ways.len()).rev() {
-            if ways[k] == Way::Handler && ways[k - 1] == Way::Handler {
+            if joined(k, &ways, input.sites) {
                 input.sites[2 * k - 2].run = input.sites[2 * k].run + 1;
             }
         }
         let mut barred = Vec::new();
         loop {
-            let plan = if input.mode.long() { Plan::new(input.instructions, &ways, &mut self.info, &barred) } else { Plan::default() };
+            let plan = if input.mode.long() {
+                Plan::new(input.instructions, &ways, &mut self.info, &barred, !input.turns.is_empty())
+            } else {
+                Plan::default()
+            };
             match self.attempt(&input, &ways, plan) {
                 Ok(emitted) => return emitted,
                 Err(k) => barred.push(k),
@@ -231,6 +272,9 @@ impl Emitter {
             start,
             sites: input.sites,
             cited: Vec::new(),
+            instructions: input.instructions,
+            turns: input.turns,
+            counted: input.counted,
             needs: Brought {
                 vectors: input.instructions.iter().any(policy::uses_vectors),
                 x87: input.instructions.iter().zip(ways).any(|(i, &way)| way == Way::Native && policy::uses_x87(i)),
@@ -270,7 +314,9 @@ impl Emitter {
             }
         }
         b.drop_unneeded();
-        b.taken_branches();
+        if input.turns.is_empty() {
+            b.taken_branches();
+        }
         b.a.turn_aside();
         b.aside = true;
         for (from, to) in b.plan.regions().to_vec() {
@@ -300,7 +346,7 @@ impl Emitter {
             Way::Nothing => {}
             Way::Native => b.native(&mut self.encoder, k, i, self.info.info(i)),
             Way::Handler => {
-                if k == 0 || ways[k - 1] != Way::Handler {
+                if k == 0 || !joined(k, ways, input.sites) {
                     b.handler(k);
                 }
             }
@@ -316,6 +362,7 @@ impl Emitter {
             Way::Push => b.push(k, i),
             Way::Pop => b.pop(k, i.op0_register()),
             Way::Leave => b.leave(k, policy::near_size(i)),
+            Way::Jmp if b.turn(k).is_some() => {}
             way @ (Way::Jmp | Way::JmpIndirect | Way::Call | Way::CallIndirect | Way::Ret) => {
                 b.transfer(way, k, i);
                 return true;
@@ -325,7 +372,17 @@ impl Emitter {
     }
 }
 
+/// Whether the handler of instruction `k` follows that of the one before it.
+fn joined(k: usize, ways: &[Way], sites: &[Site]) -> bool {
+    ways[k] == Way::Handler && ways[k - 1] == Way::Handler && sites[2 * k].start == sites[2 * k - 2].start
+}
+
 impl Block<'_> {
+    /// How the path goes on after instruction `k`, if there is one that does.
+    fn turn(&self, k: usize) -> Option<Turn> {
+        self.turns.get(k).copied()
+    }
+
     /// Brings the vector registers into the host's, if they are not there.
     fn bring_vectors(&mut self) {
         if self.needs.vectors {
