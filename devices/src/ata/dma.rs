@@ -24,6 +24,9 @@ pub fn transfer(unit: &mut Unit, ctx: &Ctx, tf: &mut Taskfile, list: &[(u64, u32
     let room: u64 = list.iter().map(|&(_, len)| u64::from(len)).sum();
     let total = unit.left().min(room);
     let write = unit.writes();
+    if unit.direct(ctx, list, total) {
+        return conclude(unit, tf, total);
+    }
     let mut buffer = vec![0; total.min(BUFFER) as usize];
     let mut pieces = Pieces { list, within: 0 };
     let mut bytes = 0;
@@ -49,6 +52,11 @@ pub fn transfer(unit: &mut Unit, ctx: &Ctx, tf: &mut Taskfile, list: &[(u64, u32
         }
         bytes += n as u64;
     }
+    conclude(unit, tf, bytes)
+}
+
+/// After `bytes` were moved, without a failure.
+fn conclude(unit: &mut Unit, tf: &mut Taskfile, bytes: u64) -> Moved {
     let ended = unit.left() == 0;
     if ended {
         unit.finish(tf);

@@ -19,7 +19,7 @@ mod packet;
 mod saved;
 
 use serde::{Deserialize, Serialize};
-use softmetal_bus::{BlockBackend, BlockError, Drive, SharedDisk};
+use softmetal_bus::{BlockBackend, BlockError, Ctx, Drive, SharedDisk};
 
 use crate::scsi::Sense;
 use crate::scsi::cd::{self, Extent, ScsiCd};
@@ -331,6 +331,24 @@ impl Unit {
             tf.count = if transfer.write { 0 } else { IO };
         }
         n as usize
+    }
+
+    /// Moves the next `len` bytes straight between the disk and the guest memory of `list`. False if that cannot be, or has
+    /// failed: [`Unit::fill`] and [`Unit::drain`] are the way then, and find out why.
+    pub fn direct(&mut self, ctx: &Ctx, list: &[(u64, u32)], len: u64) -> bool {
+        let (Some(transfer), Media::Disk(disk)) = (&mut self.state.transfer, &mut self.media) else { return false };
+        let Place::Disk { at, .. } = &mut transfer.place else { return false };
+        let mut runs = Vec::new();
+        if len == 0 || len > transfer.left || !ctx.runs(list, len, !transfer.write, &mut runs) {
+            return false;
+        }
+        let result = if transfer.write { disk.write_from(*at, ctx.memory, &runs) } else { disk.read_into(*at, ctx.memory, &runs) };
+        let moved = matches!(result, Ok(true));
+        if moved {
+            *at += len;
+            transfer.left -= len;
+        }
+        moved
     }
 
     /// Moves the next `buf.len()` bytes from the device. False if that failed: the command has ended then, as `tf` tells.

@@ -65,7 +65,16 @@ fn mode_page(page: u8) -> Option<Vec<u8>> {
     })
 }
 
-/// The sense of a request that failed.
+/// The sense of a read that failed.
+pub fn unreadable(error: &BlockError) -> Sense {
+    failure(error, UNREADABLE)
+}
+
+/// The sense of a write or a flush that failed.
+pub fn unwritable(error: &BlockError) -> Sense {
+    failure(error, UNWRITABLE)
+}
+
 fn failure(error: &BlockError, otherwise: Sense) -> Sense {
     log::debug!("scsi: {error}");
     match error {
@@ -185,7 +194,7 @@ impl ScsiDisk {
         if !no_data {
             return Ok(Reply::Wants(BLOCK as u16));
         }
-        self.disk.write_zeroes(at, len).map_err(|e| failure(&e, UNWRITABLE))?;
+        self.disk.write_zeroes(at, len).map_err(|e| unwritable(&e))?;
         Ok(Reply::Nothing)
     }
 
@@ -253,7 +262,7 @@ impl ScsiDisk {
                         .step_by(chunk.len())
                         .try_for_each(|done| self.disk.write_at(at + done, &chunk[..chunk.len().min((len - done) as usize)]))
                 };
-                result.map_err(|e| failure(&e, UNWRITABLE))
+                result.map_err(|e| unwritable(&e))
             }
             _ => mode::select(cdb, data, mode_page),
         }
@@ -266,25 +275,9 @@ impl ScsiDisk {
         let ranges = rest[..len].chunks_exact(RANGE).map(|r| (be64(r), be32(&r[8..])));
         let ranges = ranges.map(|range| self.range(range)).collect::<Result<Vec<_>, _>>()?;
         for (at, len) in ranges.into_iter().filter(|(_, len)| *len > 0) {
-            self.disk.discard(at, len).map_err(|e| failure(&e, UNWRITABLE))?;
+            self.disk.discard(at, len).map_err(|e| unwritable(&e))?;
         }
         Ok(())
-    }
-
-    /// Reads bytes that [`Access::Read`] names.
-    ///
-    /// # Errors
-    /// [`Sense`] when the host cannot.
-    pub fn read_at(&mut self, at: u64, buf: &mut [u8]) -> Result<(), Sense> {
-        self.disk.read_at(at, buf).map_err(|e| failure(&e, UNREADABLE))
-    }
-
-    /// Writes bytes that [`Access::Write`] names.
-    ///
-    /// # Errors
-    /// [`Sense`] when the host cannot.
-    pub fn write_at(&mut self, at: u64, buf: &[u8]) -> Result<(), Sense> {
-        self.disk.write_at(at, buf).map_err(|e| failure(&e, UNWRITABLE))
     }
 
     /// Makes what was written durable.
@@ -292,7 +285,7 @@ impl ScsiDisk {
     /// # Errors
     /// [`Sense`] when the host cannot.
     pub fn flush(&mut self) -> Result<(), Sense> {
-        self.disk.flush().map_err(|e| failure(&e, UNWRITABLE))
+        self.disk.flush().map_err(|e| unwritable(&e))
     }
 }
 
@@ -357,7 +350,7 @@ mod tests {
         let none = cdb(&[0x93, 1, 0, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 1]);
         assert!(matches!(disk.execute(&none), Ok(Reply::Nothing)));
         let mut bytes = [0; 6 * 512];
-        disk.read_at(0, &mut bytes).unwrap();
+        disk.backend().read_at(0, &mut bytes).unwrap();
         assert_eq!([0, 1, 2, 3, 4, 5].map(|n| bytes[n * 512]), [7, 7, 9, 0, 9, 7]);
         // A list whose second range is past the end does nothing.
         let mut list = vec![0, 38, 0, 32, 0, 0, 0, 0];

@@ -173,7 +173,7 @@ impl VirtioBlk {
             request::IN => {
                 let len = chain.writable.left();
                 let at = self.place(sector, len)?;
-                chain.writable.fill_from_disk::<Failure>(ctx, &mut self.mover, len, &mut *self.backend, at)?;
+                chain.writable.fill_from_disk(ctx, &mut self.mover, len, (&mut *self.backend, at), Failure::from)?;
             }
             request::OUT => {
                 if self.read_only {
@@ -181,7 +181,7 @@ impl VirtioBlk {
                 }
                 let len = chain.readable.left();
                 let at = self.place(sector, len)?;
-                chain.readable.drain_to_disk::<Failure>(ctx, &mut self.mover, len, &mut *self.backend, at)?;
+                chain.readable.drain_to_disk(ctx, &mut self.mover, len, (&mut *self.backend, at), Failure::from)?;
                 return Ok(self.written());
             }
             request::FLUSH => return Ok(Done::Flush),

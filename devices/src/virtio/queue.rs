@@ -31,7 +31,7 @@ pub struct Fault;
 /// What moves a disk's bytes, reused from request to request.
 pub struct Mover {
     /// For disks that need one between.
-    buffer: Vec<u8>,
+    pub buffer: Vec<u8>,
     /// The request's data in guest memory.
     runs: Vec<Run>,
 }
@@ -106,26 +106,7 @@ impl Segments {
         write: bool,
         transfer: impl FnOnce(&[Run]) -> Result<bool, E>,
     ) -> Result<bool, E> {
-        runs.clear();
-        let mut left = len;
-        for &(addr, room) in &self.list[self.at..] {
-            let n = left.min(room.into());
-            let memory = ctx.space.each_run(addr, n as usize, |range, offset, writable| {
-                match runs.last_mut().filter(|last| last.offset + last.len as u64 == offset) {
-                    Some(last) => last.len += range.len(),
-                    None => runs.push(Run { offset, len: range.len() }),
-                }
-                writable || !write
-            });
-            if !memory {
-                return Ok(false);
-            }
-            left -= n;
-            if left == 0 {
-                break;
-            }
-        }
-        let moved = left == 0 && transfer(runs)?;
+        let moved = ctx.runs(&self.list[self.at..], len, write, runs) && transfer(runs)?;
         if moved {
             // Nothing is touched, so nothing can fail.
             let _ = self.consume(len as usize, |_, _, _| true);
@@ -136,37 +117,37 @@ impl Segments {
     /// Fills the next `len` guest bytes with what is at `at` on `disk`, straight from the disk if it can do that.
     ///
     /// # Errors
-    /// The disk's, or [`Fault`] when a buffer is not RAM.
-    pub fn fill_from_disk<E: From<Fault> + From<BlockError>>(
+    /// The disk's, as `failed` says it, or [`Fault`] when a buffer is not RAM.
+    pub fn fill_from_disk<E: From<Fault>>(
         &mut self,
         ctx: &Ctx,
         mover: &mut Mover,
         len: u64,
-        disk: &mut dyn BlockBackend,
-        at: u64,
+        (disk, at): (&mut dyn BlockBackend, u64),
+        failed: impl Fn(BlockError) -> E,
     ) -> Result<(), E> {
-        if self.direct(ctx, &mut mover.runs, len, true, |runs| disk.read_into(at, ctx.memory, runs))? {
+        if self.direct(ctx, &mut mover.runs, len, true, |runs| disk.read_into(at, ctx.memory, runs)).map_err(&failed)? {
             return Ok(());
         }
-        self.fill(ctx, &mut mover.buffer, len, |done, bytes| disk.read_at(at + done, bytes).map_err(E::from))
+        self.fill(ctx, &mut mover.buffer, len, |done, bytes| disk.read_at(at + done, bytes).map_err(&failed))
     }
 
     /// Stores the next `len` guest bytes at `at` on `disk`, straight from guest memory if the disk can do that.
     ///
     /// # Errors
-    /// The disk's, or [`Fault`] when a buffer is not memory.
-    pub fn drain_to_disk<E: From<Fault> + From<BlockError>>(
+    /// The disk's, as `failed` says it, or [`Fault`] when a buffer is not memory.
+    pub fn drain_to_disk<E: From<Fault>>(
         &mut self,
         ctx: &Ctx,
         mover: &mut Mover,
         len: u64,
-        disk: &mut dyn BlockBackend,
-        at: u64,
+        (disk, at): (&mut dyn BlockBackend, u64),
+        failed: impl Fn(BlockError) -> E,
     ) -> Result<(), E> {
-        if self.direct(ctx, &mut mover.runs, len, false, |runs| disk.write_from(at, ctx.memory, runs))? {
+        if self.direct(ctx, &mut mover.runs, len, false, |runs| disk.write_from(at, ctx.memory, runs)).map_err(&failed)? {
             return Ok(());
         }
-        self.drain(ctx, &mut mover.buffer, len, |done, bytes| disk.write_at(at + done, bytes).map_err(E::from))
+        self.drain(ctx, &mut mover.buffer, len, |done, bytes| disk.write_at(at + done, bytes).map_err(&failed))
     }
 
     /// Fills the next `len` guest bytes, a bufferful at a time, with what `read(place within them, buffer)` gives.

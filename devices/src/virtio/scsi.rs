@@ -5,9 +5,9 @@ use softmetal_bus::{BlockBackend, Ctx};
 
 use super::VirtioDevice;
 use super::flush::Flushes;
-use super::queue::{Broken, Chain, Fault, Queue, Segments};
+use super::queue::{Broken, Chain, Fault, Mover, Queue, Segments};
 use crate::scsi::cd::{self, ScsiCd};
-use crate::scsi::disk::{Access, ScsiDisk};
+use crate::scsi::disk::{Access, ScsiDisk, unreadable, unwritable};
 use crate::scsi::{BAD_FIELD, BAD_LUN, Reply, Sense};
 
 /// Queues: control, events, requests.
@@ -108,7 +108,7 @@ struct Held {
 pub struct VirtioScsi {
     units: Vec<Lun>,
     /// Reused from request to request.
-    buffer: Vec<u8>,
+    mover: Mover,
     chain: Chain,
     state: State,
 }
@@ -128,7 +128,7 @@ impl VirtioScsi {
     pub fn new(mut units: Vec<Lun>) -> Self {
         units.truncate(LUNS * TARGETS);
         let state = State { cdb_size: CDB_SIZE, sense_size: SENSE_SIZE, cds: Vec::new(), flushes: Flushes::default() };
-        let mut scsi = Self { units, buffer: vec![0; BUFFER], chain: Chain::default(), state };
+        let mut scsi = Self { units, mover: Mover::new(BUFFER), chain: Chain::default(), state };
         scsi.note_cds();
         scsi
     }
@@ -222,7 +222,7 @@ impl VirtioScsi {
 
     /// A command of a unit.
     fn command(&mut self, ctx: &Ctx, unit: usize, cdb: &[u8; 16], chain: &mut Chain) -> Result<Done, Failure> {
-        let (readable, writable, buffer) = (&mut chain.readable, &mut chain.writable, &mut self.buffer[..]);
+        let (readable, writable, mover) = (&mut chain.readable, &mut chain.writable, &mut self.mover);
         match &mut self.units[unit] {
             Lun::Disk(disk) => match disk.execute(cdb)? {
                 Reply::Nothing => {}
@@ -232,13 +232,13 @@ impl VirtioScsi {
                     return Err(Failure::Response(response::OVERRUN));
                 }
                 Reply::Transfer(Access::Read { at, len }) => {
-                    writable.fill(ctx, buffer, len, |done, bytes| disk.read_at(at + done, bytes).map_err(Failure::from))?;
+                    writable.fill_from_disk(ctx, mover, len, (disk.backend(), at), |e| Failure::from(unreadable(&e)))?;
                 }
                 Reply::Transfer(Access::Write { len, .. }) if len > readable.left() => {
                     return Err(Failure::Response(response::OVERRUN));
                 }
                 Reply::Transfer(Access::Write { at, len, durable }) => {
-                    readable.drain(ctx, buffer, len, |done, bytes| disk.write_at(at + done, bytes).map_err(Failure::from))?;
+                    readable.drain_to_disk(ctx, mover, len, (disk.backend(), at), |e| Failure::from(unwritable(&e)))?;
                     if durable {
                         return Ok(Done::Flush(unit));
                     }
@@ -256,7 +256,7 @@ impl VirtioScsi {
                     }
                     Ok(Reply::Transfer(mut extent)) => {
                         let len = extent.len();
-                        writable.fill(ctx, buffer, len, |_, bytes| cd.read(&mut extent, bytes).map_err(Failure::from))
+                        writable.fill(ctx, &mut mover.buffer, len, |_, bytes| cd.read(&mut extent, bytes).map_err(Failure::from))
                     }
                     Err(sense) => Err(sense.into()),
                 };

@@ -1,5 +1,6 @@
 //! The byte store behind a disk. Devices see only this; files live in the machine's host part.
 
+use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::GuestMemory;
@@ -25,6 +26,21 @@ pub struct Run {
     pub offset: u64,
     /// Bytes.
     pub len: usize,
+}
+
+impl Run {
+    /// Of the bytes of `runs`, in order, those of `range`.
+    #[must_use]
+    pub fn part(runs: &[Self], range: Range<u64>) -> Vec<Self> {
+        let mut end = 0;
+        let clipped = runs.iter().filter_map(|run| {
+            let start = end;
+            end += run.len as u64;
+            let (first, last) = (range.start.max(start), range.end.min(end));
+            (first < last).then(|| Self { offset: run.offset + (first - start), len: (last - first) as usize })
+        });
+        clipped.collect()
+    }
 }
 
 /// A disk's bytes. Offsets and lengths are in bytes; any alignment is allowed.
@@ -287,6 +303,16 @@ fn range(offset: u64, len: usize, size: usize) -> Option<std::ops::Range<usize>>
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn parts_of_runs() {
+        let run = |offset, len| Run { offset, len };
+        let runs = [run(100, 10), run(50, 0), run(200, 5), run(0, 20)];
+        assert_eq!(Run::part(&runs, 0..35), [run(100, 10), run(200, 5), run(0, 20)]);
+        assert_eq!(Run::part(&runs, 9..16), [run(109, 1), run(200, 5), run(0, 1)]);
+        assert_eq!(Run::part(&runs, 12..13), [run(202, 1)]);
+        assert_eq!(Run::part(&runs, 40..50), []);
+    }
 
     #[test]
     fn a_drive_is_shared() {

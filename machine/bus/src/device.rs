@@ -9,6 +9,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::block::Run;
 use crate::{AddressSpace, GuestMemory, Time, TimerQueue};
 
 /// A device's place on its board; also the order of simultaneous timers.
@@ -151,6 +152,31 @@ impl Ctx<'_> {
     /// Asks something of the machine.
     pub fn request(&mut self, request: Request) {
         self.effects.push(Effect::Request(request));
+    }
+    /// Collects the pieces of guest memory behind the first `len` bytes of `list` (physical address, bytes), neighbours as one.
+    /// False if there are not so many, or if they are not all memory, or not all of the kind that a device may store to
+    /// where `stores` asks for that.
+    pub fn runs(&self, list: &[(u64, u32)], len: u64, stores: bool, runs: &mut Vec<Run>) -> bool {
+        runs.clear();
+        let mut left = len;
+        for &(addr, room) in list {
+            if left == 0 {
+                break;
+            }
+            let n = left.min(room.into());
+            let memory = self.space.each_run(addr, n as usize, |range, offset, writable| {
+                match runs.last_mut().filter(|last| last.offset + last.len as u64 == offset) {
+                    Some(last) => last.len += range.len(),
+                    None => runs.push(Run { offset, len: range.len() }),
+                }
+                writable || !stores
+            });
+            if !memory {
+                return false;
+            }
+            left -= n;
+        }
+        left == 0
     }
     /// DMA read of guest RAM or ROM at physical `addr`. False (and `buf` all ones, and a log line) if any byte of it is
     /// not memory: DMA to device registers is refused.

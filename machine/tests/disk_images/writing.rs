@@ -1,6 +1,6 @@
 //! Random writes to qcow2 images of all variants, against a model in memory.
 
-use softmetal_bus::BlockBackend;
+use softmetal_bus::{BlockBackend, GuestMemory, Run};
 use softmetal_machine::host::disk::tool::{self, New};
 use softmetal_machine::host::disk::{self, DiskMode, Format};
 
@@ -8,10 +8,40 @@ use crate::{Bench, Random, contents, read_all, same};
 
 const LEN: usize = (3 << 20) + 512;
 
-/// Carries out `steps` random requests on `disk` and on `model`.
-fn exercise(disk: &mut dyn BlockBackend, model: &mut [u8], seed: u64, steps: u64) {
+/// Guest memory, where a request's bytes lie in two pieces.
+struct Scattered {
+    memory: GuestMemory,
+    runs: [Run; 2],
+}
+
+impl Scattered {
+    fn new(len: u64, cut: u64) -> Self {
+        let memory = GuestMemory::new(len + 8192).unwrap();
+        let runs = [Run { offset: len - cut + 4096, len: cut as usize }, Run { offset: 100, len: (len - cut) as usize }];
+        Self { memory, runs }
+    }
+
+    fn put(&self, data: &[u8]) {
+        let (first, second) = data.split_at(self.runs[0].len);
+        self.memory.write(self.runs[0].offset, first).unwrap();
+        self.memory.write(self.runs[1].offset, second).unwrap();
+    }
+
+    fn get(&self) -> Vec<u8> {
+        let piece = |run: Run| {
+            let mut bytes = vec![0; run.len];
+            self.memory.read(run.offset, &mut bytes).unwrap();
+            bytes
+        };
+        self.runs.map(piece).concat()
+    }
+}
+
+/// Carries out `steps` random requests on `disk` and on `model`; how many reads and writes of guest memory needed no buffer.
+fn exercise(disk: &mut dyn BlockBackend, model: &mut [u8], seed: u64, steps: u64) -> [u64; 2] {
     let mut random = Random(seed);
     let size = model.len() as u64;
+    let mut straight = [0; 2];
     for _ in 0..steps {
         let at = random.below(size / 512) * 512;
         let most = random.pick(&[512, 4096, 65536, 400_000]);
@@ -21,7 +51,13 @@ fn exercise(disk: &mut dyn BlockBackend, model: &mut [u8], seed: u64, steps: u64
             0..=4 => {
                 let byte = random.next() as u8;
                 let data: Vec<u8> = (0..len).map(|i| byte.wrapping_add((i / 512) as u8)).collect();
-                disk.write_at(at, &data).unwrap();
+                let guest = Scattered::new(len, random.below(len + 1));
+                guest.put(&data);
+                if disk.write_from(at, &guest.memory, &guest.runs).unwrap() {
+                    straight[1] += 1;
+                } else {
+                    disk.write_at(at, &data).unwrap();
+                }
                 model[range].copy_from_slice(&data);
             }
             5 => {
@@ -37,10 +73,16 @@ fn exercise(disk: &mut dyn BlockBackend, model: &mut [u8], seed: u64, steps: u64
             _ => {
                 let mut data = vec![0; len as usize];
                 disk.read_at(at, &mut data).unwrap();
-                same(&data, &model[range], "a read in between");
+                same(&data, &model[range.clone()], "a read in between");
+                let guest = Scattered::new(len, random.below(len + 1));
+                if disk.read_into(at, &guest.memory, &guest.runs).unwrap() {
+                    straight[0] += 1;
+                    same(&guest.get(), &model[range], "a read into guest memory");
+                }
             }
         }
     }
+    straight
 }
 
 /// Writes to `name`, opens it again, writes more; then both programs find what must be there, and nothing else.
@@ -48,7 +90,8 @@ fn holds(bench: &Bench, name: &str, seed: u64, what: &str) {
     let mut model = read_all(&mut *bench.open_to_read(name));
     for round in 0..3 {
         let mut disk = bench.open(name);
-        exercise(&mut *disk, &mut model, seed * 8 + round, 150);
+        let straight = exercise(&mut *disk, &mut model, seed * 8 + round, 150);
+        assert!(straight.iter().all(|n| *n > 0), "{what}: {straight:?}");
         same(&read_all(&mut *disk), &model, what);
         drop(disk);
         bench.sound(name);

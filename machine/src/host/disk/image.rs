@@ -1,6 +1,6 @@
 //! What all image formats have in common.
 
-use softmetal_bus::{BlockBackend, BlockError};
+use softmetal_bus::{BlockBackend, BlockError, Run};
 
 use super::file::ImageFile;
 
@@ -136,6 +136,11 @@ pub trait Image: BlockBackend {
     fn resize(&mut self, _size: u64) -> Result<(), BlockError> {
         Err(BlockError::ReadOnly)
     }
+}
+
+/// Bytes of `runs` in all.
+pub fn total(runs: &[Run]) -> u64 {
+    runs.iter().fold(0, |sum, run| sum.saturating_add(run.len as u64))
 }
 
 /// The pieces of an access, each within one unit of `unit` bytes: (unit, offset in it, range of the buffer).

@@ -3,7 +3,7 @@
 use softmetal_bus::{BlockBackend, BlockError, GuestMemory, Run};
 
 use super::file::ImageFile;
-use super::image::{Extent, Format, Image};
+use super::image::{Extent, Format, Image, total};
 use crate::error::UserError;
 
 /// The disk's bytes as they are.
@@ -43,11 +43,6 @@ impl Raw {
         head[at..at + n].copy_from_slice(&buf[..n]);
         Ok(Format::of_head(&head) != Format::Raw || Format::foreign(&head).is_some())
     }
-}
-
-/// Bytes in all.
-fn total(runs: &[Run]) -> u64 {
-    runs.iter().fold(0, |sum, run| sum.saturating_add(run.len as u64))
 }
 
 impl BlockBackend for Raw {

@@ -15,11 +15,11 @@ mod write;
 use std::collections::{BTreeSet, HashMap};
 use std::io::{self, Read};
 
-use softmetal_bus::{BlockBackend, BlockError};
+use softmetal_bus::{BlockBackend, BlockError, GuestMemory, Run};
 
 use super::file::ImageFile;
 use super::image::bytes::be64;
-use super::image::{Extent, Format, Image};
+use super::image::{Extent, Format, Image, total};
 use crate::error::UserError;
 
 pub use check::check;
@@ -58,6 +58,9 @@ struct Table {
     /// When it was last used.
     used: u64,
 }
+
+/// Places in the file, and what of guest memory goes to or comes from each.
+type Parts = Vec<(u64, Vec<Run>)>;
 
 /// A qcow2 image.
 pub struct Qcow2 {
@@ -262,6 +265,28 @@ impl Qcow2 {
         Ok(())
     }
 
+    /// The pieces of the file that are the bytes of `runs` at `offset` (place, what of `runs` it is), as `find(image, offset,
+    /// length)` says for the first bytes of each; `None` if it does of any, or if they are not all in the file yet.
+    fn straight(
+        &mut self,
+        offset: u64,
+        runs: &[Run],
+        find: impl Fn(&mut Self, u64, u64) -> Result<Option<(u64, u64)>, BlockError>,
+    ) -> Result<Option<Parts>, BlockError> {
+        let (mut done, len) = (0, total(runs));
+        let mut parts = Vec::new();
+        while done < len {
+            match find(self, offset + done, len - done)? {
+                Some((at, n)) if at + n <= self.file.len() => {
+                    parts.push((at, Run::part(runs, done..done + n)));
+                    done += n;
+                }
+                _ => return Ok(None),
+            }
+        }
+        Ok(Some(parts))
+    }
+
     /// Where the bytes of a compressed cluster are: offset and length.
     fn compressed(&self, entry: u64) -> (u64, u64) {
         let bits = 62 - (self.header.cluster_bits - 8);
@@ -321,6 +346,22 @@ impl BlockBackend for Qcow2 {
     fn write_at(&mut self, offset: u64, buf: &[u8]) -> Result<(), BlockError> {
         self.check(offset, buf.len() as u64, true)?;
         self.write_guest(offset, buf)
+    }
+    fn read_into(&mut self, offset: u64, memory: &GuestMemory, runs: &[Run]) -> Result<bool, BlockError> {
+        self.check(offset, total(runs), false)?;
+        let parts = self.straight(offset, runs, |image, at, left| match image.map(at, left)? {
+            (Place::At(at), n) => Ok(Some((at, n))),
+            _ => Ok(None),
+        })?;
+        let Some(parts) = parts else { return Ok(false) };
+        for (at, runs) in parts {
+            self.file.read_into(at, memory, &runs)?;
+        }
+        Ok(true)
+    }
+    fn write_from(&mut self, offset: u64, memory: &GuestMemory, runs: &[Run]) -> Result<bool, BlockError> {
+        self.check(offset, total(runs), true)?;
+        self.write_straight(offset, memory, runs)
     }
     fn flush(&mut self) -> Result<(), BlockError> {
         Ok(self.write_back()?)

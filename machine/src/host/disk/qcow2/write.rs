@@ -2,7 +2,7 @@
 
 use std::io;
 
-use softmetal_bus::{BlockBackend, BlockError};
+use softmetal_bus::{BlockBackend, BlockError, GuestMemory, Run};
 
 use super::header::extension;
 use super::refcount::Refcounts;
@@ -10,6 +10,11 @@ use super::{COMPRESSED, COPIED, MAX_RELEASED, OFFSET, Place, Qcow2, Table, ZERO}
 
 /// The longest L1 table that an image may grow to, in bytes.
 const MAX_L1: u64 = super::header::MAX_L1;
+
+/// Whether an L2 entry names a cluster that can be written as it stands: nobody else uses it, and it holds data.
+fn stands(entry: u64) -> bool {
+    entry & COPIED != 0 && entry & (COMPRESSED | ZERO) == 0 && entry & OFFSET != 0
+}
 
 impl Qcow2 {
     fn refcounts(&mut self) -> Result<(&mut Refcounts, &mut crate::host::disk::file::ImageFile), BlockError> {
@@ -113,31 +118,63 @@ impl Qcow2 {
         Ok(())
     }
 
+    /// Where in the file the clusters are that hold the guest's `len` bytes at `offset`, whose L2 table is at `table`, if they
+    /// can be written as they stand, and how many of the bytes are in a row.
+    fn standing(&mut self, table: u64, offset: u64, len: u64) -> Result<Option<(u64, u64)>, BlockError> {
+        let cluster = self.cluster();
+        let within = offset % cluster;
+        let (_, i2) = self.indices(offset);
+        let entries = &self.table(table)?.entries;
+        let entry = entries[i2];
+        if !stands(entry) {
+            return Ok(None);
+        }
+        let wanted = (within + len).div_ceil(cluster).min((entries.len() - i2) as u64);
+        let alike = |n: u64| {
+            let next = entries[i2 + n as usize];
+            stands(next) && next & OFFSET == (entry & OFFSET) + n * cluster
+        };
+        let n = 1 + (1..wanted).take_while(|n| alike(*n)).count() as u64;
+        let Place::At(at) = self.place(entry)? else { unreachable!("it has an offset and no flags") };
+        // Not where tables are, whatever a damaged entry says.
+        let first = at >> self.header.cluster_bits;
+        let refcounts = self.refcounts.as_ref().ok_or(BlockError::ReadOnly)?;
+        if (0..n).any(|i| refcounts.is_vital(first + i) || self.l2.contains_key(&(at + i * cluster))) {
+            return Err(self.file.damage(format_args!("data at {at:#x}, where a table is")).into());
+        }
+        Ok(Some((at + within, (n * cluster - within).min(len))))
+    }
+
+    /// Stores the bytes of `runs` of guest memory at `offset` where all of them can be written as they stand.
+    pub(super) fn write_straight(&mut self, offset: u64, memory: &GuestMemory, runs: &[Run]) -> Result<bool, BlockError> {
+        let parts = self.straight(offset, runs, |image, at, left| {
+            let table = image.l1[image.indices(at).0];
+            if table & COPIED == 0 || table & OFFSET == 0 {
+                return Ok(None);
+            }
+            image.standing(table & OFFSET, at, left)
+        })?;
+        let Some(parts) = parts else { return Ok(false) };
+        self.begin()?;
+        for (at, runs) in parts {
+            self.file.write_from(at, memory, &runs)?;
+        }
+        Ok(true)
+    }
+
     /// Writes the beginning of `buf`; returns how much.
     fn write_some(&mut self, offset: u64, buf: &[u8]) -> Result<usize, BlockError> {
         let cluster = self.cluster();
         let within = offset % cluster;
         let (i1, i2) = self.indices(offset);
         let table = self.own_table(i1)?;
+        if let Some((at, len)) = self.standing(table, offset, buf.len() as u64)? {
+            self.file.write(at, &buf[..len as usize])?;
+            return Ok(len as usize);
+        }
         let entries = &self.table(table)?.entries;
         let wanted = (within + buf.len() as u64).div_ceil(cluster).min((entries.len() - i2) as u64) as usize;
-        let run: Vec<u64> = entries[i2..i2 + wanted].to_vec();
-        let in_place = |entry: u64| entry & COPIED != 0 && entry & (COMPRESSED | ZERO) == 0 && entry & OFFSET != 0;
-        if in_place(run[0]) {
-            let Place::At(at) = self.place(run[0])? else { unreachable!("it has an offset and no flags") };
-            let alike = |n: usize| in_place(run[n]) && run[n] & OFFSET == at + n as u64 * cluster;
-            let n = 1 + (1..run.len()).take_while(|n| alike(*n)).count();
-            let len = ((n as u64 * cluster - within) as usize).min(buf.len());
-            // Not where tables are, whatever a damaged entry says.
-            let first = at >> self.header.cluster_bits;
-            let refcounts = self.refcounts.as_ref().ok_or(BlockError::ReadOnly)?;
-            if (0..n as u64).any(|i| refcounts.is_vital(first + i) || self.l2.contains_key(&(at + i * cluster))) {
-                return Err(self.file.damage(format_args!("data at {at:#x}, where a table is")).into());
-            }
-            self.file.write(at + within, &buf[..len])?;
-            return Ok(len);
-        }
-        let n = run.iter().take_while(|e| !in_place(**e)).count() as u64;
+        let n = entries[i2..i2 + wanted].iter().take_while(|e| !stands(**e)).count() as u64;
         let end_of_file = self.file.len();
         let (at, got) = self.allocate(n)?;
         let len = ((got * cluster - within) as usize).min(buf.len());
