@@ -379,10 +379,6 @@ impl Board {
                 set(0, 0x59, &PAM_OPEN);
                 set(2, 0x40, &pm_base);
                 set(2, 0x80, &[0x01]);
-                // The SMBus host, with interrupt 9.
-                set(2, 0x90, &(SMBUS_PORT | 1).to_le_bytes());
-                set(2, 0xd2, &[0x09]);
-                set(2, 0x04, &[command::IO as u8]);
             }
             Chipset::Q35 => {
                 set(0, 0x90, &PAM_OPEN);
@@ -399,6 +395,7 @@ impl Board {
         for (register, irq) in bridge.registers.iter().zip(bridge.irqs) {
             set(1, u16::from(*register), &[*irq]);
         }
+        self.place_smbus();
         self.remap();
         let level: u16 = PCI_IRQS.iter().map(|irq| 1 << irq).sum();
         self.call(at, id::PIC, |pic, ctx| {
@@ -416,6 +413,17 @@ impl Board {
         let memory = self.around.memory.clone();
         if let Some(vga) = self.vga_mut() {
             vga.set_text(&memory, &softmetal_firmware::FONT);
+        }
+    }
+
+    /// Gives the SMBus host of board `pc` its ports, and interrupt 9. UEFI relies on finding it so, as on QEMU's board:
+    /// without them Linux warns.
+    pub(super) fn place_smbus(&mut self) {
+        if self.layout.chipset() == Chipset::I440fx {
+            let config = self.chips.pci[2].device.config_mut();
+            config.write(0x90, 2, (SMBUS_PORT | 1).into());
+            config.write(0xd2, 1, 0x09);
+            config.write(0x04, 1, command::IO.into());
         }
     }
 

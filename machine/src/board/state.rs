@@ -41,6 +41,7 @@ impl Board {
             self.post(at);
         } else {
             self.memory_sizes();
+            self.place_smbus();
             self.remap();
         }
         self.attention.raise(attention::REMAP);
