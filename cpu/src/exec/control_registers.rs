@@ -340,8 +340,11 @@ fn invlpg(cpu: &mut Cpu, op: &Op, _: &[Op]) -> Exit {
     last(cpu, op, |cpu, op| {
         cpu.need_cpl0()?;
         let lin = cpu.state.bases[usize::from(op.seg & 7)].wrapping_add(cpu.effective(op));
-        let lin = if cpu.state.mode.long() { lin } else { lin & 0xffff_ffff };
-        cpu.mmu.invalidate(lin);
+        let long = cpu.state.mode.long();
+        // SDM 2, INVLPG: nothing, if it is not canonical.
+        if !long || cpu.canonical(lin) {
+            cpu.mmu.invalidate(if long { lin } else { lin & 0xffff_ffff });
+        }
         Ok(())
     })
 }
