@@ -205,12 +205,15 @@ impl Mode {
     /// 64-bit mode.
     pub const CODE_64: u16 = 2;
     const STACK_32: u16 = 1 << 2;
-    const PROTECTED: u16 = 1 << 3;
+    /// See [`Mode::protected`].
+    pub const PROTECTED: u16 = 1 << 3;
     const V86: u16 = 1 << 4;
     const USER: u16 = 1 << 5;
     const LIMITED: u16 = 1 << 6;
-    const SSE: u16 = 1 << 7;
-    const AVX: u16 = 1 << 8;
+    /// See [`Mode::sse`].
+    pub const SSE: u16 = 1 << 7;
+    /// See [`Mode::avx`].
+    pub const AVX: u16 = 1 << 8;
     const FLAT: u16 = 1 << 9;
     const SMM: u16 = 1 << 10;
 

@@ -4,8 +4,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use iced_x86::{
-    Code, CpuidFeature, Decoder, DecoderOptions, Encoder, Instruction, MemoryOperand, Mnemonic, OpCodeInfo, OpCodeOperandKind as K, OpKind,
-    Register as R, RflagsBits,
+    Code, CpuidFeature, Decoder, DecoderOptions, Encoder, EncodingKind, Instruction, MemoryOperand, Mnemonic, OpCodeInfo,
+    OpCodeOperandKind as K, OpKind, Register as R, RflagsBits,
 };
 use softmetal_cpu::block::{self, Decoded, Extent};
 use softmetal_cpu::exec;
@@ -13,6 +13,7 @@ use softmetal_cpu::exec::cpuid::Model;
 use softmetal_cpu::lower::Lower;
 use softmetal_cpu::state::Mode;
 use softmetal_cpu::table;
+use softmetal_cpu::testing::operands::{self, Registers};
 
 /// All features that there are.
 fn everything() -> Model {
@@ -36,42 +37,13 @@ fn excluded(code: Code) -> Option<&'static str> {
 
 /// A register for operand `n` of `kind`, if it can be one; vector registers are all different, as gathers demand.
 fn register(kind: K, n: u32) -> Option<R> {
-    Some(match kind {
-        K::r8_or_mem | K::r8_reg | K::r8_opcode => R::CL,
-        K::r16_or_mem | K::r16_reg | K::r16_reg_mem | K::r16_rm | K::r16_opcode => R::CX,
-        K::r32_or_mem | K::r32_reg | K::r32_reg_mem | K::r32_rm | K::r32_opcode | K::r32_vvvv => R::ECX,
-        K::r64_or_mem | K::r64_reg | K::r64_reg_mem | K::r64_rm | K::r64_opcode | K::r64_vvvv => R::RCX,
-        K::seg_reg => R::DS,
-        K::mm_or_mem | K::mm_reg | K::mm_rm => R::MM1,
-        K::xmm_or_mem | K::xmm_reg | K::xmm_rm | K::xmm_vvvv | K::xmm_is4 => R::XMM1 + n,
-        K::ymm_or_mem | K::ymm_reg | K::ymm_rm | K::ymm_vvvv | K::ymm_is4 => R::YMM1 + n,
-        K::cr_reg => R::CR0,
-        K::dr_reg => R::DR0,
-        K::sti_opcode => R::ST1,
-        K::al => R::AL,
-        K::cl => R::CL,
-        K::ax => R::AX,
-        K::dx => R::DX,
-        K::eax => R::EAX,
-        K::rax => R::RAX,
-        K::st0 => R::ST0,
-        K::es => R::ES,
-        K::cs => R::CS,
-        K::ss => R::SS,
-        K::ds => R::DS,
-        K::fs => R::FS,
-        K::gs => R::GS,
-        _ => return None,
-    })
-}
-
-fn may_be_memory(kind: K) -> bool {
-    let gathered = matches!(kind, K::mem_vsib32x | K::mem_vsib32y | K::mem_vsib64x | K::mem_vsib64y);
-    gathered
-        || matches!(
-            kind,
-            K::mem | K::r8_or_mem | K::r16_or_mem | K::r32_or_mem | K::r64_or_mem | K::mm_or_mem | K::xmm_or_mem | K::ymm_or_mem
-        )
+    let all = operands::registers(kind)?;
+    Some(all.nth(match all {
+        Registers::Xmm | Registers::Ymm => 1 + n,
+        Registers::Segment => 3,
+        Registers::Control | Registers::Debug => 0,
+        _ => 1,
+    }))
 }
 
 /// An instruction of `code`, its operand that can be memory in memory or not.
@@ -80,17 +52,14 @@ fn synthesise(info: &OpCodeInfo, bits: u32, memory: bool) -> Option<Instruction>
     i.set_code(info.code());
     let address = if info.address_size() == 0 { bits } else { info.address_size() };
     let base = [R::BX, R::EBX, R::RBX][address.trailing_zeros() as usize - 4];
-    let pick = |kinds: [OpKind; 3]| kinds[bits.trailing_zeros() as usize - 4];
     for n in 0..info.op_count() {
         let kind = info.op_kind(n);
-        if may_be_memory(kind) && (memory || register(kind, n).is_none()) {
+        if operands::may_be_memory(kind) && (memory || register(kind, n).is_none()) {
             i.set_op_kind(n, OpKind::Memory);
             let m = MemoryOperand::with_base_displ_size(base, 8, 1);
             i.set_memory_base(m.base);
-            match kind {
-                K::mem_vsib32x | K::mem_vsib64x => i.set_memory_index(R::XMM7),
-                K::mem_vsib32y | K::mem_vsib64y => i.set_memory_index(R::YMM7),
-                _ => {}
+            if let Some(indices) = operands::gathered_by(kind) {
+                i.set_memory_index(indices.nth(7));
             }
             i.set_memory_displacement64(8);
             i.set_memory_displ_size(1);
@@ -101,42 +70,19 @@ fn synthesise(info: &OpCodeInfo, bits: u32, memory: bool) -> Option<Instruction>
             i.set_op_register(n, r);
             continue;
         }
-        let kind = match kind {
+        match kind {
             K::mem_offs => {
                 i.set_memory_displ_size(bits / 8);
                 i.set_memory_displacement64(0x1000);
-                OpKind::Memory
             }
-            K::farbr2_2 => OpKind::FarBranch16,
-            K::farbr4_2 => OpKind::FarBranch32,
-            K::seg_rSI => pick([OpKind::MemorySegSI, OpKind::MemorySegESI, OpKind::MemorySegRSI]),
-            K::es_rDI => pick([OpKind::MemoryESDI, OpKind::MemoryESEDI, OpKind::MemoryESRDI]),
-            K::seg_rDI => pick([OpKind::MemorySegDI, OpKind::MemorySegEDI, OpKind::MemorySegRDI]),
             K::seg_rBX_al => {
                 i.set_memory_base(base);
                 i.set_memory_index(R::AL);
-                OpKind::Memory
             }
-            K::imm8_const_1 => {
-                i.set_immediate8(1);
-                OpKind::Immediate8
-            }
-            K::imm8 if n > 0 && info.op_kind(n - 1) == K::imm16 => OpKind::Immediate8_2nd,
-            K::imm8 if n > 0 && info.op_kind(n - 1) == K::imm8 => OpKind::Immediate8_2nd,
-            K::imm8 => OpKind::Immediate8,
-            K::imm8sex16 => OpKind::Immediate8to16,
-            K::imm8sex32 => OpKind::Immediate8to32,
-            K::imm8sex64 => OpKind::Immediate8to64,
-            K::imm16 => OpKind::Immediate16,
-            K::imm32 => OpKind::Immediate32,
-            K::imm32sex64 => OpKind::Immediate32to64,
-            K::imm64 => OpKind::Immediate64,
-            K::br16_1 | K::br16_2 => OpKind::NearBranch16,
-            K::br32_1 | K::br32_4 => OpKind::NearBranch32,
-            K::br64_1 | K::br64_4 => OpKind::NearBranch64,
-            _ => return None,
-        };
-        i.set_op_kind(n, kind);
+            K::imm8_const_1 => i.set_immediate8(1),
+            _ => {}
+        }
+        i.set_op_kind(n, operands::other(info, n, bits)?);
     }
     // The operands above may not suit the address size that the code itself demands (LOOP, JCXZ, MASKMOVQ).
     let mut encoder = Encoder::new(bits);
@@ -289,4 +235,41 @@ fn a_feature_that_is_off_takes_its_instructions_along() {
         }
     }
     assert!(refused > 3000, "only {refused}");
+}
+
+/// LOCK is for stores to memory of some instructions (SDM 2, LOCK); before VEX stand only segments and address sizes (SDM
+/// 2, 2.3.2 to 2.3.5), after LOCK, 66, F2, F3 or REX it is #UD.
+#[test]
+fn prefixes_that_are_refused() {
+    let (all, _) = instructions();
+    let forms = everything().forms();
+    let (mut lockable, mut vex) = (0, 0);
+    for (bits, i) in &all {
+        let mut encoder = Encoder::new(*bits);
+        encoder.encode(i, i.ip()).unwrap();
+        let bytes = encoder.take_buffer();
+        let refused = |prefix: &[u8]| {
+            let mut bytes = [prefix, &bytes].concat();
+            bytes.resize(16, 0);
+            let mut decoded = Decoded::default();
+            let mode = Mode(mode(*bits).0 | Mode::PROTECTED | Mode::SSE | Mode::AVX);
+            assert!(block::decode(&bytes, mode, &forms, Extent::Single, &mut decoded).is_ok());
+            exec::is_refusal(decoded.ops[0].handler)
+        };
+        let may_lock = i.op_code().can_use_lock_prefix() && i.op0_kind() == OpKind::Memory;
+        assert_eq!(refused(&[0xf0]), !may_lock, "LOCK {:?}, {bits} bits", i.code());
+        lockable += usize::from(may_lock);
+        if i.op_code().encoding() == EncodingKind::VEX {
+            vex += 1;
+            for prefix in [0x66, 0xf2, 0xf3].into_iter().chain((*bits == 64).then_some(0x48)) {
+                assert!(refused(&[prefix]), "{prefix:x} {:?}, {bits} bits", i.code());
+            }
+            // Addresses of 16 bits have no vector of indices.
+            let resized = (!i.is_vsib()).then_some(&[0x67][..]);
+            for prefix in [&[][..], &[0x64]].into_iter().chain(resized) {
+                assert!(!refused(prefix), "{prefix:x?} {:?}, {bits} bits", i.code());
+            }
+        }
+    }
+    assert!(lockable > 150 && vex > 1000, "{lockable} with LOCK, {vex} with VEX");
 }

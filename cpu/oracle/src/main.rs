@@ -59,7 +59,7 @@ mod command {
         let model = Guest::model();
         let write = |path: &std::path::Path, text: String| std::fs::write(path, text).map_err(|e| format!("{}: {e}", path.display()));
         if let Some(path) = &a.isa {
-            write(path, softmetal_oracle::isa::page())?;
+            write(path, softmetal_oracle::isa::page().text)?;
             return Ok(true);
         }
         let codes = session::codes(&model, &a.only);
