@@ -6,6 +6,7 @@ mod interrupts;
 mod protected;
 mod resets;
 mod rings;
+mod smm;
 
 use iced_x86::code_asm::*;
 use softmetal_firmware::layout::{PM1A_CNT_PORT, SLP_TYP_S5};
@@ -13,15 +14,47 @@ use softmetal_firmware::layout::{PM1A_CNT_PORT, SLP_TYP_S5};
 use crate::image::{Emit, Image, ORIGIN, jump_far};
 use crate::tables::{gdt, selector};
 
+/// A program and a processor that it runs on.
+#[derive(Clone, Debug)]
+pub struct Run {
+    /// What the log is called.
+    pub name: String,
+    /// The program's name.
+    pub program: &'static str,
+    /// The model, as `--cpu` names it; none for the usual one.
+    pub model: Option<&'static str>,
+    /// The image.
+    pub image: Vec<u8>,
+}
+
+/// The processors that `processors` runs on; the other programs run on the usual one.
+const MODELS: [&str; 4] = ["486", "k6-2", "pentium3", "athlon"];
+
+/// All programs on all processors that they are for.
+#[must_use]
+pub fn runs() -> Vec<Run> {
+    let mut runs = Vec::new();
+    for (program, image) in programs() {
+        let models: &[_] = if program == "processors" { &MODELS.map(Some) } else { &[None] };
+        for &model in models {
+            let name = model.map_or(program.into(), |m| format!("{program}-{m}"));
+            runs.push(Run { name, program, model, image: image.clone() });
+        }
+    }
+    runs
+}
+
 /// All programs: name and image.
 #[must_use]
 pub fn programs() -> Vec<(&'static str, Vec<u8>)> {
     vec![
         ("exceptions", exceptions::image()),
         ("interrupts", interrupts::image()),
+        ("processors", protected::processors()),
         ("protected", protected::image()),
         ("resets", resets::image()),
         ("rings", rings::image()),
+        ("smm", smm::image()),
     ]
 }
 

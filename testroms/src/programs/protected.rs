@@ -5,13 +5,14 @@
 //! from (CS, and EIP counted from the case's start), the flags, EAX and EBX, and puts everything back for the next case.
 
 mod cases;
+mod processors;
 
 use iced_x86::code_asm::*;
 
 use super::power_off;
 use crate::console::Console;
 use crate::image::{Emit, Image, ORIGIN, jump_far};
-use crate::tables::{gate32, idt32};
+use crate::tables::{gate32, idt32, pte};
 
 /// The vector that a case ends with if nothing else happens.
 const DONE: i32 = 0x40;
@@ -63,8 +64,9 @@ struct World {
     user_stack: u64,
     /// The task state.
     task: u64,
-    /// A page directory and the table of 4 MiB at 4 MiB.
+    /// A page directory, and the tables of the first 4 MiB, one to one, and of those at 4 MiB.
     directory: u64,
+    identity: u64,
     table: u64,
     gdt: u64,
 }
@@ -83,6 +85,15 @@ const fn gate(selector: u16, offset: u64, kind: u64, dpl: u64, present: u64, cou
 type Body<'a> = &'a dyn Fn(&mut CodeAssembler) -> Emit;
 
 pub fn image() -> Vec<u8> {
+    with(cases::add_all)
+}
+
+/// The program of the same make that tells processors apart.
+pub fn processors() -> Vec<u8> {
+    with(processors::add_all)
+}
+
+fn with(add_all: fn(&mut Image, &World, cases::Add)) -> Vec<u8> {
     let mut image = Image::default();
     let console = Console::new(&mut image, 32);
     let [start, next, list] = [8, 8, 4 * MOST].map(|len| image.zeros(len, 8));
@@ -93,10 +104,9 @@ pub fn image() -> Vec<u8> {
     let task = image.zeros(0x68 + 17, 16);
     let other = image.zeros(0x68, 16);
     let arena = image.zeros(0x2000, 0x1000);
-    let directory = image.zeros(0x1000, 0x1000);
-    let table = image.zeros(0x1000, 0x1000);
+    let [directory, identity, table] = [0x1000; 3].map(|len| image.zeros(len, 0x1000));
     let gdt = image.zeros(8 * 20, 16);
-    let w = World { start, arena, user_stack, task, directory, table, gdt };
+    let w = World { start, arena, user_stack, task, directory, identity, table, gdt };
 
     // The next case, on a fresh stack; after the last one, the end.
     let go_on = image.code(32, |a| {
@@ -177,6 +187,9 @@ pub fn image() -> Vec<u8> {
     let gdtr = image.data(&gdtr);
 
     let mut poke32 = |at: u64, v: u64| image.poke(at, &(v as u32).to_le_bytes());
+    for n in 0..1024 {
+        poke32(identity + 4 * n, n << 12 | pte::P | pte::W | pte::U);
+    }
     poke32(task + 4, ring0_stack);
     poke32(task + 8, sel::DATA.into());
     // The bitmap's offset is 0x68; ports 0x40 to 0x47 are open.
@@ -208,7 +221,7 @@ pub fn image() -> Vec<u8> {
             a.int(DONE)
         }));
     };
-    cases::add_all(&mut image, &w, &mut add);
+    add_all(&mut image, &w, &mut add);
 
     let main = image.code(32, |a| {
         a.mov(eax, u32::from(sel::DATA))?;

@@ -7,7 +7,7 @@ use crate::image::{Emit, Image};
 use crate::tables::pte;
 
 /// Adds a case of that name.
-type Add<'a> = &'a mut dyn FnMut(&mut Image, &str, Body);
+pub(super) type Add<'a> = &'a mut dyn FnMut(&mut Image, &str, Body);
 
 pub fn add_all(image: &mut Image, w: &World, add: Add) {
     segments(image, w, add);
@@ -472,12 +472,9 @@ fn debugging(image: &mut Image, w: &World, add: Add) {
     });
 }
 
-/// Emits: turn 32-bit paging on. The first 4 MiB are mapped by one large page, the next by the table.
+/// Emits: turn 32-bit paging on. The first 4 MiB are mapped one to one, the next by the table.
 fn page(a: &mut CodeAssembler, w: &World, protect: bool) -> Emit {
-    a.mov(eax, cr4)?;
-    a.or(eax, 0x10)?;
-    a.mov(cr4, eax)?;
-    a.mov(dword_ptr(w.directory), (pte::P | pte::W | pte::U | pte::PS) as u32)?;
+    a.mov(dword_ptr(w.directory), (w.identity | pte::P | pte::W | pte::U) as u32)?;
     a.mov(dword_ptr(w.directory + 4), (w.table | pte::P | pte::W | pte::U) as u32)?;
     for (n, bits) in [pte::P | pte::W | pte::U, pte::P | pte::U, pte::P | pte::W, 0].into_iter().enumerate() {
         a.mov(dword_ptr(w.table + 4 * n as u64), (w.arena | bits) as u32)?;
@@ -550,6 +547,17 @@ fn paging(image: &mut Image, w: &World, add: Add) {
             });
         }
     }
+    add(image, "paging: a large page", &|a| {
+        page(a, w, true)?;
+        a.mov(dword_ptr(w.directory + 4), (pte::P | pte::W | pte::PS) as u32)?;
+        a.mov(eax, cr4)?;
+        a.or(eax, 0x10)?;
+        a.mov(cr4, eax)?;
+        a.mov(eax, dword_ptr(HIGH + w.directory + 4))?;
+        a.mov(dword_ptr(HIGH + w.arena), eax)?;
+        a.mov(ebx, dword_ptr(w.directory + 4))?;
+        a.and(ebx, 0xfff)
+    });
     add(image, "paging: a jump to an absent page", &|a| {
         page(a, w, true)?;
         a.mov(ebx, HIGH as u32 + 0x3000)?;
