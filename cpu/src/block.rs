@@ -32,8 +32,8 @@ use crate::table;
 pub const MAX_OPS: usize = 64;
 /// The longest instruction, in bytes.
 pub const MAX_LEN: usize = 15;
-/// Blocks in the cache before it is emptied.
-const MAX_BLOCKS: usize = 1 << 18;
+/// Blocks in the cache before those that have no translation are dropped.
+const MAX_BLOCKS: usize = 1 << 17;
 /// So many are expected: the host commits memory only for those that there are, and nothing is moved.
 const USUAL_BLOCKS: usize = 1 << 16;
 /// A granule becomes volatile when its code is written so often, ...
@@ -277,9 +277,7 @@ impl BlockCache {
         memory: &GuestMemory,
         offset: Option<u64>,
     ) -> u32 {
-        if self.by_start.len() >= MAX_BLOCKS {
-            self.clear(memory);
-        }
+        self.make_room(memory);
         let block = self.make(decoded, physical, mode, crosses, None);
         let index = self.place(block);
         // A block outside memory (code in a device's window) or across pages is used once and never found again.
@@ -318,9 +316,7 @@ impl BlockCache {
         offsets: [u64; 2],
         memory: &GuestMemory,
     ) -> u32 {
-        if self.by_start.len() + self.crossing.len() >= MAX_BLOCKS {
-            self.clear(memory);
-        }
+        self.make_room(memory);
         if let Some(index) = self.crossing.remove(&key(physical, mode)) {
             self.release_crossing(index);
         }
@@ -339,6 +335,33 @@ impl BlockCache {
     #[must_use]
     pub fn find_crossing(&self, physical: u64, mode: Mode) -> Option<u32> {
         self.crossing.get(&key(physical, mode)).copied()
+    }
+
+    /// Where there are too many blocks, drops those within a page that have not run often enough to be translated; all, if
+    /// that does not help.
+    fn make_room(&mut self, memory: &GuestMemory) {
+        if self.by_start.len() + self.crossing.len() < MAX_BLOCKS {
+            return;
+        }
+        for (i, b) in self.blocks.iter_mut().enumerate() {
+            if b.serial != 0 && !b.crosses && b.translation.get() == 0 {
+                (b.serial, b.ops) = (0, Box::default());
+                self.free.push(i as u32);
+            }
+        }
+        let blocks = &self.blocks;
+        let lives = |i: u32| blocks[i as usize].serial != 0;
+        self.by_start.retain(|_, i| lives(*i));
+        self.by_page.retain(|page, list| {
+            list.retain(|&i| lives(i));
+            if list.is_empty() {
+                memory.clear_code(page * PAGE_SIZE as u64);
+            }
+            !list.is_empty()
+        });
+        if self.by_start.len() + self.crossing.len() > MAX_BLOCKS / 16 * 15 {
+            self.clear(memory);
+        }
     }
 
     /// Takes a block across pages out of the lists of both.
