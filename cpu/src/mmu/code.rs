@@ -24,6 +24,8 @@ const MOST: usize = 1 << 15;
 struct Entry {
     large: bool,
     physical: u64,
+    /// What [`CodeTlb::changes`] was when its page was noted last.
+    noted: u64,
 }
 
 /// What a translation is found by: a tag in which the generation is 0 if the page is global.
@@ -83,19 +85,18 @@ impl CodeTlb {
         }
     }
 
-    fn note(&mut self, lin: u64, user: bool, global: bool) {
-        self.pages[usize::from(user)].insert(lin >> 12, ());
-        self.local |= !user && !global;
-    }
-
     /// The physical address of the code at `lin`, if it is here.
     pub fn hit(&mut self, lin: u64, user: bool, spaces: &Spaces) -> Option<u64> {
         let tag = spaces.tag(lin);
         // The system's pages are global as a rule, others are not.
         for global in [!user, user] {
-            if let Some(e) = self.entries[usize::from(user)].get(&key(tag, global)) {
+            if let Some(e) = self.entries[usize::from(user)].get_mut(&key(tag, global)) {
                 let physical = e.physical | (lin & OFFSET);
-                self.note(lin, user, global);
+                self.local |= !user && !global;
+                let changes = self.changes[usize::from(user)];
+                if std::mem::replace(&mut e.noted, changes) != changes {
+                    self.pages[usize::from(user)].insert(lin >> 12, ());
+                }
                 return Some(physical);
             }
         }
@@ -106,9 +107,10 @@ impl CodeTlb {
         if self.entries[usize::from(user)].len() >= MOST {
             self.flushed();
         }
-        self.note(lin, user, t.global);
+        self.local |= !user && !t.global;
+        self.pages[usize::from(user)].insert(lin >> 12, ());
         self.known.add(lin >> 12);
-        let entry = Entry { large: t.is_large(), physical: t.physical & !OFFSET };
+        let entry = Entry { large: t.is_large(), physical: t.physical & !OFFSET, noted: self.changes[usize::from(user)] };
         self.entries[usize::from(user)].insert(key(spaces.tag(lin), t.global), entry);
     }
 
