@@ -8,10 +8,13 @@
 
 use std::fs::File;
 
-use memmap2::{Advice, Mmap, MmapMut, MmapOptions};
+use memmap2::{Advice, Mmap, MmapMut, MmapOptions, UncheckedAdvice};
 
 /// Bytes of code that are kept of each kind; when either is full, all are dropped.
 const SIZE: usize = 64 << 20;
+
+/// The size of the host's large pages.
+const CHUNK: usize = 2 << 20;
 
 /// Code memory.
 pub struct Arena {
@@ -44,7 +47,7 @@ impl Arena {
         // that Rust never holds a reference to while it executes them.
         let (writable, executable) = unsafe { (MmapOptions::new().map_mut(&file)?, MmapOptions::new().map_exec(&file)?) };
         // Programs with much code miss the host's instruction TLB less. It is a hint: a host that has no large pages goes on.
-        let _ = writable.advise(Advice::HugePage).and_then(|()| executable.advise(Advice::HugePage));
+        let _ = executable.advise(Advice::HugePage);
         Ok(Self { writable, executable, used: 0, used_aside: 0 })
     }
 
@@ -61,10 +64,25 @@ impl Arena {
 
     /// Appends code (there must be room) that was made for [`Arena::next`].
     pub fn append(&mut self, straight: &[u8], aside: &[u8]) {
+        let before = (self.used / CHUNK, self.used_aside / CHUNK);
         for (code, start, used) in [(straight, 0, &mut self.used), (aside, SIZE, &mut self.used_aside)] {
+            let last = start + *used + code.len().saturating_sub(1);
+            if *used % CHUNK == 0 || (start + *used) / CHUNK != last / CHUNK {
+                // The first who touches a large page decides that it is one.
+                std::hint::black_box(self.executable[last / CHUNK * CHUNK]);
+            }
             self.writable[start + *used..][..code.len()].copy_from_slice(code);
             *used = (*used + code.len()).next_multiple_of(16).min(SIZE);
         }
+        if before != (self.used / CHUNK, self.used_aside / CHUNK) {
+            self.let_go();
+        }
+    }
+
+    /// What is written need not be mapped a second time until it is patched.
+    fn let_go(&mut self) {
+        // SAFETY: the pages are those of a file that stays, so their bytes do; nobody has a reference into the mapping.
+        let _ = unsafe { self.writable.unchecked_advise(UncheckedAdvice::DontNeed) };
     }
 
     /// Some bytes of code.
