@@ -366,12 +366,17 @@ pub const fn jumps(user: bool) -> At {
     at(offset_of!(Cpu, jit) + offset_of!(Context, jumps) + user as usize * size_of::<Jumps>() + offset_of!(Jumps, entries))
 }
 
-/// In the entry `index` / 2 of the jump cache at `entries`: the tag.
-pub const fn jump_tag(entries: u8, index: u8) -> At {
+/// Entry `index` / 2 of the jump cache at `entries`.
+pub const fn jump_place(entries: u8, index: u8) -> At {
     At::indexed(entries, index, 3, 0)
 }
 
+/// In the entry of the jump cache at `place`: the tag.
+pub const fn jump_tag(place: u8) -> At {
+    At::base(place, 0)
+}
+
 /// The same: the code.
-pub const fn jump_code(entries: u8, index: u8) -> At {
-    At::indexed(entries, index, 3, 8)
+pub const fn jump_code(place: u8) -> At {
+    At::base(place, 8)
 }

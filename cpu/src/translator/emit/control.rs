@@ -8,7 +8,7 @@ use super::super::context;
 use super::super::policy::{Way, near_size};
 use super::super::registers::{STACK, number};
 use super::memory::fits;
-use super::{Block, Brought, Counter, Edge, Emitted, Out, Site, Slow, To, Turn};
+use super::{Block, Brought, Counter, Edge, Emitted, Out, Site, Slow, To, Turn, Unknown};
 use crate::block::MAX_LEN;
 
 impl Block<'_> {
@@ -26,15 +26,12 @@ impl Block<'_> {
                 let pop = bytes as i32 + i32::from(if i.op_count() > 0 { i.immediate16() } else { 0 });
                 let (lin, miss) = self.at_stack(STACK, 0, bytes, false);
                 self.a.load_bytes(bytes, host::R15, At::indexed(lin, host::R11, 0, 0));
-                self.admitted(k, bytes);
-                self.set_stack(At::base(STACK, pop));
                 self.missed(miss, k, lin);
-                self.indirect(k);
+                self.admitted_jump(k, bytes, Some(At::base(STACK, pop)));
             }
             Way::JmpIndirect => {
                 if self.target(k, i) {
-                    self.admitted(k, bytes);
-                    self.indirect(k);
+                    self.admitted_jump(k, bytes, None);
                 }
             }
             _ => {
@@ -168,10 +165,7 @@ impl Block<'_> {
     /// the address space, as no target should.
     pub(super) fn admitted(&mut self, k: usize, bytes: usize) {
         if self.mode.long() {
-            self.a.pext(host::RCX, host::R15, context::MASK_SIGN);
-            if !self.user {
-                self.a.lea(host::RCX, At::base(host::RCX, -0x1_ffff));
-            }
+            self.beyond_half();
         } else if !self.beyond_limit(bytes) {
             return;
         }
@@ -188,12 +182,7 @@ impl Block<'_> {
         if bounded {
             self.aside_for_linear();
         }
-        self.a.pext(host::R11, host::R15, context::MASK_JUMP);
-        self.a.load(host::RCX, context::jumps(self.user));
-        self.a.lea(host::R11, At::indexed(host::R11, host::R11, 0, 0));
-        self.a.load(host::RCX, context::jump_tag(host::RCX, host::R11));
-        // The tag is inverted, not negated.
-        self.a.lea(host::RCX, At::indexed(host::RCX, host::R15, 0, 1));
+        self.look_up_target();
         if bounded {
             self.a.load(host::R15, context::TARGET);
         }
@@ -201,8 +190,69 @@ impl Block<'_> {
         self.a.land(spent);
         self.a.jmp_to(self.thunks.leave);
         self.a.land(hit);
+        self.a.jmp_indirect(context::jump_code(host::R11));
+    }
+
+    /// R11 is the place of linear address R15 in the jump cache; RCX is 0 if the address is there.
+    fn look_up_target(&mut self) {
+        self.a.pext(host::R11, host::R15, context::MASK_JUMP);
         self.a.load(host::RCX, context::jumps(self.user));
-        self.a.jmp_indirect(context::jump_code(host::RCX, host::R11));
+        self.a.lea(host::R11, At::indexed(host::R11, host::R11, 0, 0));
+        self.a.lea(host::R11, context::jump_place(host::RCX, host::R11));
+        self.a.load(host::RCX, context::jump_tag(host::R11));
+        // The tag is inverted, not negated.
+        self.a.lea(host::RCX, At::indexed(host::RCX, host::R15, 0, 1));
+    }
+
+    /// To the block at R15, if that is admitted, by instruction `k`, which sets the stack pointer to `stack`.
+    fn admitted_jump(&mut self, k: usize, bytes: usize, stack: Option<At>) {
+        if !self.mode.long() {
+            self.admitted(k, bytes);
+            if let Some(stack) = stack {
+                self.set_stack(stack);
+            }
+            return self.indirect(k);
+        }
+        // What the jump cache knows has been admitted.
+        self.look_up_target();
+        let hit = self.a.jrcxz();
+        let from = self.a.jmp();
+        self.a.land(hit);
+        self.unknown.push(Unknown { from, k, stack });
+        if let Some(stack) = stack {
+            self.set_stack(stack);
+        }
+        let spent = self.account(k + 1);
+        self.a.jmp_indirect(context::jump_code(host::R11));
+        self.a.land(spent);
+        self.a.jmp_to(self.thunks.leave);
+    }
+
+    /// Targets that the jump cache does not know.
+    fn unknown_targets(&mut self) {
+        for u in std::mem::take(&mut self.unknown) {
+            let here = self.a.here();
+            self.a.bind(u.from, here);
+            self.beyond_half();
+            let fine = self.a.jrcxz();
+            // The handler goes on, or refuses.
+            self.call_site(2 * u.k);
+            self.a.land(fine);
+            if let Some(stack) = u.stack {
+                self.set_stack(stack);
+            }
+            let spent = self.account(u.k + 1);
+            self.a.land(spent);
+            self.a.jmp_to(self.thunks.leave);
+        }
+    }
+
+    /// RCX is 0 if R15 lies in the half of the address space that the code is in.
+    fn beyond_half(&mut self) {
+        self.a.pext(host::RCX, host::R15, context::MASK_SIGN);
+        if !self.user {
+            self.a.lea(host::RCX, At::base(host::RCX, -0x1_ffff));
+        }
     }
 
     /// Where conditional branches lead to.
@@ -227,6 +277,7 @@ impl Block<'_> {
             let back = self.a.jmp();
             self.a.bind(back, s.resume);
         }
+        self.unknown_targets();
         for out in std::mem::take(&mut self.outs) {
             let here = self.a.here();
             for j in out.from {

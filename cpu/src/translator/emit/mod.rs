@@ -148,6 +148,14 @@ struct Slow {
     resume: usize,
 }
 
+/// A jump whose target the jump cache does not know.
+struct Unknown {
+    from: Jump,
+    k: usize,
+    /// What the stack pointer becomes.
+    stack: Option<At>,
+}
+
 struct Out {
     from: [Jump; 2],
     edge: usize,
@@ -179,6 +187,7 @@ struct Block<'a> {
     slow: Vec<Slow>,
     outs: Vec<Out>,
     taken: Vec<(Jump, usize, To)>,
+    unknown: Vec<Unknown>,
     edges: Vec<Edge>,
     first_edge: usize,
     /// Physical address of the page.
@@ -262,7 +271,7 @@ impl Emitter {
 
     /// Makes code with these groups, unless instruction `Err` is not as they have it.
     fn attempt(&mut self, input: &Input, ways: &[Way], plan: Plan) -> Result<Emitted, usize> {
-        let start = input.sites[0].start;
+        let (start, n) = (input.sites[0].start, input.instructions.len());
         let mut b = Block {
             a: Assembler::new(input.origin, std::mem::take(&mut self.buffer)),
             thunks: input.thunks,
@@ -271,7 +280,7 @@ impl Emitter {
             mode: input.mode,
             start,
             sites: input.sites,
-            cited: Vec::new(),
+            cited: Vec::with_capacity(2 * n),
             instructions: input.instructions,
             turns: input.turns,
             counted: input.counted,
@@ -279,10 +288,11 @@ impl Emitter {
                 vectors: input.instructions.iter().any(policy::uses_vectors),
                 x87: input.instructions.iter().zip(ways).any(|(i, &way)| way == Way::Native && policy::uses_x87(i)),
             },
-            slow: Vec::new(),
-            outs: Vec::new(),
-            taken: Vec::new(),
-            edges: Vec::new(),
+            slow: Vec::with_capacity(2 * n),
+            outs: Vec::with_capacity(n),
+            taken: Vec::with_capacity(n),
+            unknown: Vec::new(),
+            edges: Vec::with_capacity(n),
             first_edge: input.first_edge,
             plan,
             current: 0,
