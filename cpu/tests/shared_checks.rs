@@ -217,7 +217,7 @@ fn shared_checks_change_nothing() {
     let (mut translated, mut long) = (0, 0);
     for seed in seeds {
         let code = program(seed);
-        let slice = if seed % 4 == 0 { 150 } else { u64::MAX };
+        let slice = if seed % 4 == 0 { 300 } else { u64::MAX };
         let same = |n| {
             let (right, got) = (run(Engine::Interpreter, seed, &code, n, u64::MAX).0, run(Engine::Translator, seed, &code, n, slice));
             (right.icount, right == got.0, got.1)

@@ -65,7 +65,7 @@ fn time_is_the_same_in_each_engine() {
         (Engine::Interpreter, 1),
         (Engine::Interpreter, 17),
         (Engine::Translator, 1),
-        (Engine::Translator, 300),
+        (Engine::Translator, 700),
         (Engine::Translator, 1009),
         (Engine::Translator, 50_000),
     ] {

@@ -8,7 +8,7 @@ use iced_x86::IcedError;
 use iced_x86::code_asm::*;
 use softmetal_bus::splitmix64;
 use softmetal_cpu::state::{bits, reg};
-use softmetal_cpu::testing::{CODE, Harness, RAM};
+use softmetal_cpu::testing::{CODE, Harness, RAM, TABLES};
 use softmetal_cpu::{Engine, Exception, Stop};
 
 const DATA: u64 = 0x20_0000;
@@ -67,10 +67,17 @@ fn assemble(f: impl FnOnce(&mut CodeAssembler) -> Result<(), IcedError>) -> Vec<
 
 /// Runs `code` with both engines for `n` instructions, in slices; their outcome.
 fn agree(code: &[u8], n: u64, slice: u64) -> Outcome {
+    agree_with(code, n, slice, |_| {})
+}
+
+/// The same, with more in memory.
+fn agree_with(code: &[u8], n: u64, slice: u64, more: impl Fn(&mut Harness)) -> Outcome {
     let (mut plain, _) = start(Engine::Interpreter, code);
+    more(&mut plain);
     let stop = plain.run(n);
     let right = outcome(&plain, stop);
     let (mut h, traces) = start(Engine::Translator, code);
+    more(&mut h);
     let stop = h.run_in_slices(n, slice);
     assert_eq!(outcome(&h, stop), right, "{n} instructions in slices of {slice}");
     assert!(traces.load(Ordering::Relaxed) > 0, "a trace is made");
@@ -105,7 +112,7 @@ fn streams_go_on_over_pages_and_stop_exactly() {
     for n in 2000..2300 {
         agree(&streams(), n, END);
     }
-    for slice in [300, 777, 1000] {
+    for slice in [700, 1000, 1301] {
         agree(&streams(), END, slice);
     }
 }
@@ -184,7 +191,7 @@ fn another_direction_is_taken_and_recorded() {
     for n in 3000..3150 {
         agree(&nested(), n, END);
     }
-    agree(&nested(), END, 150);
+    agree(&nested(), END, 700);
 }
 
 #[test]
@@ -266,4 +273,100 @@ fn breakpoints_and_interrupts_inside_of_a_trace() {
         h.p.cpu.state.cr4 |= bits::CR4_OSXMMEXCPT;
         h.run(1000)
     });
+}
+
+/// Functions on pages of their own.
+const FUNCTIONS: u64 = 0x40_0000;
+/// Their page table, ...
+const TABLE: u64 = 0x30_0000;
+/// ... and memory.
+const BODIES: [u64; 2] = [0x30_2000, 0x30_3000];
+
+/// A loop of 1000 rounds that calls a function, in three ways by turns; `change` comes into round 300.
+fn caller(change: impl FnOnce(&mut CodeAssembler) -> Result<(), IcedError>) -> Vec<u8> {
+    assemble(|a| {
+        let [mut again, mut on, mut indirect, mut stored, mut called] = std::array::from_fn(|_| a.create_label());
+        a.mov(ebp, 1000)?;
+        a.xor(edx, edx)?;
+        a.mov(rbx, FUNCTIONS)?;
+        a.mov(rsi, DATA)?;
+        a.mov(qword_ptr(rsi), rbx)?;
+        a.set_label(&mut again)?;
+        a.cmp(ebp, 700)?;
+        a.jne(on)?;
+        change(a)?;
+        a.set_label(&mut on)?;
+        a.cmp(ebp, 600)?;
+        a.ja(indirect)?;
+        a.cmp(ebp, 300)?;
+        a.ja(stored)?;
+        a.call(FUNCTIONS)?;
+        a.jmp(called)?;
+        a.set_label(&mut indirect)?;
+        a.call(rbx)?;
+        a.jmp(called)?;
+        a.set_label(&mut stored)?;
+        a.call(qword_ptr(rsi))?;
+        a.set_label(&mut called)?;
+        a.add(rdx, rax)?;
+        a.dec(ebp)?;
+        a.jne(again)?;
+        a.hlt()
+    })
+}
+
+/// Maps the functions: each gives its number, by way of a jump that it looks up on its stack.
+fn functions(h: &mut Harness) {
+    h.set_u64(TABLES + 0x2000 + 8 * (FUNCTIONS >> 21), TABLE | 7);
+    h.set_u64(TABLE, BODIES[0] | 3);
+    for (n, body) in BODIES.into_iter().enumerate() {
+        let function = h.assemble(FUNCTIONS, |a| {
+            let mut out = a.create_label();
+            a.lea(rcx, ptr(out))?;
+            a.push(rcx)?;
+            a.mov(eax, n as i32 + 1)?;
+            a.pop(rcx)?;
+            a.jmp(rcx)?;
+            a.nops_with_size(40)?;
+            a.set_label(&mut out)?;
+            a.test(ebp, 0x100)?;
+            if n == 0 { a.ret() } else { a.ret_1(8).and_then(|()| a.nop()) }
+        });
+        h.set_mem(body, &function);
+    }
+}
+
+#[test]
+fn calls_and_returns_over_pages() {
+    let code = caller(|_| Ok(()));
+    let end = agree_with(&code, END, END, functions);
+    assert_eq!((end.stop, end.regs[usize::from(reg::RDX)]), (Stop::Halted, 1000));
+    for n in (6000..6400).step_by(3) {
+        agree_with(&code, n, END, functions);
+    }
+    agree_with(&code, END, 700, functions);
+}
+
+#[test]
+fn a_page_of_a_trace_becomes_another() {
+    let remap = |a: &mut CodeAssembler| {
+        a.mov(rax, BODIES[1] | 3)?;
+        a.mov(qword_ptr(TABLE), rax)?;
+        a.invlpg(byte_ptr(rbx))
+    };
+    let end = agree_with(&caller(remap), END, END, functions);
+    assert_eq!((end.stop, end.regs[usize::from(reg::RDX)]), (Stop::Halted, 300 + 2 * 700));
+    // The same by another address space.
+    let switch = |a: &mut CodeAssembler| {
+        a.mov(rax, BODIES[1] | 3)?;
+        a.mov(qword_ptr(TABLE), rax)?;
+        a.mov(rax, cr3)?;
+        a.mov(cr3, rax)
+    };
+    let end = agree_with(&caller(switch), END, END, functions);
+    assert_eq!(end.regs[usize::from(reg::RDX)], 300 + 2 * 700);
+    // The memory behind it is written: the function gives 9 then.
+    let write = |a: &mut CodeAssembler| a.mov(byte_ptr(BODIES[0] + 9), 9);
+    let end = agree_with(&caller(write), END, END, functions);
+    assert_eq!(end.regs[usize::from(reg::RDX)], 300 + 9 * 700);
 }

@@ -414,7 +414,7 @@ fn compare_programs(bits: u32, count: u64) {
     for seed in seeds {
         let code = program(seed, bits);
         let (right, _) = run(Engine::Interpreter, (seed, bits), &code, 3000, u64::MAX);
-        let slice = if seed % 4 == 0 { 150 } else { u64::MAX };
+        let slice = if seed % 4 == 0 { 300 } else { u64::MAX };
         let (got, blocks) = run(Engine::Translator, (seed, bits), &code, 3000, slice);
         translated += blocks;
         long += u64::from(right.icount == 3000);

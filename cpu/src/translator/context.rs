@@ -23,7 +23,7 @@ const fn place(linear: u64) -> usize {
     (linear & JUMP_BITS) as usize
 }
 /// The longest block or trace, in instructions: translated code is entered only with so much budget left.
-pub const SPARE: u64 = super::trace::MOST as u64;
+pub const SPARE: u64 = super::path::MOST as u64;
 
 /// Places for counting how often edges are passed.
 const PASSES: usize = 512;
@@ -72,7 +72,7 @@ pub struct Context {
     pub target: u64,
     /// [`super::handle`].
     pub handle: u64,
-    /// What groups of accesses have found: what is to be added to their addresses.
+    /// What groups of accesses have found: the host addresses of their leaders.
     found: [u64; SLOTS],
     /// How often edges may still be passed until somebody looks, by their number; those of two may be one.
     passes: [u64; PASSES],
@@ -103,6 +103,8 @@ pub struct Context {
     pub failed: Option<Op>,
     /// By privilege.
     pub jumps: [Jumps; 2],
+    /// What those are valid by.
+    pub epochs: [u64; 2],
     /// The x87 state on its way between the host's registers and ours.
     pub x87: Area,
 }
@@ -139,6 +141,7 @@ impl Default for Context {
             mask_tsd: bits::CR4_TSD,
             failed: None,
             jumps: [Jumps::new(), Jumps::new()],
+            epochs: [0; 2],
             x87: Area::default(),
         }
     }
@@ -218,8 +221,9 @@ impl Jumps {
         let jumps = &mut cpu.jit.jumps[usize::from(mode.user())];
         if jumps.stamp != stamp {
             jumps.change(stamp);
+            cpu.jit.epochs[usize::from(mode.user())] = stamp.0;
         }
-        jumps
+        &mut cpu.jit.jumps[usize::from(mode.user())]
     }
 
     /// Goes to the cache for `stamp`: one that has been kept, or an empty one.
@@ -332,6 +336,11 @@ pub const fn limit(n: u8, write: bool) -> At {
 /// What the group of accesses in `slot` has found.
 pub const fn found(slot: usize) -> At {
     at(offset_of!(Cpu, jit) + offset_of!(Context, found) + 8 * slot)
+}
+
+/// What code addresses of a privilege are valid by.
+pub const fn epoch(user: bool) -> At {
+    at(offset_of!(Cpu, jit) + offset_of!(Context, epochs) + 8 * user as usize)
 }
 
 /// How often edge `number` may still be passed until somebody looks.

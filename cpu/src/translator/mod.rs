@@ -8,7 +8,8 @@
 //! |---|---|
 //! | [`policy`] | which instructions are re-emitted |
 //! | [`emit`] | from a block's instructions to host code |
-//! | [`trace`] | which way hot loops go |
+//! | [`path`] | which way hot loops go |
+//! | [`trace`] | traces: hot loops as one piece of code |
 //! | [`registers`] | where the guest's registers are meanwhile |
 //! | [`context`] | what translated code works with, and where it finds it |
 //! | [`thunks`] | the way in and out |
@@ -31,26 +32,27 @@ mod context;
 #[allow(missing_docs)]
 mod emit;
 #[allow(missing_docs)]
+mod path;
+#[allow(missing_docs)]
 mod policy;
 mod registers;
 mod thunks;
-#[allow(missing_docs)]
 mod trace;
 mod undefined;
 mod x87;
 
-use iced_x86::{Decoder, DecoderOptions, FlowControl, Instruction};
+use iced_x86::{Decoder, DecoderOptions, Instruction};
 use softmetal_bus::{GuestMemory, PAGE_SIZE};
 
 use self::arena::Arena;
 use self::context::Jumps;
 pub use self::context::{Context, SPARE};
-use self::emit::{Brought, Counter, Edge, Emitted, Emitter, Input, Kind, Site, To, Turn};
-use self::policy::{Host, Way};
+use self::emit::{Brought, Edge, Emitted, Emitter, Input, Kind, Site, Turn};
+use self::path::Recorder;
+use self::policy::Host;
 use self::thunks::{Thunks, result};
-use self::trace::{Recorder, Visit};
+use self::trace::Trace;
 use crate::block::{Block, BlockCache};
-use crate::exec;
 use crate::flags;
 use crate::op::{BLOCK_RIP, Exit, Op};
 use crate::state::Cpu;
@@ -78,8 +80,10 @@ struct Translation {
     trace: u32,
     /// The traces that its block is in.
     parts: Vec<u32>,
-    /// How often a trace was made that begins here.
+    /// How often a trace was made that begins here, ...
     tries: u8,
+    /// ... and how often one was dropped because of where its pages are.
+    moves: u8,
     /// What its code points to.
     _ops: Box<[Op]>,
 }
@@ -89,20 +93,6 @@ impl Translation {
     fn entries(&self) -> [u64; 2] {
         [self.near, self.body]
     }
-}
-
-/// A trace. Its instructions are in some page, in the mode of the block at its head.
-struct Trace {
-    /// The translation of the block at its head, ...
-    head: u32,
-    /// ... whose entries began so.
-    saved: [[u8; JUMP]; 2],
-    /// Its own translation.
-    number: u32,
-    /// The head's entries lead to it.
-    live: bool,
-    /// It goes round often enough, or there is no better one.
-    settled: bool,
 }
 
 /// Bytes of a JMP.
@@ -117,11 +107,13 @@ struct Source {
     available: Vec<bool>,
     ops: Vec<Op>,
     /// The start of each one's block.
-    starts: Vec<u16>,
+    starts: Vec<i32>,
     /// Of a trace, how it goes on after each but the last.
     turns: Vec<Turn>,
     /// The code's places in the page.
-    bytes: Vec<(u16, Vec<u8>)>,
+    bytes: Vec<(i32, Vec<u8>)>,
+    /// Of a trace over several pages: the linear address of the first one's, and the epoch in which the others are where they are.
+    pinned: Option<[u64; 2]>,
 }
 
 impl Source {
@@ -236,7 +228,7 @@ impl Translator {
             }
         }
         let Some(recorder) = &mut self.recorder else { return number };
-        let goes_on = number.is_some_and(|n| recorder.note(index, cache.get(index), n, cpu.state.icount));
+        let goes_on = number.is_some_and(|n| recorder.note(index, cache.get(index), cpu.linear_rip(), n, cpu.state.icount));
         if goes_on {
             return None;
         }
@@ -289,14 +281,14 @@ impl Translator {
 
     /// Translates `block`, whose first byte is at `offset` of guest memory and at linear address `linear`; its number.
     fn translate(&mut self, block: &Block, offset: u64, memory: &GuestMemory, linear: u64) -> Option<u32> {
-        let source = decode(block, offset, memory)?;
+        let source = decode(block, offset, (block.physical & OFFSET) as i32, memory)?;
         self.make(source, block, linear - (block.physical & OFFSET), true)
     }
 
     /// Translates `source`, which begins with `head`, in the page at linear address `page`; its number. With `counted`,
     /// its ways back, or those out of a trace, count.
     fn make(&mut self, source: Source, head: &Block, page: u64, counted: bool) -> Option<u32> {
-        let Source { instructions, available, ops, starts, turns, bytes } = source;
+        let Source { instructions, available, ops, starts, turns, bytes, pinned } = source;
         let ops = ops.into_boxed_slice();
         let site = |k: usize, kind| Site { op: &raw const ops[k], run: 1, start: starts[k], kind };
         let missed = |i: &Instruction| if policy::uses_x87(i) { Kind::MissedX87 } else { Kind::Missed };
@@ -308,6 +300,7 @@ impl Translator {
             instructions: &instructions,
             turns: &turns,
             counted,
+            pinned,
             sites: &mut sites,
             page: head.physical & !OFFSET,
             mode: head.mode,
@@ -325,11 +318,11 @@ impl Translator {
         self.edges.extend(emitted.edges);
         let far = origin.straight;
         let Emitted { near, body, gone, needs, .. } = emitted;
-        let (trace, parts, tries) = (0, Vec::new(), 0);
-        self.translations.push(Translation { near, body, far, gone, needs, trace, parts, tries, _ops: ops });
+        let (trace, parts, tries, moves) = (0, Vec::new(), 0, 0);
+        self.translations.push(Translation { near, body, far, gone, needs, trace, parts, tries, moves, _ops: ops });
         self.translated += 1;
         if let Some(listener) = &mut self.listener {
-            let at = |start: u16| page.wrapping_add(start.into());
+            let at = |start: i32| page.wrapping_add(start as u64);
             let guest: Vec<(u64, &[u8])> = bytes.iter().map(|(start, bytes)| (at(*start), bytes.as_slice())).collect();
             let code = [(origin.straight, straight), (origin.aside, &aside[..emitted.aside])];
             listener(&Translated { rip: guest[0].0, trace: !turns.is_empty(), guest: &guest, code });
@@ -350,154 +343,19 @@ impl Translator {
         }
     }
 
-    /// Where an edge that leaves with `brought` enters translation `number`.
-    fn entry(&self, number: u32, brought: Brought) -> u64 {
+    /// Where edge `e` enters translation `number`.
+    fn entry(&self, number: u32, e: &Edge) -> u64 {
         let t = &self.translations[number as usize - 1];
+        if let (Some(first), true) = (e.closes, t.trace == e.trace) {
+            return first;
+        }
         let t = if t.trace == 0 { t } else { &self.translations[self.traces[t.trace as usize - 1].number as usize - 1] };
-        if brought.covers(t.needs) { t.body } else { t.near }
+        if e.brought.covers(t.needs) { t.body } else { t.near }
     }
 
     /// Has the JMP whose displacement is at `field` lead to `to`.
     fn patch_jump(&mut self, field: u64, to: u64) {
         self.arena.patch(field, &(to.wrapping_sub(field + 4) as u32).to_le_bytes());
-    }
-
-    /// Edge `edge` (from 1) has led to translation `number` of `block`, or an interrupt has come between: patches it to lead
-    /// there by itself, and looks at it if it has done that often enough.
-    fn arrive(&mut self, edge: u32, number: u32, block: &Block, cpu: &mut Cpu) {
-        let Some(&e) = self.edges.get((edge as usize).wrapping_sub(1)) else { return };
-        if e.target != block.physical || e.mode != block.mode {
-            return;
-        }
-        let entry = self.entry(number, e.brought);
-        let Some(counter) = e.counter else { return self.patch_jump(e.field, entry) };
-        self.patch_jump(counter.field, entry);
-        if !counter.linked {
-            self.patch_jump(e.field, counter.entry);
-            self.edges[edge as usize - 1].counter = Some(Counter { linked: true, ..counter });
-            cpu.jit.count_passes(edge as usize, self.loop_heat);
-            return;
-        }
-        if let Some(trace) = self.traces.get_mut((e.trace as usize).wrapping_sub(1)) {
-            trace.settled |= e.closes;
-            if trace.settled || !trace.live {
-                return self.straighten(edge, number);
-            }
-        }
-        if self.recorder.is_none() {
-            self.recorder = Some(Recorder::new(edge, block, cpu.linear_rip() - (block.physical & OFFSET)));
-        }
-    }
-
-    /// Edge `edge`, which leads to translation `number`, no longer counts.
-    fn straighten(&mut self, edge: u32, number: u32) {
-        let e = &mut self.edges[edge as usize - 1];
-        e.counter = None;
-        let e = *e;
-        self.patch_jump(e.field, self.entry(number, e.brought));
-    }
-
-    /// Makes a trace of what was recorded, if it can be.
-    fn finish_recording(&mut self, cache: &mut BlockCache, cpu: &mut Cpu) {
-        let Some(recorder) = self.recorder.take() else { return };
-        let made = self.arena.has_room(MOST) && self.make_trace(&recorder, cache, cpu).is_some();
-        let Some(first) = recorder.steps.first() else { return };
-        let Some(counter) = &mut self.edges[recorder.edge as usize - 1].counter else { return };
-        counter.failures += u8::from(!made);
-        if made || counter.failures == trace::TRIES {
-            self.straighten(recorder.edge, first.number);
-        } else {
-            cpu.jit.count_passes(recorder.edge as usize, self.loop_heat);
-        }
-    }
-
-    fn make_trace(&mut self, recorder: &Recorder, cache: &BlockCache, cpu: &Cpu) -> Option<()> {
-        let steps = &recorder.steps;
-        let mode = cache.get(steps.first()?.index).mode;
-        let (mut sources, mut visits): (Vec<(u32, Source, Vec<Way>)>, _) = (Vec::new(), Vec::new());
-        for (step, next) in steps.iter().zip(&steps[1..]) {
-            let block = cache.get(step.index);
-            if block.serial != step.serial || block.translation.get() != step.number {
-                return None;
-            }
-            if !sources.iter().any(|s| s.0 == step.number) {
-                let source = decode(block, block.offset?, &cpu.memory)?;
-                let ways = self.emitter.ways(&source.instructions, &source.available, mode);
-                sources.push((step.number, source, ways));
-            }
-            let (_, source, ways) = sources.iter().find(|s| s.0 == step.number)?;
-            let len = (next.icount - step.icount) as usize;
-            let turn = source.instructions.get(..len).and_then(|i| turn(i, &ways[..len], next.start.into()));
-            visits.push(Visit { start: step.start, len, turn });
-        }
-        visits.push(Visit { start: steps.last()?.start, len: 0, turn: None });
-
-        let replaced = self.edges[recorder.edge as usize - 1].trace;
-        let translation = |n: u32| &self.translations[n as usize - 1];
-        let tries = self.traces.get((replaced as usize).wrapping_sub(1)).map_or(0, |t| translation(t.head).tries);
-        let free = |n: usize| {
-            let t = translation(steps[n].number);
-            t.tries < trace::TRIES && (t.trace == 0 || t.trace == replaced)
-        };
-        let chosen = trace::choose(&visits, tries + 1 >= trace::TRIES, free)?;
-        let mut source = Source::default();
-        for n in chosen.clone() {
-            let (_, block, _) = sources.iter().find(|s| s.0 == steps[n].number)?;
-            source.extend(block, visits[n].len);
-            source.turns.resize(source.ops.len() - 1, Turn::On);
-            source.turns.push(visits[n].turn?.0);
-        }
-        source.turns.pop();
-        let head = steps[chosen.start];
-        let last_try = translation(head.number).tries + 1 == trace::TRIES;
-        let block = cache.get(head.index);
-        let page = recorder.linear_page;
-        let first_edge = self.edges.len();
-        let number = self.make(source, block, page, !last_try)?;
-        let mut parts: Vec<u32> = steps[chosen].iter().map(|s| s.number).collect();
-        parts.sort_unstable();
-        parts.dedup();
-        self.install(head.number, number, &parts, first_edge, last_try);
-        Some(())
-    }
-
-    /// Translation `number` takes the place of `head`; it is made of the blocks of `parts`, and its edges begin with
-    /// `first_edge`.
-    fn install(&mut self, head: u32, number: u32, parts: &[u32], first_edge: usize, settled: bool) {
-        let old = self.translations[head as usize - 1].trace;
-        self.drop_trace(old);
-        let trace = self.traces.len() as u32 + 1;
-        self.edges[first_edge..].iter_mut().for_each(|e| e.trace = trace);
-        for &part in parts {
-            self.translations[part as usize - 1].parts.push(trace);
-        }
-        let (t, own) = (&self.translations[head as usize - 1], &self.translations[number as usize - 1]);
-        let saved = t.entries().map(|entry| self.arena.read(entry));
-        let body = if t.needs.covers(own.needs) { own.body } else { own.near };
-        for (entry, to) in t.entries().into_iter().zip([own.near, body]) {
-            self.arena.patch(entry, &jump(entry, to));
-        }
-        let t = &mut self.translations[head as usize - 1];
-        t.trace = trace;
-        t.tries += 1;
-        self.traces.push(Trace { head, saved, number, live: true, settled });
-    }
-
-    /// Trace `number`, if it is live, is no longer entered: the head's own translation is again, by all that led to it.
-    fn drop_trace(&mut self, number: u32) {
-        let Some(trace) = self.traces.get_mut((number as usize).wrapping_sub(1)) else { return };
-        if !std::mem::take(&mut trace.live) {
-            return;
-        }
-        let head = &mut self.translations[trace.head as usize - 1];
-        head.trace = 0;
-        let plain = head.entries();
-        for (entry, bytes) in plain.into_iter().zip(&trace.saved) {
-            self.arena.patch(entry, bytes);
-        }
-        for (entry, to) in self.translations[trace.number as usize - 1].entries().into_iter().zip(plain) {
-            self.arena.patch(entry, &jump(entry, to));
-        }
     }
 
     /// Runs translation `number` and what follows, for at most `left` instructions, of which there must be more than
@@ -556,42 +414,24 @@ fn jump(from: u64, to: u64) -> [u8; JUMP] {
     [0xe9, a, b, c, d]
 }
 
-/// Decodes `block`, whose first byte is at `offset` of guest memory.
-fn decode(block: &Block, offset: u64, memory: &GuestMemory) -> Option<Source> {
-    let start = (block.physical & OFFSET) as u16;
+/// Decodes `block`, whose first byte is at `offset` of guest memory, and at `start` as its instructions count addresses.
+fn decode(block: &Block, offset: u64, start: i32, memory: &GuestMemory) -> Option<Source> {
+    let in_page = PAGE_SIZE - (block.physical & OFFSET) as usize;
     let len = block.ops.last()?.end() as usize;
     let mut bytes = vec![0; len];
-    let (first, second) = bytes.split_at_mut(len.min(PAGE_SIZE - usize::from(start)));
+    let (first, second) = bytes.split_at_mut(len.min(in_page));
     memory.read(offset, first).ok()?;
     if !second.is_empty() {
         memory.read(block.pages[1] * PAGE_SIZE as u64, second).ok()?;
     }
-    let mut decoder = Decoder::with_ip(block.mode.bits(), &bytes, start.into(), DecoderOptions::NONE);
+    let mut decoder = Decoder::with_ip(block.mode.bits(), &bytes, start as u64, DecoderOptions::NONE);
     let mut instructions: Vec<_> = block.ops.iter().map(|_| decoder.decode()).collect();
     let available = (0..block.ops.len()).map(|k| block.plain >> k & 1 != 0).collect();
     if !block.mode.long() {
         instructions.iter_mut().for_each(emit::widen);
     }
     let starts = vec![start; instructions.len()];
-    Some(Source { instructions, available, ops: block.ops.to_vec(), starts, turns: Vec::new(), bytes: vec![(start, bytes)] })
-}
-
-/// How the last of `instructions` led to `next`, counted from the start of the page, and whether it jumped backwards; none if
-/// a trace cannot go that way.
-fn turn(instructions: &[Instruction], ways: &[Way], next: i64) -> Option<(Turn, bool)> {
-    let (last, &way) = (instructions.last()?, ways.last()?);
-    let target = || matches!(way, Way::Jcc | Way::Jmp).then(|| To::of(last).at);
-    let goes_on = match last.flow_control() {
-        FlowControl::Next => !exec::ends_block(last),
-        flow => flow == FlowControl::ConditionalBranch,
-    };
-    if ways.contains(&Way::HandlerLast) {
-        None
-    } else if goes_on && last.next_ip() as i64 == next {
-        Some((Turn::On, false))
-    } else {
-        target().filter(|&to| to == next).map(|to| (Turn::Taken, to <= last.ip() as i64))
-    }
+    Some(Source { instructions, available, ops: block.ops.to_vec(), starts, turns: Vec::new(), bytes: vec![(start, bytes)], pinned: None })
 }
 
 fn to_host(flags: u64) -> u64 {
@@ -635,7 +475,7 @@ extern "sysv64" fn handle(cpu: *mut Cpu, site: *const Site) -> u64 {
     // SAFETY: translated code passes the processor that it was entered with, which nobody else uses meanwhile, and a site
     // of a translation, which lives, as do its operations, until all code is dropped.
     let (cpu, site, ops) = unsafe { (&mut *cpu, &*site, std::slice::from_raw_parts((*site).op, (*site).run.into())) };
-    let start = cpu.jit.page.wrapping_add(site.start.into());
+    let start = cpu.jit.page.wrapping_add(site.start as u64);
     match site.kind {
         Kind::BringX87 if x87::bring(cpu) => return result::GO_ON,
         Kind::BringX87 => {
@@ -652,14 +492,14 @@ extern "sysv64" fn handle(cpu: *mut Cpu, site: *const Site) -> u64 {
     cpu.repeat_budget = cpu.jit.left().saturating_sub(SPARE);
     cpu.state.lazy.set_bits(from_host(cpu.jit.flags));
     let exit = crate::op::next(cpu, ops);
+    if site.kind != Kind::Handler && exit != Exit::Fault {
+        cpu.mmu.fill_fast(cpu.jit.lin);
+    }
     cpu.jit.flags = to_host(cpu.state.lazy.bits());
     learn_time(cpu);
     match exit {
         Exit::End => {
             cpu.jit.retire(std::mem::take(&mut cpu.repeat_extra));
-            if site.kind != Kind::Handler {
-                cpu.mmu.fill_fast(cpu.jit.lin);
-            }
             result::GO_ON
         }
         Exit::Branch | Exit::Leave => {

@@ -5,145 +5,241 @@
 //! nor a look at the budget stands between its instructions, and one look at the TLB does for accesses of several rounds.
 //!
 //! The ways back of translated blocks count how often they are passed ([`super::emit::Counter`]). When one is hot, the
-//! interpreter goes on, and what it runs next is recorded ([`Recorder`]); a loop is chosen from that ([`choose`]) and
+//! interpreter goes on, and what it runs next is recorded ([`Recorder`]); a loop is chosen from that ([`path::choose`]) and
 //! translated, and the entries of the block at its head lead to it. It is dropped as soon as one of its blocks is
-//! retired, or when a side exit is taken more often than the loop goes round; then what is recorded is recorded anew.
+//! retired, or when a side exit is taken more often than the loop goes round; then what is run is recorded anew.
+//!
+//! Where the pages of a trace over several are depends on the address space: it looks whether that is what it was.
 
-use std::ops::Range;
+use iced_x86::{FlowControl, Instruction};
 
-use softmetal_bus::PAGE_SIZE;
+use super::emit::{Counting, To, Turn};
+use super::path::{self, Recorder, TRIES, Visit};
+use super::policy::Way;
+use super::{JUMP, MOST, OFFSET, Source, Translator, decode, jump};
+use crate::block::{Block, BlockCache};
+use crate::exec;
+use crate::state::Cpu;
 
-use super::emit::Turn;
-use crate::block::Block;
-use crate::state::Mode;
+/// So often, a trace over several pages may be dropped because they are elsewhere, and be made again.
+const MOVES: u8 = 16;
 
-/// Instructions of a trace at most.
-pub const MOST: usize = 128;
-/// Rounds of a loop in a trace at most.
-const ROUNDS: usize = 8;
-/// Instructions that are recorded, about.
-const WINDOW: u64 = 2 * MOST as u64;
-/// A loop is recorded as often as this, if its traces turn out not to be the way that it goes.
-pub const TRIES: u8 = 3;
-
-/// A block that was run.
-#[derive(Clone, Copy)]
-pub struct Step {
-    pub index: u32,
-    pub serial: u32,
-    /// Its translation.
-    pub number: u32,
-    /// Its start in the page.
-    pub start: u16,
-    /// The instruction count before it.
-    pub icount: u64,
-}
-
-/// Blocks as they are run, one after the other.
-pub struct Recorder {
+/// A trace.
+pub(super) struct Trace {
+    /// The translation of the block at its head, ...
+    pub(super) head: u32,
+    /// ... whose entries began so.
+    saved: [[u8; JUMP]; 2],
+    /// Its own translation.
+    pub(super) number: u32,
+    /// The head's entries lead to it.
+    live: bool,
+    /// It goes round often enough, or there is no better one.
+    settled: bool,
     /// The edge that was hot.
-    pub edge: u32,
-    /// The linear address of the page.
-    pub linear_page: u64,
-    page: u64,
-    mode: Mode,
-    pub steps: Vec<Step>,
+    edge: u32,
 }
 
-const fn page(physical: u64) -> u64 {
-    physical & !(PAGE_SIZE as u64 - 1)
-}
-
-impl Recorder {
-    /// One that begins with `block`.
-    pub fn new(edge: u32, block: &Block, linear_page: u64) -> Self {
-        Self { edge, linear_page, page: page(block.physical), mode: block.mode, steps: Vec::new() }
-    }
-
-    /// Block `index`, whose translation is `number`, is about to run; false if that is enough, or it cannot be in a trace.
-    pub fn note(&mut self, index: u32, block: &Block, number: u32, icount: u64) -> bool {
-        if block.crosses || page(block.physical) != self.page || block.mode != self.mode {
-            return false;
+impl Translator {
+    /// Edge `edge` (from 1) has led to translation `number` of `block`, or an interrupt has come between: patches it to lead
+    /// there by itself, and looks at it if it has done that often enough.
+    pub(super) fn arrive(&mut self, edge: u32, number: u32, block: &Block, cpu: &mut Cpu) {
+        let Some(&e) = self.edges.get((edge as usize).wrapping_sub(1)) else { return };
+        if e.target != block.physical || e.mode != block.mode {
+            return;
         }
-        let start = (block.physical - self.page) as u16;
-        self.steps.push(Step { index, serial: block.serial, number, start, icount });
-        icount - self.steps[0].icount < WINDOW
-    }
-}
-
-/// A step, and how it led to the next one.
-pub struct Visit {
-    /// Its start in the page.
-    pub start: u16,
-    /// Instructions that were run.
-    pub len: usize,
-    /// The turn of the last one, and whether it is a jump backwards; none if a trace cannot go that way.
-    pub turn: Option<(Turn, bool)>,
-}
-
-/// The steps of a trace: rounds of the outermost loop of which one has room, or with `inner` of the innermost; only loops
-/// whose head is `free`.
-pub fn choose(visits: &[Visit], inner: bool, free: impl Fn(usize) -> bool) -> Option<Range<usize>> {
-    let arrives = |n: usize| n == 0 || matches!(visits[n - 1].turn, Some((_, true)));
-    let arrivals: Vec<usize> = (0..visits.len()).filter(|&n| arrives(n)).collect();
-    let mut heads: Vec<u16> = arrivals.iter().filter(|&&n| free(n)).map(|&n| visits[n].start).collect();
-    heads.sort_unstable();
-    heads.dedup();
-    if inner {
-        heads.reverse();
-    }
-    heads.into_iter().find_map(|head| {
-        let at: Vec<usize> = arrivals.iter().copied().filter(|&n| visits[n].start == head).collect();
-        (0..at.len()).find_map(|first| {
-            let (mut len, mut end) = (0, None);
-            for round in at[first..].windows(2).take(ROUNDS) {
-                let round = &visits[round[0]..round[1]];
-                len += round.iter().map(|v| v.len).sum::<usize>();
-                if len > MOST || round.iter().any(|v| v.turn.is_none()) {
-                    break;
-                }
-                end = Some(end.unwrap_or(at[first]) + round.len());
+        if e.guards {
+            self.drop_trace(e.trace);
+            return self.try_again(e.trace, cpu);
+        }
+        let entry = self.entry(number, &e);
+        match e.counter {
+            Some(counter) if counter.state != Counting::NoMore => self.patch_jump(counter.field, entry),
+            _ => return self.patch_jump(e.field, entry),
+        }
+        if e.counter.is_some_and(|c| c.state == Counting::NotYet) {
+            return self.count(edge, cpu);
+        }
+        if let Some(trace) = self.traces.get_mut((e.trace as usize).wrapping_sub(1)) {
+            trace.settled |= e.closes.is_some();
+            if trace.settled || !trace.live {
+                return self.straighten(edge, number);
             }
-            end.map(|end| at[first]..end)
-        })
-    })
+        }
+        if self.recorder.is_none() {
+            self.recorder = Some(Recorder::new(edge, block, cpu.linear_rip()));
+        }
+    }
+
+    /// Edge `edge`, whose counter leads to its target, counts from now on.
+    fn count(&mut self, edge: u32, cpu: &mut Cpu) {
+        let e = &mut self.edges[edge as usize - 1];
+        let Some(counter) = &mut e.counter else { return };
+        counter.state = Counting::Now;
+        let (field, entry) = (e.field, counter.entry);
+        self.patch_jump(field, entry);
+        cpu.jit.count_passes(edge as usize, self.loop_heat);
+    }
+
+    /// Edge `edge`, which leads to translation `number`, no longer counts.
+    fn straighten(&mut self, edge: u32, number: u32) {
+        let e = &mut self.edges[edge as usize - 1];
+        if let Some(counter) = &mut e.counter {
+            counter.state = Counting::NoMore;
+        }
+        let e = *e;
+        self.patch_jump(e.field, self.entry(number, &e));
+    }
+
+    /// A trace that began where trace `number` did, and has been dropped because the pages are elsewhere, is made when it is
+    /// hot again, unless that happens all the time.
+    fn try_again(&mut self, number: u32, cpu: &mut Cpu) {
+        let Some(trace) = self.traces.get((number as usize).wrapping_sub(1)) else { return };
+        let (head, edge) = (&mut self.translations[trace.head as usize - 1], trace.edge);
+        head.moves += 1;
+        if head.moves < MOVES {
+            head.tries -= 1;
+            self.count(edge, cpu);
+        }
+    }
+
+    /// Makes a trace of what was recorded, if it can be.
+    pub(super) fn finish_recording(&mut self, cache: &mut BlockCache, cpu: &mut Cpu) {
+        let Some(recorder) = self.recorder.take() else { return };
+        let made = self.arena.has_room(MOST) && self.make_trace(&recorder, cache, cpu).is_some();
+        let Some(first) = recorder.steps.first() else { return };
+        let Some(counter) = &mut self.edges[recorder.edge as usize - 1].counter else { return };
+        counter.failures += u8::from(!made);
+        if made || counter.failures == TRIES {
+            self.straighten(recorder.edge, first.number);
+        } else {
+            cpu.jit.count_passes(recorder.edge as usize, self.loop_heat);
+        }
+    }
+
+    fn make_trace(&mut self, recorder: &Recorder, cache: &BlockCache, cpu: &Cpu) -> Option<()> {
+        let steps = &recorder.steps;
+        let mode = cache.get(steps.first()?.index).mode;
+        let (mut sources, mut visits): (Vec<(i64, Source, Vec<Way>)>, _) = (Vec::new(), Vec::new());
+        for (step, next) in steps.iter().zip(&steps[1..]) {
+            let block = cache.get(step.index);
+            if block.serial != step.serial || block.translation.get() != step.number {
+                return None;
+            }
+            let known = sources.iter().position(|s| s.0 == step.start);
+            let at = known.unwrap_or(sources.len());
+            if known.is_none() {
+                let source = decode(block, block.offset?, step.start as i32, &cpu.memory)?;
+                let ways = self.emitter.ways(&source.instructions, &source.available, mode);
+                sources.push((step.start, source, ways));
+            }
+            let (_, source, ways) = &sources[at];
+            let len = (next.icount - step.icount) as usize;
+            let turn = source.instructions.get(..len).and_then(|i| turn(i, &ways[..len], next.start));
+            visits.push(Visit { start: step.start, len, turn });
+        }
+        visits.push(Visit { start: steps.last()?.start, len: 0, turn: None });
+
+        let replaced = self.edges[recorder.edge as usize - 1].trace;
+        let translation = |n: u32| &self.translations[n as usize - 1];
+        let tries = self.traces.get((replaced as usize).wrapping_sub(1)).map_or(0, |t| translation(t.head).tries);
+        let traced = |n: usize| ![0, replaced].contains(&translation(steps[n].number).trace);
+        let free = |n: usize| !traced(n) && translation(steps[n].number).tries < TRIES;
+        let chosen = path::choose(&visits, tries + 1 >= TRIES, free, traced)?;
+        let head = steps[chosen.start];
+        let page_of = |start: i64| start & !(OFFSET as i64);
+        let base = page_of(head.start);
+        if base != 0 {
+            for (start, source, _) in &mut sources {
+                let block = cache.get(steps.iter().find(|s| s.start == *start)?.index);
+                *source = decode(block, block.offset?, (*start - base) as i32, &cpu.memory)?;
+            }
+        }
+        let mut source = Source::default();
+        for n in chosen.clone() {
+            let (_, block, _) = sources.iter().find(|s| s.0 == steps[n].start)?;
+            source.extend(block, visits[n].len);
+            source.turns.resize(source.ops.len() - 1, Turn::On);
+            source.turns.push(visits[n].turn?.0);
+        }
+        source.turns.pop();
+        let page = recorder.page.wrapping_add(base as u64);
+        if steps[chosen.clone()].iter().any(|s| page_of(s.start) != base) {
+            source.pinned = Some([page, cpu.mmu.code_epoch(mode.user())]);
+        }
+        let closes = steps[chosen.end].start == head.start;
+        let last_try = !closes || translation(head.number).tries + 1 == TRIES;
+        let block = cache.get(head.index);
+        let first_edge = self.edges.len();
+        let number = self.make(source, block, page, !last_try)?;
+        let mut parts: Vec<u32> = steps[chosen].iter().map(|s| s.number).collect();
+        parts.sort_unstable();
+        parts.dedup();
+        self.install(
+            Trace { head: head.number, saved: Default::default(), number, live: true, settled: last_try, edge: recorder.edge },
+            &parts,
+            first_edge,
+        );
+        Some(())
+    }
+
+    /// `trace`, which is made of the blocks of `parts`, and whose edges begin with `first_edge`, takes the place of its head.
+    fn install(&mut self, mut trace: Trace, parts: &[u32], first_edge: usize) {
+        let old = self.translations[trace.head as usize - 1].trace;
+        self.drop_trace(old);
+        let number = self.traces.len() as u32 + 1;
+        self.edges[first_edge..].iter_mut().for_each(|e| e.trace = number);
+        for &part in parts {
+            self.translations[part as usize - 1].parts.push(number);
+        }
+        let (t, own) = (&self.translations[trace.head as usize - 1], &self.translations[trace.number as usize - 1]);
+        trace.saved = t.entries().map(|entry| self.arena.read(entry));
+        let body = if t.needs.covers(own.needs) { own.body } else { own.near };
+        for (entry, to) in t.entries().into_iter().zip([own.near, body]) {
+            self.arena.patch(entry, &jump(entry, to));
+        }
+        let t = &mut self.translations[trace.head as usize - 1];
+        t.trace = number;
+        t.tries += 1;
+        self.traces.push(trace);
+    }
+
+    /// Trace `number`, if it is live, is no longer entered: the head's own translation is again, by all that led to it.
+    pub(super) fn drop_trace(&mut self, number: u32) {
+        let Some(trace) = self.traces.get_mut((number as usize).wrapping_sub(1)) else { return };
+        if !std::mem::take(&mut trace.live) {
+            return;
+        }
+        let head = &mut self.translations[trace.head as usize - 1];
+        head.trace = 0;
+        let plain = head.entries();
+        for (entry, bytes) in plain.into_iter().zip(&trace.saved) {
+            self.arena.patch(entry, bytes);
+        }
+        for (entry, to) in self.translations[trace.number as usize - 1].entries().into_iter().zip(plain) {
+            self.arena.patch(entry, &jump(entry, to));
+        }
+    }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn visits(list: &[(u16, usize, bool)]) -> Vec<Visit> {
-        list.iter().map(|&(start, len, back)| Visit { start, len, turn: Some((Turn::Taken, back)) }).collect()
-    }
-
-    #[test]
-    fn an_outer_loop_with_room_goes_first() {
-        // Three rounds of 0x40 inside of one that begins at 0x10; recorded from the middle.
-        let list = [(0x40, 9, true), (0x40, 9, false), (0x60, 2, true), (0x10, 20, false), (0x40, 9, true), (0x40, 9, true)];
-        let again = [(0x40, 9, false), (0x60, 2, true), (0x10, 20, false)];
-        let v = visits(&[&list[..], &again[..]].concat());
-        assert_eq!(choose(&v, false, |_| true), Some(3..8));
-        assert_eq!(choose(&v, false, |n| v[n].start != 0x10), Some(0..6));
-        assert_eq!(choose(&v, true, |_| true), Some(0..6));
-    }
-
-    #[test]
-    fn short_rounds_are_repeated() {
-        let v = visits(&[(0x10, 7, true); 30]);
-        assert_eq!(choose(&v, false, |_| true), Some(0..8));
-        let v = visits(&[(0x10, 50, true); 5]);
-        assert_eq!(choose(&v, false, |_| true), Some(0..2));
-        let v = visits(&[(0x10, 150, true); 3]);
-        assert_eq!(choose(&v, false, |_| true), None);
-    }
-
-    #[test]
-    fn what_cannot_be_followed_is_left_out() {
-        let mut v = visits(&[(0x10, 7, true), (0x10, 3, false), (0x20, 4, true), (0x10, 7, true), (0x10, 7, true), (0x10, 7, true)]);
-        v[1].turn = None;
-        assert_eq!(choose(&v, false, |_| true), Some(0..1));
-        v[0].turn = None;
-        assert_eq!(choose(&v, false, |_| true), Some(3..5));
+/// How the last of `instructions` led to `next`, counted from the start of the page, and whether it jumped backwards; none if
+/// a trace cannot go that way.
+fn turn(instructions: &[Instruction], ways: &[Way], next: i64) -> Option<(Turn, bool)> {
+    let (last, &way) = (instructions.last()?, ways.last()?);
+    let target = match way {
+        Way::Jcc | Way::Jmp | Way::Call => Some((To::of(last).at, way != Way::Call)),
+        Way::JmpIndirect | Way::CallIndirect | Way::Ret => Some((next, false)),
+        _ => None,
+    };
+    let goes_on = match last.flow_control() {
+        FlowControl::Next => !exec::ends_block(last),
+        flow => flow == FlowControl::ConditionalBranch,
+    };
+    if ways.contains(&Way::HandlerLast) {
+        None
+    } else if goes_on && last.next_ip() as i64 == next {
+        Some((Turn::On, false))
+    } else {
+        target.filter(|t| t.0 == next).map(|(to, loops)| (Turn::Taken, loops && to <= last.ip() as i64))
     }
 }

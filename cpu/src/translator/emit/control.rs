@@ -8,8 +8,13 @@ use super::super::context;
 use super::super::policy::{Way, near_size};
 use super::super::registers::{STACK, number};
 use super::memory::fits;
-use super::{Block, Brought, Counter, Edge, Emitted, Out, Site, Slow, To, Turn, Unknown};
+use super::{Block, Brought, Counter, Counting, Edge, Emitted, Out, Site, Slow, To, Turn, Unknown};
 use crate::block::MAX_LEN;
+
+/// What RET adds to the stack pointer.
+fn stack_increment(i: &Instruction) -> i32 {
+    near_size(i) as i32 + i32::from(if i.op_count() > 0 { i.immediate16() } else { 0 })
+}
 
 impl Block<'_> {
     /// Near transfers that always end the block.
@@ -23,11 +28,10 @@ impl Block<'_> {
                 self.edge(k, To::of(i), self.needs);
             }
             Way::Ret => {
-                let pop = bytes as i32 + i32::from(if i.op_count() > 0 { i.immediate16() } else { 0 });
-                let (lin, miss) = self.at_stack(STACK, 0, bytes, false);
-                self.a.load_bytes(bytes, host::R15, At::indexed(lin, host::R11, 0, 0));
-                self.missed(miss, k, lin);
-                self.admitted_jump(k, bytes, Some(At::base(STACK, pop)));
+                let found = self.at_stack(STACK, 0, bytes, false);
+                self.a.load_bytes(bytes, host::R15, found.at);
+                self.missed(found, k);
+                self.admitted_jump(k, bytes, Some(At::base(STACK, stack_increment(i))));
             }
             Way::JmpIndirect => {
                 if self.target(k, i) {
@@ -60,7 +64,51 @@ impl Block<'_> {
         }
     }
 
-    fn push_return(&mut self, k: usize, bytes: usize, back: i64) {
+    /// An indirect transfer after which the path goes on: looks whether it leads there.
+    pub(super) fn expected(&mut self, way: Way, k: usize, i: &Instruction) {
+        let bytes = near_size(i);
+        let returns = (way == Way::Ret).then(|| {
+            let found = self.at_stack(STACK, 0, bytes, false);
+            self.a.load_bytes(bytes, host::R15, found.at);
+            found
+        });
+        if returns.is_none() && !self.target(k, i) {
+            return;
+        }
+        // The address expected, negated.
+        let next = self.instructions[k + 1].ip() as i32;
+        self.a.load(host::RCX, context::PAGE);
+        self.a.lea(host::RCX, At::base(host::RCX, next - 1));
+        self.a.not(host::RCX);
+        self.a.lea(host::RCX, At::indexed(host::RCX, host::R15, 0, 0));
+        let there = self.a.jrcxz();
+        let elsewhere = self.a.jmp();
+        self.surprises.push((elsewhere, k, way));
+        self.a.land(there);
+        match returns {
+            Some(found) => {
+                self.set_stack(At::base(STACK, stack_increment(i)));
+                self.missed(found, k);
+            }
+            None if way == Way::CallIndirect => self.push_return(k, bytes, i.next_ip() as i64),
+            None => {}
+        }
+    }
+
+    /// Goes on if a trace counts here.
+    pub(super) fn guard(&mut self, [page, epoch]: [u64; 2]) {
+        for (place, value) in [(context::PAGE, page), (context::epoch(self.user), epoch)] {
+            self.a.load(host::RCX, place);
+            self.a.mov_imm64(host::R15, value.wrapping_neg());
+            self.a.lea(host::RCX, At::indexed(host::RCX, host::R15, 0, 0));
+            let fine = self.a.jrcxz();
+            let fails = self.a.jmp();
+            self.unpinned.push(fails);
+            self.a.land(fine);
+        }
+    }
+
+    pub(super) fn push_return(&mut self, k: usize, bytes: usize, back: i64) {
         self.push_value(k, bytes, |b| {
             b.a.load(host::RCX, context::PAGE);
             b.a.lea(host::RCX, At::base(host::RCX, back as i32));
@@ -81,15 +129,14 @@ impl Block<'_> {
             return true;
         }
         let start = self.a.here();
-        let Some(lin) = self.linear(i, false) else {
+        let Some(found) = self.find(i, false, 0) else {
             self.a.code.truncate(start);
             self.refuse(k);
             self.handler(k);
             return false;
         };
-        let miss = self.check(lin, bytes, false, 0);
-        self.a.load_bytes(bytes, host::R15, At::indexed(lin, host::R11, 0, 0));
-        self.missed(miss, k, lin);
+        self.a.load_bytes(bytes, host::R15, found.at);
+        self.missed(found, k);
         true
     }
 
@@ -145,7 +192,8 @@ impl Block<'_> {
             let counted = self.counted && self.mode.long() && (back || !self.turns.is_empty());
             let target = u64::from(target);
             let closes = k + 1 == self.instructions.len() && target == u64::from(self.start);
-            let edge = Edge { field, target: self.page + target, mode: self.mode, brought, counter: None, closes, trace: 0 };
+            let closes = closes.then(|| self.a.address(self.first));
+            let edge = Edge { field, target: self.page + target, mode: self.mode, brought, counter: None, closes, guards: false, trace: 0 };
             self.outs.push(Out { from: [out, jump], edge: self.edges.len(), target: target as u16, counted });
             self.edges.push(edge);
             return;
@@ -267,6 +315,11 @@ impl Block<'_> {
     /// All that does not lie on the straight way.
     pub(super) fn finish(mut self, near: usize, body: usize) -> Emitted {
         self.taken_branches();
+        for (jump, k, way) in std::mem::take(&mut self.surprises) {
+            let here = self.a.here();
+            self.a.bind(jump, here);
+            self.transfer(way, k, &self.instructions[k]);
+        }
         for s in std::mem::take(&mut self.slow) {
             let here = self.a.here();
             self.a.bind(s.from, here);
@@ -301,8 +354,17 @@ impl Block<'_> {
                 for j in [on, leaves] {
                     self.a.bind(j, here);
                 }
-                self.edges[out.edge].counter = Some(Counter { entry, field: self.a.field(on), linked: false, failures: 0 });
+                self.edges[out.edge].counter = Some(Counter { entry, field: self.a.field(on), state: Counting::NotYet, failures: 0 });
             }
+        }
+        if !self.unpinned.is_empty() {
+            let here = self.a.here();
+            for j in std::mem::take(&mut self.unpinned) {
+                self.a.bind(j, here);
+            }
+            let (target, mode, brought) = (self.page + u64::from(self.start), self.mode, self.needs);
+            self.edges.push(Edge { field: 0, target, mode, brought, counter: None, closes: None, guards: true, trace: 0 });
+            self.a.store_imm64(context::EDGE, (self.first_edge + self.edges.len()) as i32);
         }
         let gone = self.a.here();
         self.a.load(host::R15, context::PAGE);

@@ -1,7 +1,8 @@
 //! Accesses that share one look at the TLB.
 //!
 //! Accesses whose addresses differ by constants mostly lie in one page. The first of such a *group* (its leader) checks
-//! that all of them do, with all that they need; the others (its members) add what it has found and check nothing.
+//! that all of them do, with all that they need; the others (its members) are so many bytes from what it has found, and check
+//! nothing.
 //!
 //! While a group is open (from its leader to its last member) the block exists twice: with the group, and *aside*, where
 //! each access looks for itself. The leader goes aside if its check fails; so does whatever misses the TLB meanwhile, once
@@ -26,14 +27,14 @@ pub enum Role {
     Single,
     /// It looks for all of the group.
     Leader(Look),
-    /// Its page is known: what is to be added is in this slot.
-    Member(usize),
+    /// It is found `by` bytes from where its leader found its own, which is in a slot.
+    Member { slot: usize, by: i32 },
 }
 
 /// What a leader looks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Look {
-    /// Where it keeps what is to be added.
+    /// Where it keeps the host's address of what it has found.
     pub slot: usize,
     /// Bytes of the group before the leader's address.
     pub before: i32,
@@ -118,7 +119,8 @@ struct Access {
 
 /// Instructions of a group, and the bytes that they reach.
 struct Group {
-    members: Vec<usize>,
+    /// With how many bytes each is from the leader.
+    members: Vec<(usize, i32)>,
     place: Place,
     leader: i64,
     first: i64,
@@ -192,8 +194,12 @@ impl Planner {
             }
             Way::Call => self.push(k),
             Way::CallIndirect if i.op0_kind() == OpKind::Register => self.push(k),
-            Way::Ret => self.on_stack(k, self.registers[STACK], false),
-            Way::Jmp | Way::JmpIndirect | Way::CallIndirect => {}
+            Way::CallIndirect => self.move_stack(-8),
+            Way::Ret => {
+                self.on_stack(k, self.registers[STACK], false);
+                self.move_stack(8 + if i.op_count() > 0 { i.immediate16().into() } else { 0 });
+            }
+            Way::Jmp | Way::JmpIndirect => {}
             Way::Handler | Way::HandlerLast => self.barrier(),
         }
     }
@@ -298,7 +304,7 @@ impl Planner {
         let free = (0..SLOTS).find(|s| self.open.iter().all(|g| g.slot != *s));
         let Some(slot) = free else { return };
         self.open.push(Group {
-            members: vec![k],
+            members: vec![(k, 0)],
             place: a.place,
             leader: a.at,
             first: a.at,
@@ -316,9 +322,10 @@ impl Planner {
         let mut roles = vec![Role::Single; instructions];
         let mut spans: Vec<(usize, usize)> = Vec::new();
         for g in &self.done {
-            roles[g.members[0]] = Role::Leader(g.look());
-            g.members[1..].iter().for_each(|&k| roles[k] = Role::Member(g.slot));
-            spans.push((g.members[0], g.members[g.members.len() - 1]));
+            let (leader, last) = (g.members[0].0, g.members[g.members.len() - 1].0);
+            roles[leader] = Role::Leader(g.look());
+            g.members[1..].iter().for_each(|&(k, by)| roles[k] = Role::Member { slot: g.slot, by });
+            spans.push((leader, last));
         }
         spans.sort_unstable();
         let mut regions: Vec<(usize, usize)> = Vec::new();
@@ -361,7 +368,7 @@ impl Group {
         if a.alignment > self.aligned.map_or(0, |(alignment, _)| alignment) {
             self.aligned = Some((a.alignment, a.at));
         }
-        self.members.push(k);
+        self.members.push((k, a.at.wrapping_sub(self.leader) as i32));
     }
 
     fn look(&self) -> Look {

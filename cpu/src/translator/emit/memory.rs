@@ -6,7 +6,7 @@ use super::super::assembler::{Assembler, At, host};
 use super::super::context;
 use super::super::registers::{home, number};
 use super::groups::Role;
-use super::shared::Miss;
+use super::shared::{Found, Miss};
 use super::{Block, Slow};
 use crate::state::seg;
 
@@ -72,28 +72,21 @@ impl Block<'_> {
         Some(host::R15)
     }
 
-    /// [`Self::linear`], as a register and what is to be added to it.
-    pub(super) fn linear_apart(&mut self, i: &Instruction, write: bool) -> Option<(u8, i32)> {
-        let plain = i.memory_index() == Register::None && (i.memory_base().is_gpr64() || i.memory_base() == Register::RIP);
-        let segment = matches!(i.memory_segment(), Register::FS | Register::GS);
-        // Only one that checks needs it in a register.
-        if !plain || segment || !matches!(self.role(), Role::Member(_)) {
-            return Some((self.linear(i, write)?, 0));
+    /// Finds what a memory operand means, in the TLB or by what its group has found; none as [`Self::linear`].
+    pub(super) fn find(&mut self, i: &Instruction, write: bool, alignment: usize) -> Option<Found> {
+        if let Some(found) = self.known() {
+            return Some(found);
         }
-        let (at, _) = self.effective(i)?;
-        Some((at.base?, at.disp))
+        let lin = self.linear(i, write)?;
+        Some(self.check(lin, i.memory_size().size(), write, alignment))
     }
 
-    /// Finds the page of linear address `lin` in the TLB; the access is then at `lin` + R11. Afterwards [`Self::missed`].
-    pub(super) fn check(&mut self, lin: u8, bytes: usize, write: bool, alignment: usize) -> Miss {
-        match self.role() {
-            Role::Member(slot) => {
-                self.found(slot);
-                return Miss::Never;
-            }
-            Role::Leader(look) => return self.look(lin, look),
-            Role::Single => self.held = None,
+    /// Finds `bytes` bytes at linear address `lin` in the TLB.
+    pub(super) fn check(&mut self, lin: u8, bytes: usize, write: bool, alignment: usize) -> Found {
+        if let Role::Leader(look) = self.role() {
+            return Found { at: At::base(host::R11, 0), lin, miss: self.look(lin, look) };
         }
+        self.held = None;
         self.a.pext(host::R11, lin, context::MASK_PAGE);
         self.a.load(host::RCX, context::tlb_tag(self.user, write, host::R11));
         if alignment == 0 {
@@ -108,12 +101,12 @@ impl Block<'_> {
         let miss = self.a.jmp();
         self.a.land(hit);
         self.a.load(host::R11, context::tlb_host(self.user, host::R11));
-        Miss::Handled(miss)
+        Found { at: At::indexed(lin, host::R11, 0, 0), lin, miss: Miss::Handled(miss) }
     }
 
     /// The instruction is complete: where its way through the handler comes back.
-    pub(super) fn missed(&mut self, from: Miss, k: usize, lin: u8) {
-        match from {
+    pub(super) fn missed(&mut self, Found { lin, miss, .. }: Found, k: usize) {
+        match miss {
             Miss::Handled(from) => {
                 if !self.aside && self.plan.is_open_after(k) {
                     self.detours.push((self.slow.len(), k + 1));

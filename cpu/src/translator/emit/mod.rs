@@ -42,8 +42,8 @@ pub struct Site {
     pub op: *const Op,
     /// How many there are.
     pub run: u16,
-    /// The block's start in its page.
-    pub start: u16,
+    /// The start of its block, counted from the start of the page.
+    pub start: i32,
     pub kind: Kind,
 }
 
@@ -67,7 +67,7 @@ impl Site {
         let mut bytes = [0; size_of::<Self>()];
         bytes[offset_of!(Self, op)..][..8].copy_from_slice(&(self.op as u64).to_le_bytes());
         bytes[offset_of!(Self, run)..][..2].copy_from_slice(&self.run.to_le_bytes());
-        bytes[offset_of!(Self, start)..][..2].copy_from_slice(&self.start.to_le_bytes());
+        bytes[offset_of!(Self, start)..][..4].copy_from_slice(&self.start.to_le_bytes());
         bytes[offset_of!(Self, kind)] = self.kind as u8;
         bytes
     }
@@ -84,8 +84,10 @@ pub struct Edge {
     pub brought: Brought,
     /// It is counted how often it is passed.
     pub counter: Option<Counter>,
-    /// The last instruction leads back to the first.
-    pub closes: bool,
+    /// Of the last instruction's way back to the first: where that is, behind all that must be looked at first.
+    pub closes: Option<u64>,
+    /// A trace is entered where it does not count.
+    pub guards: bool,
     /// The trace that it leaves, or 0.
     pub trace: u32,
 }
@@ -98,10 +100,20 @@ pub struct Counter {
     pub entry: u64,
     /// Host address of the displacement of the JMP that goes on.
     pub field: u64,
-    /// It stands before the target.
-    pub linked: bool,
+    pub state: Counting,
     /// How often nothing came of looking.
     pub failures: u8,
+}
+
+/// What an edge's counter does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Counting {
+    /// The edge has not been taken yet.
+    NotYet,
+    /// It stands before the target.
+    Now,
+    /// The edge leads to its target by itself.
+    NoMore,
 }
 
 /// How a path goes on after an instruction.
@@ -188,6 +200,12 @@ struct Block<'a> {
     outs: Vec<Out>,
     taken: Vec<(Jump, usize, To)>,
     unknown: Vec<Unknown>,
+    /// Indirect transfers that do not go where the path goes.
+    surprises: Vec<(Jump, usize, Way)>,
+    /// Ways out of a trace that is entered where it does not count.
+    unpinned: Vec<Jump>,
+    /// Where the first instruction is.
+    first: usize,
     edges: Vec<Edge>,
     first_edge: usize,
     /// Physical address of the page.
@@ -226,6 +244,8 @@ pub struct Input<'a> {
     pub origin: Origin,
     /// The number of its first edge.
     pub first_edge: usize,
+    /// A trace counts only where the page is at this linear address, and code is what it is in this epoch.
+    pub pinned: Option<[u64; 2]>,
     /// By instruction: the interpreter's handler does what the instruction says (it is neither invalid nor unavailable).
     pub available: &'a [bool],
 }
@@ -271,7 +291,7 @@ impl Emitter {
 
     /// Makes code with these groups, unless instruction `Err` is not as they have it.
     fn attempt(&mut self, input: &Input, ways: &[Way], plan: Plan) -> Result<Emitted, usize> {
-        let (start, n) = (input.sites[0].start, input.instructions.len());
+        let (start, n) = (input.sites[0].start as u16, input.instructions.len());
         let mut b = Block {
             a: Assembler::new(input.origin, std::mem::take(&mut self.buffer)),
             thunks: input.thunks,
@@ -292,6 +312,9 @@ impl Emitter {
             outs: Vec::with_capacity(n),
             taken: Vec::with_capacity(n),
             unknown: Vec::new(),
+            surprises: Vec::new(),
+            unpinned: Vec::new(),
+            first: 0,
             edges: Vec::with_capacity(n),
             first_edge: input.first_edge,
             plan,
@@ -313,6 +336,10 @@ impl Emitter {
         b.bring_x87();
         b.bring_vectors();
         let body = b.a.here();
+        if let Some(pinned) = input.pinned {
+            b.guard(pinned);
+        }
+        b.first = b.a.here();
         let last = input.instructions.len() - 1;
         let mut joins = Vec::with_capacity(last + 2);
         for k in 0..=last {
@@ -373,6 +400,8 @@ impl Emitter {
             Way::Pop => b.pop(k, i.op0_register()),
             Way::Leave => b.leave(k, policy::near_size(i)),
             Way::Jmp if b.turn(k).is_some() => {}
+            Way::Call if b.turn(k).is_some() => b.push_return(k, policy::near_size(i), i.next_ip() as i64),
+            way @ (Way::JmpIndirect | Way::CallIndirect | Way::Ret) if b.turn(k).is_some() => b.expected(way, k, i),
             way @ (Way::Jmp | Way::JmpIndirect | Way::Call | Way::CallIndirect | Way::Ret) => {
                 b.transfer(way, k, i);
                 return true;

@@ -26,17 +26,17 @@ impl Block<'_> {
         let mut access = None;
         if let Some(n) = memory {
             let write = !matches!(info.op_access(n), OpAccess::Read | OpAccess::CondRead);
-            let (lin, disp) = self.linear_apart(i, write)?;
-            let miss = self.check(lin, i.memory_size().size(), write, policy::alignment(i));
-            access = Some((miss, lin));
+            let found = self.find(i, write, policy::alignment(i))?;
+            let (at, lin) = (found.at, found.lin);
+            access = Some(found);
             // A further register may be needed: then one holds the whole address.
             let homeless = (0..i.op_count())
                 .filter(|&n| i.op_kind(n) == OpKind::Register && i.op_register(n).is_gpr())
                 .filter(|&n| is_high_byte(i.op_register(n)) || home(number(i.op_register(n))).is_none())
                 .count();
             j.set_segment_prefix(Register::None);
-            j.set_memory_displacement64(disp as u64);
-            j.set_memory_displ_size(match disp {
+            j.set_memory_displacement64(at.disp as u64);
+            j.set_memory_displ_size(match at.disp {
                 0 => 0,
                 -128..=127 => 1,
                 _ => 8,
@@ -44,15 +44,16 @@ impl Block<'_> {
             j.set_memory_index_scale(1);
             if homeless > 1 || i.op_count() > 2 && homeless > 0 {
                 self.held = None;
-                self.a.lea(host::R15, At::indexed(lin, host::R11, 0, disp));
+                self.a.lea(host::R15, at);
                 j.set_memory_displacement64(0);
                 j.set_memory_displ_size(0);
                 j.set_memory_base(Register::R15);
                 j.set_memory_index(Register::None);
                 spare.keep(host::R15);
             } else {
-                j.set_memory_base(named(lin, 8));
-                j.set_memory_index(Register::R11);
+                let name = |r: Option<u8>| r.map_or(Register::None, |r| named(r, 8));
+                j.set_memory_base(name(at.base));
+                j.set_memory_index(name(at.index));
                 spare.keep(host::R11);
                 spare.keep(lin);
             }
@@ -121,8 +122,8 @@ impl Block<'_> {
                 self.a.store(context::reg(number(r)), s);
             }
         }
-        if let Some((miss, lin)) = access {
-            self.missed(miss, k, lin);
+        if let Some(found) = access {
+            self.missed(found, k);
         }
         Some(())
     }

@@ -17,6 +17,16 @@ pub(super) enum Miss {
     Never,
 }
 
+/// An access that is about to be made.
+#[must_use]
+pub(super) struct Found {
+    /// Where its bytes are on the host.
+    pub at: At,
+    /// Its linear address, if it looks for itself or for its group.
+    pub lin: u8,
+    pub miss: Miss,
+}
+
 /// A group's store of what it has found, which nobody may need.
 pub(super) struct Kept {
     slot: usize,
@@ -30,16 +40,17 @@ impl Block<'_> {
         if self.aside { Role::Single } else { self.plan.role(self.current) }
     }
 
-    /// What a group in `slot` has found goes to R11.
-    pub(super) fn found(&mut self, slot: usize) {
-        if self.held == Some(slot) {
-            return;
+    /// The current instruction's access, if its group has found it: what that has found goes to R11.
+    pub(super) fn known(&mut self) -> Option<Found> {
+        let Role::Member { slot, by } = self.role() else { return None };
+        if self.held != Some(slot) {
+            self.a.load(host::R11, context::found(slot));
+            self.held = Some(slot);
+            if let Some(kept) = self.kept.iter_mut().rev().find(|k| k.slot == slot) {
+                kept.needed = true;
+            }
         }
-        self.a.load(host::R11, context::found(slot));
-        self.held = Some(slot);
-        if let Some(kept) = self.kept.iter_mut().rev().find(|k| k.slot == slot) {
-            kept.needed = true;
-        }
+        Some(Found { at: At::base(host::R11, by), lin: host::R11, miss: Miss::Never })
     }
 
     /// A group's leader at `lin` looks for the page of all of them.
@@ -75,6 +86,7 @@ impl Block<'_> {
             self.a.pext(host::R11, lin, context::MASK_PAGE);
         }
         self.a.load(host::R11, context::tlb_host(self.user, host::R11));
+        self.a.lea(host::R11, At::indexed(host::R11, lin, 0, 0));
         let from = self.a.here();
         self.a.store(context::found(look.slot), host::R11);
         self.kept.push(Kept { slot: look.slot, at: from..self.a.here(), needed: false });

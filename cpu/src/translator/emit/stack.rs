@@ -6,12 +6,14 @@ use super::super::assembler::{At, host};
 use super::super::context;
 use super::super::registers::{FRAME, STACK, home, number};
 use super::Block;
-use super::shared::Miss;
+use super::shared::Found;
 
 impl Block<'_> {
-    /// Finds `bytes` bytes of the stack, `by` bytes from where `pointer` points: the register with their linear address, and
-    /// as [`Self::check`].
-    pub(super) fn at_stack(&mut self, pointer: u8, by: i32, bytes: usize, write: bool) -> (u8, Miss) {
+    /// Finds `bytes` bytes of the stack, `by` bytes from where `pointer` points.
+    pub(super) fn at_stack(&mut self, pointer: u8, by: i32, bytes: usize, write: bool) -> Found {
+        if let Some(found) = self.known() {
+            return found;
+        }
         let lin = match (self.mode.long(), by) {
             (true, 0) => pointer,
             (true, _) => {
@@ -20,7 +22,7 @@ impl Block<'_> {
             }
             (false, _) => self.segmented_stack(pointer, by, bytes, write),
         };
-        (lin, self.check(lin, bytes, write, 0))
+        self.check(lin, bytes, write, 0)
     }
 
     /// Moves the stack pointer.
@@ -37,11 +39,11 @@ impl Block<'_> {
 
     /// A store below the stack pointer; `value` makes the register to store once the page is known.
     pub(super) fn push_value(&mut self, k: usize, bytes: usize, value: impl FnOnce(&mut Self) -> u8) {
-        let (lin, miss) = self.at_stack(STACK, -(bytes as i32), bytes, true);
+        let found = self.at_stack(STACK, -(bytes as i32), bytes, true);
         let v = value(self);
-        self.a.store_bytes(bytes, At::indexed(lin, host::R11, 0, 0), v);
+        self.a.store_bytes(bytes, found.at, v);
         self.set_stack(At::base(STACK, -(bytes as i32)));
-        self.missed(miss, k, lin);
+        self.missed(found, k);
     }
 
     pub(super) fn push(&mut self, k: usize, i: &Instruction) {
@@ -81,10 +83,10 @@ impl Block<'_> {
 
     pub(super) fn pop(&mut self, k: usize, to: Register) {
         let (bytes, guest) = (to.size(), number(to));
-        let (lin, miss) = self.at_stack(STACK, 0, bytes, false);
+        let found = self.at_stack(STACK, 0, bytes, false);
         // Two bytes leave the others of the register as they are.
         let h = home(guest).filter(|_| bytes > 2).unwrap_or(host::RCX);
-        self.a.load_bytes(bytes, h, At::indexed(lin, host::R11, 0, 0));
+        self.a.load_bytes(bytes, h, found.at);
         if h != STACK {
             self.set_stack(At::base(STACK, bytes as i32));
         }
@@ -93,18 +95,18 @@ impl Block<'_> {
             Some(_) => {}
             None => self.a.store(context::reg(guest), h),
         }
-        self.missed(miss, k, lin);
+        self.missed(found, k);
     }
 
     pub(super) fn leave(&mut self, k: usize, bytes: usize) {
-        let (lin, miss) = self.at_stack(FRAME, 0, bytes, false);
-        self.a.load_bytes(bytes, host::RCX, At::indexed(lin, host::R11, 0, 0));
+        let found = self.at_stack(FRAME, 0, bytes, false);
+        self.a.load_bytes(bytes, host::RCX, found.at);
         self.set_stack(At::base(FRAME, bytes as i32));
         if bytes == 2 {
             self.a.mov_low_word(FRAME, host::RCX);
         } else {
             self.a.mov(FRAME, host::RCX);
         }
-        self.missed(miss, k, lin);
+        self.missed(found, k);
     }
 }
