@@ -62,19 +62,22 @@ fn ipxe_is_typed_at() {
     }
 }
 
+/// A file of the package with Memtest86+.
+fn memtest(file: &str) -> Option<std::path::PathBuf> {
+    match Catalog::new(false).and_then(|c| c.package_files("memtest86+", &[file], &mut |_| {})) {
+        Ok(files) => files.into_iter().next(),
+        Err(e @ CatalogError::NoPackageManager(_)) => {
+            skip(&e);
+            None
+        }
+        Err(e) => panic!("{e}"),
+    }
+}
+
 /// A floppy with Memtest86+, which is its own boot loader.
 fn memtest_floppy(folder: &Path) -> Option<std::path::PathBuf> {
     const FLOPPY: usize = 1_474_560;
-    let files = Catalog::new(false).and_then(|c| c.package_files("memtest86+", &["boot/memtest86+x64.bin"], &mut |_| {}));
-    let file = match files {
-        Ok(files) => files.into_iter().next()?,
-        Err(e @ CatalogError::NoPackageManager(_)) => {
-            skip(&e);
-            return None;
-        }
-        Err(e) => panic!("{e}"),
-    };
-    let mut image = fs::read(file).unwrap();
+    let mut image = fs::read(memtest("boot/memtest86+x64.bin")?).unwrap();
     image.resize(FLOPPY, 0);
     let path = folder.join("memtest.img");
     fs::write(&path, image).unwrap();
@@ -93,6 +96,16 @@ fn memtest_runs_from_a_floppy() {
             let machine = ["--floppy", image, "--firmware", firmware, "--memory", "32M"];
             boots(&[&machine[..], &MEMTEST_STARTS, &["--screen-expect", r"Testing: +\d"]].concat());
         }
+    }
+}
+
+/// The one of 32 bits, on processors that have no more: a 486 without a time-stamp counter, AMD's K6-2, one with PAE.
+#[test]
+fn memtest_runs_on_old_processors() {
+    let Some(kernel) = memtest("boot/memtest86+ia32.bin") else { return };
+    for (cpu, name) in [("486", "Intel 486DX4"), ("k6-2", r"AMD-K6\(tm\) 3D processor"), ("pentium3", "Pentium III")] {
+        let machine = ["--kernel", kernel.to_str().unwrap(), "--cpu", cpu, "--memory", "16M"];
+        boots(&[&machine[..], &["--screen-expect", name], &MEMTEST_STARTS, &["--screen-expect", r"Testing: +\d"]].concat());
     }
 }
 
