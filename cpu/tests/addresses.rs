@@ -24,7 +24,7 @@ fn paged(engine: Engine, present: [bool; 4]) -> Harness {
     h.set_u64(TABLES + 0x2000 + 8 * (PAGES >> 21), TABLE | 7);
     for (n, is) in present.into_iter().enumerate() {
         let n = n as u64;
-        h.set_u64(TABLE + 8 * n, FRAMES + 0x1000 * n | if is { 7 } else { 0 });
+        h.set_u64(TABLE + 8 * n, (FRAMES + 0x1000 * n) | if is { 7 } else { 0 });
     }
     h
 }
@@ -168,8 +168,9 @@ fn accesses_across_into_an_absent_page() {
 #[test]
 fn string_instructions_go_on_after_any_fault() {
     const COUNT: u64 = 0x300;
-    // Code, bytes of an element, whether RSI and RDI are used, error code of RDI's fault.
-    let cases: [(&str, &[u8], u64, bool, Option<u32>); 13] = [
+    /// A name, code, bytes of an element, whether RSI is used, the error code of a fault by RDI if that is.
+    type Case = (&'static str, &'static [u8], u64, bool, Option<u32>);
+    let cases: [Case; 13] = [
         ("movsb", &[0xf3, 0xa4], 1, true, Some(2)),
         ("movsw", &[0x66, 0xf3, 0xa5], 2, true, Some(2)),
         ("movsq", &[0xf3, 0x48, 0xa5], 8, true, Some(2)),
@@ -222,7 +223,7 @@ fn string_instructions_go_on_after_any_fault() {
                     assert_eq!(h.reg(reg::RDI), if destination.is_some() { step(first(2)) } else { first(2) }, "{what}");
                     let at = h.reg(if page < 2 { reg::RSI } else { reg::RDI });
                     assert!((at..at + size).contains(&e.address), "{what}: {:#x} for {at:#x}", e.address);
-                    h.set_u64(TABLE + 8 * page, FRAMES + 0x1000 * page | 7);
+                    h.set_u64(TABLE + 8 * page, (FRAMES + 0x1000 * page) | 7);
                     let mut state = h.p.cpu.state.clone();
                     state.rip = CODE;
                     h.p.load(state);

@@ -87,7 +87,7 @@ fn accessed_and_dirty_bits() {
     ];
     for engine in ENGINES {
         for (name, expected, body) in cases {
-            let mut h = paged(engine, &[FRAMES | 7, FRAMES + 0x1000 | 7]);
+            let mut h = paged(engine, &[FRAMES | 7, (FRAMES + 0x1000) | 7]);
             h.set_u64(FRAMES, 0x1234);
             assert_eq!(execute(&mut h, body), Stop::Budget, "{engine:?}: {name}");
             assert_eq!(h.u64(TABLE) & (A | D), expected, "{engine:?}: {name}");
@@ -99,7 +99,7 @@ fn accessed_and_dirty_bits() {
         let mut h = paged(engine, &[FRAMES | 5]);
         assert_eq!(execute(&mut h, &|a| a.mov(qword_ptr(rbx), rax)), Stop::Shutdown);
         assert_eq!(h.u64(TABLE) & (A | D), 0);
-        for second in [0, FRAMES + 0x1000 | 7] {
+        for second in [0, (FRAMES + 0x1000) | 7] {
             let mut h = paged(engine, &[FRAMES | 7, second]);
             h.set_reg(reg::RAX, !0);
             let stop = execute(&mut h, &|a| a.mov(qword_ptr(rbx + 0xffc), rax));
@@ -279,7 +279,7 @@ fn what_a_tlb_forgets() {
     for engine in ENGINES {
         for code in [false, true] {
             for (name, expected, body) in cases {
-                let entries = [FRAMES | 3, FRAMES + 0x1000 | 3, FRAMES + 0x2000 | 3 | G];
+                let entries = [FRAMES | 3, (FRAMES + 0x1000) | 3, (FRAMES + 0x2000) | 3 | G];
                 let mut h = paged(engine, &entries);
                 h.set_u64(TABLES + 0x2000, 0x183);
                 // MOV EAX, imm32; RET: 1 in the pages that are there first, 2 in the others.

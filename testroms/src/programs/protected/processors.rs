@@ -175,9 +175,9 @@ const fn single(v: f32) -> u32 {
 }
 
 fn three_d_now(image: &mut Image, add: Add) {
-    let floats = ([single(1.5), single(-2.0)], [single(0.25), single(3.0e30)]);
-    let bytes = ([0x0102_8384, 0xff80_7f01], [0x1020_3040, 0x8001_7fff]);
-    let tried: [(&str, ([u32; 2], [u32; 2]), Body); 17] = [
+    let floats = [[single(1.5), single(-2.0)], [single(0.25), single(3.0e30)]];
+    let bytes = [[0x0102_8384, 0xff80_7f01], [0x1020_3040, 0x8001_7fff]];
+    let tried: [(&str, [[u32; 2]; 2], Body); 17] = [
         ("PADDB", bytes, &|a| a.paddb(mm0, mm1)),
         ("PMADDWD", bytes, &|a| a.pmaddwd(mm0, mm1)),
         ("PSHUFW", bytes, &|a| a.pshufw(mm0, mm1, 0x1b)),
@@ -196,7 +196,7 @@ fn three_d_now(image: &mut Image, add: Add) {
         ("PF2IW", floats, &|a| a.pf2iw(mm0, mm1)),
         ("PSWAPD", floats, &|a| a.pswapd(mm0, mm1)),
     ];
-    for (name, (first, second), body) in tried {
+    for (name, [first, second], body) in tried {
         add(image, name, &|a| with_mmx(a, first, second, body));
     }
 }
