@@ -176,6 +176,9 @@ impl ChipsetFunction {
         let mut new = Self::new("q35-mch", identity, Roles { pam: Some(0x90), ecam: Some(0x60), smram: Some(smram), ..Roles::default() });
         // A firmware that finds here what it has written takes it that TSEG has the sizes of the datasheet and no other.
         new.config.define(0x50, &[0; 2], &[0xff; 2]);
+        // GBSM, BGSM and TSEGMB (29C0 datasheet, 5.1), in MiB: a firmware notes there for itself what of RAM it keeps back. Where
+        // TSEG is follows from its size alone.
+        new.config.define(0xa4, &[0; 12], &[0, 0, 0xf0, 0xff].repeat(3));
         new
     }
 
