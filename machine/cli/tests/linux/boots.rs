@@ -153,7 +153,7 @@ const HEALTHY: [&str; 10] = [
     "--send",
     "lspci | wc -l; lsblk -no TYPE,MOUNTPOINTS | grep /\\n",
     "--expect",
-    r"[5-9]\s+part +/\s",
+    r"[4-9]\s+part +/\s",
 ];
 
 /// Each line is a boot, whose time is printed. `SOFTMETAL_BOOTS` chooses those whose line has it in it, such as "uefi virtio".
