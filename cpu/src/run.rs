@@ -43,7 +43,7 @@ pub struct Processor {
     /// What handlers see.
     pub cpu: Box<Cpu>,
     cache: BlockCache,
-    jumps: Box<[Jump; JUMPS]>,
+    jumps: Box<[Jump]>,
     breakpoints: BTreeSet<u64>,
     /// The breakpoint at this address was reported at this instruction count: go on over it.
     passed: Option<(u64, u64)>,
@@ -96,7 +96,7 @@ impl Processor {
         let mut p = Self {
             cpu,
             cache: BlockCache::default(),
-            jumps: Box::new([Jump::default(); JUMPS]),
+            jumps: vec![Jump::default(); JUMPS].into(),
             breakpoints: BTreeSet::new(),
             passed: None,
             chain: Vec::new(),
