@@ -17,6 +17,7 @@ use std::cell::Cell;
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::ops::Range;
+use std::sync::Arc;
 
 use iced_x86::{Decoder, DecoderError, DecoderOptions, FlowControl, Instruction, Mnemonic, OpKind};
 use softmetal_bus::{CODE_GRANULE, GuestMemory, PAGE_SIZE};
@@ -61,8 +62,8 @@ pub struct Link {
 
 /// A decoded block.
 pub struct Block {
-    /// The operations; never empty in a live block.
-    pub ops: Box<[Op]>,
+    /// The operations; never empty in a live block. Its translation has a part in them.
+    pub ops: Arc<[Op]>,
     /// By operation, from bit 0 on: [`Decoded::plain`].
     pub plain: u64,
     /// Its number among all ever made; 0 once retired.
@@ -345,7 +346,7 @@ impl BlockCache {
         }
         for (i, b) in self.blocks.iter_mut().enumerate() {
             if b.serial != 0 && !b.crosses && b.translation.get() == 0 {
-                (b.serial, b.ops) = (0, Box::default());
+                (b.serial, b.ops) = (0, Arc::default());
                 self.free.push(i as u32);
             }
         }
@@ -384,7 +385,7 @@ impl BlockCache {
     /// Brings a checked block whose bytes have changed up to date, if only constants have; false if it must be made anew.
     pub fn patch(&mut self, index: u32, memory: &GuestMemory) -> bool {
         let block = &mut self.blocks[index as usize];
-        block.checked.as_mut().is_some_and(|c| c.patch(&mut block.ops, memory))
+        block.checked.as_mut().zip(Arc::get_mut(&mut block.ops)).is_some_and(|(c, ops)| c.patch(ops, memory))
     }
 
     fn make(&mut self, decoded: &Decoded, physical: u64, mode: Mode, crosses: bool, checked: Option<Box<Checked>>) -> Block {

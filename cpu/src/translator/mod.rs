@@ -41,6 +41,8 @@ mod trace;
 mod undefined;
 mod x87;
 
+use std::sync::Arc;
+
 use iced_x86::{Decoder, DecoderOptions, Instruction};
 use softmetal_bus::{GuestMemory, PAGE_SIZE};
 
@@ -85,7 +87,7 @@ struct Translation {
     /// ... and how often one was dropped because of where its pages are.
     moves: u8,
     /// What its code points to.
-    _ops: Box<[Op]>,
+    _ops: Arc<[Op]>,
 }
 
 impl Translation {
@@ -105,7 +107,7 @@ struct Source {
     instructions: Vec<Instruction>,
     /// The interpreter's handlers do what they say.
     available: Vec<bool>,
-    ops: Vec<Op>,
+    ops: Arc<[Op]>,
     /// The start of each one's block.
     starts: Vec<i32>,
     /// Of a trace, how it goes on after each but the last.
@@ -123,7 +125,8 @@ impl Source {
         self.instructions.extend(&other.instructions[..n]);
         self.available.extend(&other.available[..n]);
         self.starts.extend(&other.starts[..n]);
-        self.ops.extend(other.ops[..n].iter().enumerate().map(|(k, op)| Op { ordinal: (from + k) as u16, ..*op }));
+        let more = other.ops[..n].iter().enumerate().map(|(k, op)| Op { ordinal: (from + k) as u16, ..*op });
+        self.ops = self.ops.iter().copied().chain(more).collect();
         let (start, bytes) = &other.bytes[0];
         self.bytes.push((*start, bytes[..other.ops[n - 1].end() as usize].to_vec()));
     }
@@ -289,7 +292,6 @@ impl Translator {
     /// its ways back, or those out of a trace, count.
     fn make(&mut self, source: Source, head: &Block, page: u64, counted: bool) -> Option<u32> {
         let Source { instructions, available, ops, starts, turns, bytes, pinned } = source;
-        let ops = ops.into_boxed_slice();
         let site = |k: usize, kind| Site { op: &raw const ops[k], run: 1, start: starts[k], kind };
         let missed = |i: &Instruction| if policy::uses_x87(i) { Kind::MissedX87 } else { Kind::Missed };
         let mut sites: Vec<Site> =
@@ -431,7 +433,7 @@ fn decode(block: &Block, offset: u64, start: i32, memory: &GuestMemory) -> Optio
         instructions.iter_mut().for_each(emit::widen);
     }
     let starts = vec![start; instructions.len()];
-    Some(Source { instructions, available, ops: block.ops.to_vec(), starts, turns: Vec::new(), bytes: vec![(start, bytes)], pinned: None })
+    Some(Source { instructions, available, ops: block.ops.clone(), starts, turns: Vec::new(), bytes: vec![(start, bytes)], pinned: None })
 }
 
 fn to_host(flags: u64) -> u64 {
@@ -492,11 +494,12 @@ extern "sysv64" fn handle(cpu: *mut Cpu, site: *const Site) -> u64 {
     cpu.repeat_budget = cpu.jit.left().saturating_sub(SPARE);
     cpu.state.lazy.set_bits(from_host(cpu.jit.flags));
     let exit = crate::op::next(cpu, ops);
-    if site.kind != Kind::Handler && exit != Exit::Fault {
-        cpu.mmu.fill_fast(cpu.jit.lin);
-    }
     cpu.jit.flags = to_host(cpu.state.lazy.bits());
     learn_time(cpu);
+    // A table of jumps may be reached by nothing but jumps.
+    if exit != Exit::Fault && site.kind != Kind::Handler {
+        cpu.mmu.fill_fast(cpu.jit.lin);
+    }
     match exit {
         Exit::End => {
             cpu.jit.retire(std::mem::take(&mut cpu.repeat_extra));
