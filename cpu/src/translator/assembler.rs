@@ -294,15 +294,24 @@ impl Assembler {
     }
     /// VMOVUPS YMM.
     pub fn load_ymm(&mut self, to: u8, from: At) {
-        self.vmov(0x10, to, from);
+        self.vps(0x10, true, to, 0, from);
+    }
+    /// VMOVUPS XMM: the upper half becomes 0.
+    pub fn load_xmm(&mut self, to: u8, from: At) {
+        self.vps(0x10, false, to, 0, from);
     }
     /// VMOVUPS YMM.
     pub fn store_ymm(&mut self, to: At, from: u8) {
-        self.vmov(0x11, from, to);
+        self.vps(0x11, true, from, 0, to);
     }
-    fn vmov(&mut self, opcode: u8, reg: u8, at: At) {
+    /// VORPS XMM with itself.
+    pub fn or_xmm(&mut self, to: u8, from: At) {
+        self.vps(0x56, false, to, to, from);
+    }
+    /// VEX.0F without a prefix; `wide` is YMM.
+    fn vps(&mut self, opcode: u8, wide: bool, reg: u8, vvvv: u8, at: At) {
         let (r, x, b) = Self::rex_bits(reg, Rm::Mem(at));
-        self.bytes(&[0xc4, (r ^ 1) << 7 | (x ^ 1) << 6 | (b ^ 1) << 5 | 1, 0x7c, opcode]);
+        self.bytes(&[0xc4, (r ^ 1) << 7 | (x ^ 1) << 6 | (b ^ 1) << 5 | 1, (!vvvv & 15) << 3 | u8::from(wide) << 2, opcode]);
         self.modrm(reg, Rm::Mem(at));
     }
     pub fn ldmxcsr(&mut self, at: At) {

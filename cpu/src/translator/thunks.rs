@@ -88,6 +88,34 @@ fn save_vectors(a: &mut Assembler) {
     a.bind(home, here);
 }
 
+/// Brings the vector registers into the host's; destroys RCX.
+///
+/// Upper halves that are 0 come as VZEROUPPER leaves them: where the processor does not know them to be 0, an SSE instruction
+/// that writes a register waits for what the register was, since it keeps the upper half.
+fn load_vectors(a: &mut Assembler) {
+    let upper = |n| At { disp: context::ymm(n).disp + 16, ..context::ymm(n) };
+    a.load_xmm(0, upper(0));
+    for n in 1..16 {
+        a.or_xmm(0, upper(n));
+    }
+    // VMOVHLPS XMM1, XMM0, XMM0; VORPS XMM0, XMM0, XMM1; VMOVQ RCX, XMM0
+    a.bytes(&[0xc5, 0xf8, 0x12, 0xc8, 0xc5, 0xf8, 0x56, 0xc1, 0xc4, 0xe1, 0xf9, 0x7e, 0xc1]);
+    let zero = a.jrcxz();
+    let wide = a.jmp();
+    a.land(zero);
+    for n in 0..16 {
+        a.load_xmm(n, context::ymm(n));
+    }
+    let done = a.jmp();
+    let here = a.here();
+    a.bind(wide, here);
+    for n in 0..16 {
+        a.load_ymm(n, context::ymm(n));
+    }
+    let here = a.here();
+    a.bind(done, here);
+}
+
 fn epilogue(a: &mut Assembler) {
     a.lea(host::RSP, At::base(host::RSP, 8));
     for &r in CALLEE_SAVED.iter().rev() {
@@ -163,9 +191,7 @@ pub fn make(arena: &mut Arena) -> Thunks {
     a.mov_imm64(host::RAX, result::INTERPRET);
     epilogue(&mut a);
     a.land(masked);
-    for n in 0..16 {
-        a.load_ymm(n, context::ymm(n));
-    }
+    load_vectors(&mut a);
     a.ldmxcsr(context::MXCSR);
     a.store_imm64(context::VECTORS_HOME, 0);
     a.ret();
