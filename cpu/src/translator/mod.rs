@@ -64,7 +64,7 @@ const HOT: u32 = 12;
 /// So many translations are expected: the host commits memory only for those that there are, and nothing is moved.
 const USUAL: usize = 1 << 16;
 /// Times that a loop goes round before it is recorded, or a trace's exits are compared with its rounds.
-const HOT_LOOP: u32 = 2048;
+const HOT_LOOP: u32 = 16384;
 /// Room that one block's code may need.
 const MOST: usize = 64 << 10;
 /// Instructions that translated code may run before the run loop looks around.

@@ -22,7 +22,7 @@ use crate::exec;
 use crate::state::Cpu;
 
 /// So often, a trace over several pages may be dropped because they are elsewhere, and be made again.
-const MOVES: u8 = 16;
+const MOVES: u8 = 4;
 
 /// A trace.
 pub(super) struct Trace {
