@@ -31,10 +31,6 @@ pub mod semantics;
 pub mod state;
 pub mod table;
 pub mod testing;
-#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
-pub mod translator;
-#[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
-#[path = "translator/none.rs"]
 pub mod translator;
 pub mod width;
 

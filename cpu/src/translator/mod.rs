@@ -1,23 +1,12 @@
-//! The translator: hot blocks are re-emitted as host code.
-//!
-//! The guest speaks the host's language, so an instruction is emitted as it is, with registers renamed and its memory
-//! operand behind an inline look at the TLB; whatever else there is goes through the interpreter's handler, as does an
-//! access that misses. So no instruction means anything of its own here.
+//! The translator: hot blocks become host code.
 //!
 //! | module | what it holds |
 //! |---|---|
-//! | [`policy`] | which instructions are re-emitted |
-//! | [`emit`] | from a block's instructions to host code |
+//! | [`backend`] | what makes and runs code on one kind of host |
+//! | [`x86_64`] | the back end for x86-64 |
 //! | [`path`] | which way hot loops go |
 //! | [`trace`] | traces: hot loops as one piece of code |
-//! | [`registers`] | where the guest's registers are meanwhile |
-//! | [`context`] | what translated code works with, and where it finds it |
-//! | [`thunks`] | the way in and out |
-//! | [`assembler`] | bytes of host instructions |
-//! | [`x87`] | the x87 registers, in the host's while translated code uses them (unsafe) |
-//! | [`arena`] | code memory (unsafe) |
 //!
-//! * Guest flags are the host's all the time: address checks, the budget and jumps use LEA, PEXT, SHRX and JRCXZ alone.
 //! * A translation belongs to one [`crate::block::Block`] and knows its place in the page only; the page's linear address
 //!   is in [`Context::page`]. So code that is mapped at several addresses is translated once.
 //! * Blocks of one page are chained by patched jumps, which nothing has to undo: a page's blocks are retired together, and
@@ -25,38 +14,31 @@
 //! * The budget is counted down where a block is left. Translated code is entered with at least the longest block's worth,
 //!   and leaves when less is left: the interpreter runs the rest, to the exact instruction.
 
-mod arena;
 #[allow(missing_docs)]
-mod assembler;
-mod context;
-#[allow(missing_docs)]
-mod emit;
+mod backend;
+#[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
+mod none;
 #[allow(missing_docs)]
 mod path;
-#[allow(missing_docs)]
-mod policy;
-mod registers;
-mod thunks;
 mod trace;
-mod undefined;
-mod x87;
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+mod x86_64;
 
 use std::sync::Arc;
 
 use iced_x86::{Decoder, DecoderOptions, Instruction};
 use softmetal_bus::{GuestMemory, PAGE_SIZE};
 
-use self::arena::Arena;
-use self::context::Jumps;
-pub use self::context::{Context, SPARE};
-use self::emit::{Brought, Edge, Emitted, Emitter, Input, Kind, Site, Turn};
+pub use self::backend::{Back, Backend};
+use self::backend::{Brought, Edge, Input, Made, Turn};
+#[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
+pub use self::none::{Context, Native, available, shadow_may_end};
 use self::path::Recorder;
-use self::policy::Host;
-use self::thunks::{Thunks, result};
 use self::trace::Trace;
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+pub use self::x86_64::{Context, Native, available, shadow_may_end};
 use crate::block::{Block, BlockCache};
-use crate::flags;
-use crate::op::{BLOCK_RIP, Exit, Op};
+use crate::op::Op;
 use crate::state::Cpu;
 
 /// Times that a block is interpreted before it is translated, unless somebody wants it otherwise.
@@ -65,10 +47,8 @@ const HOT: u32 = 12;
 const USUAL: usize = 1 << 16;
 /// Times that a loop goes round before it is recorded, or a trace's exits are compared with its rounds.
 const HOT_LOOP: u32 = 16384;
-/// Room that one block's code may need.
-const MOST: usize = 64 << 10;
-/// Instructions that translated code may run before the run loop looks around.
-const SLICE: u64 = 1 << 20;
+/// The longest block or trace, in instructions: translated code is entered only with so much budget left.
+pub const SPARE: u64 = path::MOST as u64;
 const OFFSET: u64 = PAGE_SIZE as u64 - 1;
 
 /// A translated block.
@@ -96,9 +76,6 @@ impl Translation {
         [self.near, self.body]
     }
 }
-
-/// Bytes of a JMP.
-const JUMP: usize = 5;
 
 /// What a translation is made from.
 #[derive(Default)]
@@ -132,9 +109,6 @@ impl Source {
     }
 }
 
-/// The masks of MXCSR: with one of them clear, blocks with vector instructions are interpreted.
-const MASKS: u32 = 0x1f80;
-
 /// A block, or trace, that has been translated.
 pub struct Translated<'a> {
     /// Its linear address.
@@ -150,41 +124,14 @@ pub struct Translated<'a> {
 /// Is told of each block that is translated.
 pub type Listener = Box<dyn FnMut(&Translated<'_>) + Send>;
 
-/// Why translated code came back.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Back {
-    /// RIP is the next block; the number is that of the edge taken, if a jump can be patched.
-    Next(u32),
-    /// As [`Exit::Fault`].
-    Fault,
-    /// The block at RIP must be interpreted.
-    Interpret,
-}
-
-/// Whether this host can run translated code.
-///
-/// # Errors
-/// A sentence about what it lacks.
-pub fn available() -> Result<(), String> {
-    host_and_memory().map(|_| ())
-}
-
-fn host_and_memory() -> Result<(Host, Arena), String> {
-    let host = Host::detect().ok_or("the translator needs a processor with AVX2 and BMI2")?;
-    let arena = Arena::new().map_err(|e| format!("the translator needs executable memory, which the host does not give: {e}"))?;
-    Ok((host, arena))
-}
-
 /// All translated code.
-pub struct Translator {
-    arena: Arena,
-    thunks: Thunks,
-    emitter: Emitter,
+pub struct Translator<B: Backend = Native> {
+    backend: B,
     /// By number, from 1.
     translations: Vec<Translation>,
     edges: Vec<Edge>,
     /// By number, from 1.
-    traces: Vec<Trace>,
+    traces: Vec<Trace<B::Saved>>,
     recorder: Option<Recorder>,
     translated: u64,
     /// Times that a block is interpreted before it is translated.
@@ -195,21 +142,14 @@ pub struct Translator {
     listener: Option<Listener>,
 }
 
-impl Translator {
+impl<B: Backend> Translator<B> {
     /// One with no code yet.
     ///
     /// # Errors
     /// A sentence about what the host lacks.
     pub fn new(cpu: &mut Cpu) -> Result<Self, String> {
-        let (host, mut arena) = host_and_memory()?;
-        let thunks = thunks::make(&mut arena);
-        cpu.jit.handle = handle as *const () as u64;
-        cpu.jit.jumps.iter_mut().for_each(Jumps::clear);
-        let emitter = Emitter::new(host);
         Ok(Self {
-            arena,
-            thunks,
-            emitter,
+            backend: B::new(cpu)?,
             translations: Vec::with_capacity(USUAL),
             edges: Vec::with_capacity(2 * USUAL),
             traces: Vec::new(),
@@ -248,7 +188,7 @@ impl Translator {
             self.retire(number);
         }
         let block = cache.get(index);
-        if block.mode.bounded() && block.ops.last().is_none_or(|op| cpu.state.rip + op.end() > cpu.jit.code_reach) {
+        if !B::within_limit(cpu, block) {
             return None;
         }
         if block.translation.get() != 0 {
@@ -262,7 +202,7 @@ impl Translator {
         if block.heat.get() <= self.heat {
             return None;
         }
-        if !self.arena.has_room(MOST) {
+        if !self.backend.has_room() {
             cache.forget_translations();
             self.clear(cpu);
         }
@@ -274,12 +214,11 @@ impl Translator {
 
     /// Drops all code. The numbers that blocks know are void.
     fn clear(&mut self, cpu: &mut Cpu) {
-        self.arena.truncate(self.thunks.len);
+        self.backend.clear(cpu);
         self.translations.clear();
         self.edges.clear();
         self.traces.clear();
         self.recorder = None;
-        cpu.jit.jumps.iter_mut().for_each(context::Jumps::clear);
     }
 
     /// Translates `block`, whose first byte is at `offset` of guest memory and at linear address `linear`; its number.
@@ -292,44 +231,29 @@ impl Translator {
     /// its ways back, or those out of a trace, count.
     fn make(&mut self, source: Source, head: &Block, page: u64, counted: bool) -> Option<u32> {
         let Source { instructions, available, ops, starts, turns, bytes, pinned } = source;
-        let site = |k: usize, kind| Site { op: &raw const ops[k], run: 1, start: starts[k], kind };
-        let missed = |i: &Instruction| if policy::uses_x87(i) { Kind::MissedX87 } else { Kind::Missed };
-        let mut sites: Vec<Site> =
-            instructions.iter().enumerate().flat_map(|(k, i)| [site(k, Kind::Handler), site(k, missed(i))]).collect();
-        sites.push(site(0, Kind::BringX87));
-        let origin = self.arena.next();
-        let input = Input {
-            instructions: &instructions,
+        let made = self.backend.make(Input {
+            instructions,
+            ops: &ops,
+            starts: &starts,
+            available: &available,
             turns: &turns,
             counted,
             pinned,
-            sites: &mut sites,
             page: head.physical & !OFFSET,
             mode: head.mode,
-            thunks: self.thunks,
-            origin,
             first_edge: self.edges.len(),
-            available: &available,
-        };
-        let emitted = self.emitter.emit(input);
-        let (straight, aside) = emitted.code.parts();
-        if straight.len().max(aside.len()) > MOST {
-            return None;
-        }
-        self.arena.append(straight, aside);
-        self.edges.extend(emitted.edges);
-        let far = origin.straight;
-        let Emitted { near, body, gone, needs, .. } = emitted;
-        let (trace, parts, tries, moves) = (0, Vec::new(), 0, 0);
-        self.translations.push(Translation { near, body, far, gone, needs, trace, parts, tries, moves, _ops: ops });
-        self.translated += 1;
+        })?;
         if let Some(listener) = &mut self.listener {
             let at = |start: i32| page.wrapping_add(start as u64);
             let guest: Vec<(u64, &[u8])> = bytes.iter().map(|(start, bytes)| (at(*start), bytes.as_slice())).collect();
-            let code = [(origin.straight, straight), (origin.aside, &aside[..emitted.aside])];
+            let code = made.code.map(|piece| (piece.0, self.backend.bytes(piece)));
             listener(&Translated { rip: guest[0].0, trace: !turns.is_empty(), guest: &guest, code });
         }
-        self.emitter.recycle(emitted.code);
+        let Made { far, near, body, gone, needs, edges, .. } = made;
+        self.edges.extend(edges);
+        let (trace, parts, tries, moves) = (0, Vec::new(), 0, 0);
+        self.translations.push(Translation { near, body, far, gone, needs, trace, parts, tries, moves, _ops: ops });
+        self.translated += 1;
         Some(self.translations.len() as u32)
     }
 
@@ -341,7 +265,7 @@ impl Translator {
         }
         let t = &self.translations[number as usize - 1];
         for entry in t.entries() {
-            self.arena.patch(entry, &jump(entry, t.gone));
+            self.backend.divert(entry, t.gone);
         }
     }
 
@@ -355,42 +279,10 @@ impl Translator {
         if e.brought.covers(t.needs) { t.body } else { t.near }
     }
 
-    /// Has the JMP whose displacement is at `field` lead to `to`.
-    fn patch_jump(&mut self, field: u64, to: u64) {
-        self.arena.patch(field, &(to.wrapping_sub(field + 4) as u32).to_le_bytes());
-    }
-
-    /// Runs translation `number` and what follows, for at most `left` instructions, of which there must be more than
-    /// [`SPARE`]. Afterwards all state is in [`Cpu`]; the instruction count is that
-    /// before the block in which an operation ended the run.
+    /// Runs translation `number`, of `block`, as [`Backend::run`].
     pub fn run(&mut self, cpu: &mut Cpu, number: u32, block: &Block, left: u64) -> Back {
         let t = &self.translations[number as usize - 1];
-        let rip = cpu.state.rip;
-        let left = left.min(SLICE);
-        learn_time(cpu);
-        let s = &mut cpu.state;
-        let flags = s.lazy.bits();
-        let jit = &mut cpu.jit;
-        jit.grant(s.icount, left);
-        jit.page = rip.wrapping_sub(block.physical & (PAGE_SIZE as u64 - 1));
-        jit.flags = to_host(flags);
-        jit.vectors_home = 1;
-        jit.edge = 0;
-        let linear = cpu.linear_rip();
-        Jumps::of(cpu).set(linear, t.far);
-        // SAFETY: the code was made for this processor's layout, by `emit` and `thunks`, and lives as long as the arena;
-        // it reaches guest memory through the TLB alone.
-        let back = unsafe { arena::call(self.thunks.enter, cpu, t.near) };
-        x87::take_home(cpu);
-        let s = &mut cpu.state;
-        s.lazy.set_bits(from_host(cpu.jit.flags));
-        // At the start of the block that was left.
-        s.icount = cpu.jit.icount();
-        match back {
-            result::NEXT => Back::Next(cpu.jit.edge as u32),
-            result::INTERPRET => Back::Interpret,
-            _ => Back::Fault,
-        }
+        self.backend.run(cpu, block, (t.far, t.near), left)
     }
 
     /// Translates blocks once they have been interpreted `times` times, and loops that have gone round about as often.
@@ -410,12 +302,6 @@ impl Translator {
     }
 }
 
-/// A JMP at `from` to `to`.
-fn jump(from: u64, to: u64) -> [u8; JUMP] {
-    let [a, b, c, d] = (to.wrapping_sub(from + JUMP as u64) as u32).to_le_bytes();
-    [0xe9, a, b, c, d]
-}
-
 /// Decodes `block`, whose first byte is at `offset` of guest memory, and at `start` as its instructions count addresses.
 fn decode(block: &Block, offset: u64, start: i32, memory: &GuestMemory) -> Option<Source> {
     let in_page = PAGE_SIZE - (block.physical & OFFSET) as usize;
@@ -427,96 +313,8 @@ fn decode(block: &Block, offset: u64, start: i32, memory: &GuestMemory) -> Optio
         memory.read(block.pages[1] * PAGE_SIZE as u64, second).ok()?;
     }
     let mut decoder = Decoder::with_ip(block.mode.bits(), &bytes, start as u64, DecoderOptions::NONE);
-    let mut instructions: Vec<_> = block.ops.iter().map(|_| decoder.decode()).collect();
+    let instructions: Vec<_> = block.ops.iter().map(|_| decoder.decode()).collect();
     let available = (0..block.ops.len()).map(|k| block.plain >> k & 1 != 0).collect();
-    if !block.mode.long() {
-        instructions.iter_mut().for_each(emit::widen);
-    }
     let starts = vec![start; instructions.len()];
     Some(Source { instructions, available, ops: block.ops.clone(), starts, turns: Vec::new(), bytes: vec![(start, bytes)], pinned: None })
-}
-
-fn to_host(flags: u64) -> u64 {
-    (flags & 0xff) << 8 | flags >> 11 & 1
-}
-
-fn from_host(flags: u64) -> u64 {
-    flags >> 8 & 0xd5 | (flags & 1) << 11
-}
-
-/// The shadow of STI ends with the next instruction, which is sure to be run by translated code, and holds nothing off.
-pub fn shadow_may_end(cpu: &Cpu) -> bool {
-    let s = &cpu.state;
-    s.shadow && s.eflags & flags::RF == 0 && cpu.nothing_held_off() && s.mxcsr & MASKS == MASKS && x87::can_be_brought(cpu)
-}
-
-/// Takes over what the time-stamp counter has beyond the instruction count, if that may have changed.
-fn learn_time(cpu: &mut Cpu) {
-    if std::mem::take(&mut cpu.time_moved) {
-        let ahead = cpu.time_stamp(0);
-        cpu.jit.learn_time(ahead);
-    }
-}
-
-/// Where a handler's branch leads: to translated code, unless the run loop has something to look at.
-fn chain(cpu: &mut Cpu) -> u64 {
-    let in_shadow = shadow_may_end(cpu);
-    if cpu.jit.is_spent() || cpu.asks(in_shadow) {
-        return result::NEXT;
-    }
-    let linear = cpu.linear_rip();
-    let Some(code) = Jumps::of(cpu).get(linear) else { return result::NEXT };
-    if in_shadow {
-        (cpu.state.shadow, cpu.state.debug_shadow) = (false, false);
-    }
-    code
-}
-
-/// Carries out operations for translated code. The result is one of [`result`], or the host address of code to go on with.
-extern "sysv64" fn handle(cpu: *mut Cpu, site: *const Site) -> u64 {
-    // SAFETY: translated code passes the processor that it was entered with, which nobody else uses meanwhile, and a site
-    // of a translation, which lives, as do its operations, until all code is dropped.
-    let (cpu, site, ops) = unsafe { (&mut *cpu, &*site, std::slice::from_raw_parts((*site).op, (*site).run.into())) };
-    let start = cpu.jit.page.wrapping_add(site.start as u64);
-    match site.kind {
-        Kind::BringX87 if x87::bring(cpu) => return result::GO_ON,
-        Kind::BringX87 => {
-            cpu.state.rip = start;
-            return result::INTERPRET;
-        }
-        // An access has nothing to do with them; whatever else there is may have.
-        Kind::Missed => {}
-        Kind::MissedX87 | Kind::Handler => x87::take_home(cpu),
-    }
-    cpu.state.regs[usize::from(BLOCK_RIP)] = start;
-    cpu.block_icount = cpu.jit.icount();
-    // What the rest of the longest block needs stays; a shorter one may give an iteration back to the interpreter.
-    cpu.repeat_budget = cpu.jit.left().saturating_sub(SPARE);
-    cpu.state.lazy.set_bits(from_host(cpu.jit.flags));
-    let exit = crate::op::next(cpu, ops);
-    cpu.jit.flags = to_host(cpu.state.lazy.bits());
-    learn_time(cpu);
-    // A table of jumps may be reached by nothing but jumps.
-    if exit != Exit::Fault && site.kind != Kind::Handler {
-        cpu.mmu.fill_fast(cpu.jit.lin);
-    }
-    match exit {
-        Exit::End => {
-            cpu.jit.retire(std::mem::take(&mut cpu.repeat_extra));
-            result::GO_ON
-        }
-        Exit::Branch | Exit::Leave => {
-            if exit == Exit::Leave {
-                x87::take_home(cpu);
-            }
-            cpu.jit.retire(u64::from(cpu.exit_ordinal) + 1 + std::mem::take(&mut cpu.repeat_extra));
-            cpu.jit.edge = 0;
-            chain(cpu)
-        }
-        Exit::Fault => {
-            let failed = ops.iter().find(|op| op.ordinal == cpu.exit_ordinal);
-            cpu.jit.failed = failed.copied();
-            result::FAULT
-        }
-    }
 }

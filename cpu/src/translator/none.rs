@@ -1,11 +1,11 @@
-//! In place of the translator, on hosts that it has no back end for.
+//! In place of a back end, on hosts that there is none for.
 
-use crate::block::{Block, BlockCache};
+use iced_x86::Instruction;
+
+use super::backend::{Back, Backend, Input, Leads, Made};
+use crate::block::Block;
 use crate::op::Op;
-use crate::state::{Cpu, State};
-
-/// Nothing is left to the interpreter, as nothing is translated.
-pub const SPARE: u64 = 0;
+use crate::state::{Cpu, Mode, State};
 
 /// What the run loop looks at.
 #[derive(Default)]
@@ -19,34 +19,10 @@ impl Context {
     pub fn learn(&mut self, _: &State) {}
 }
 
-/// A block that has been translated.
-#[allow(missing_docs)]
-pub struct Translated<'a> {
-    pub rip: u64,
-    pub trace: bool,
-    pub guest: &'a [(u64, &'a [u8])],
-    pub code: [(u64, &'a [u8]); 2],
-}
-
-/// Would be told of each block that is translated.
-pub type Listener = Box<dyn FnMut(&Translated<'_>) + Send>;
-
-/// Why translated code came back.
-#[allow(missing_docs)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Back {
-    Next(u32),
-    Fault,
-    Interpret,
-}
-
 /// Nothing is run by translated code.
 pub fn shadow_may_end(_: &Cpu) -> bool {
     false
 }
-
-/// There is none.
-pub enum Translator {}
 
 /// Whether this host can run translated code.
 ///
@@ -56,24 +32,45 @@ pub fn available() -> Result<(), String> {
     Err("the translator works on x86-64 Linux hosts only".into())
 }
 
-#[allow(missing_docs, clippy::missing_errors_doc)]
-impl Translator {
-    pub fn new(_: &mut Cpu) -> Result<Self, String> {
+/// There is none.
+pub enum Native {}
+
+impl Backend for Native {
+    type Saved = ();
+
+    fn new(_: &mut Cpu) -> Result<Self, String> {
         available()?;
         unreachable!("it is not available")
     }
-    pub fn listen(&mut self, _: Listener) {}
-    #[must_use]
-    pub fn translated(&self) -> u64 {
+    fn leads(&mut self, _: &[Instruction], _: &[bool], _: Mode) -> Vec<Leads> {
         match *self {}
     }
-    pub fn set_heat(&mut self, _: u32) {
+    fn has_room(&self) -> bool {
         match *self {}
     }
-    pub fn of(&mut self, _: &mut BlockCache, _: u32, _: &mut Cpu, _: u32) -> Option<u32> {
+    fn make(&mut self, _: Input) -> Option<Made> {
         match *self {}
     }
-    pub fn run(&mut self, _: &mut Cpu, _: u32, _: &Block, _: u64) -> Back {
+    fn bytes(&self, _: (u64, usize)) -> &[u8] {
+        match *self {}
+    }
+    fn link(&mut self, _: u64, _: u64) {
+        match *self {}
+    }
+    fn divert(&mut self, _: u64, _: u64) {
+        match *self {}
+    }
+    fn restore(&mut self, _: u64, (): ()) {
+        match *self {}
+    }
+    fn clear(&mut self, _: &mut Cpu) {
+        match *self {}
+    }
+    fn within_limit(_: &Cpu, _: &Block) -> bool {
+        false
+    }
+    fn count_passes(_: &mut Cpu, _: u32, _: u32) {}
+    fn run(&mut self, _: &mut Cpu, _: &Block, _: (u64, u64), _: u64) -> Back {
         match *self {}
     }
 }

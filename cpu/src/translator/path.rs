@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use softmetal_bus::PAGE_SIZE;
 
-use super::emit::Turn;
+use super::backend::Turn;
 use crate::block::Block;
 use crate::state::Mode;
 

@@ -4,7 +4,7 @@
 //! a loop: what does not go that way leaves by a side exit, with the state that it has there. So neither a chain of blocks
 //! nor a look at the budget stands between its instructions, and one look at the TLB does for accesses of several rounds.
 //!
-//! The ways back of translated blocks count how often they are passed ([`super::emit::Counter`]). When one is hot, the
+//! The ways back of translated blocks count how often they are passed ([`super::backend::Counter`]). When one is hot, the
 //! interpreter goes on, and what it runs next is recorded ([`Recorder`]); a loop is chosen from that ([`path::choose`]) and
 //! translated, and the entries of the block at its head lead to it. It is dropped as soon as one of its blocks is
 //! retired, or when a side exit is taken more often than the loop goes round; then what is run is recorded anew.
@@ -13,10 +13,9 @@
 
 use iced_x86::{FlowControl, Instruction};
 
-use super::emit::{Counting, To, Turn};
+use super::backend::{Backend, Counting, Leads, Turn};
 use super::path::{self, Recorder, TRIES, Visit};
-use super::policy::Way;
-use super::{JUMP, MOST, OFFSET, Source, Translator, decode, jump};
+use super::{OFFSET, Source, Translator, decode};
 use crate::block::{Block, BlockCache};
 use crate::exec;
 use crate::state::Cpu;
@@ -25,22 +24,20 @@ use crate::state::Cpu;
 const MOVES: u8 = 4;
 
 /// A trace.
-pub(super) struct Trace {
+pub(super) struct Trace<S> {
     /// The translation of the block at its head, ...
     pub(super) head: u32,
-    /// ... whose entries began so.
-    saved: [[u8; JUMP]; 2],
+    /// ... and what its entries began with, while the trace is live.
+    saved: Option<[S; 2]>,
     /// Its own translation.
     pub(super) number: u32,
-    /// The head's entries lead to it.
-    live: bool,
     /// It goes round often enough, or there is no better one.
     settled: bool,
     /// The edge that was hot.
     edge: u32,
 }
 
-impl Translator {
+impl<B: Backend> Translator<B> {
     /// Edge `edge` (from 1) has led to translation `number` of `block`, or an interrupt has come between: patches it to lead
     /// there by itself, and looks at it if it has done that often enough.
     pub(super) fn arrive(&mut self, edge: u32, number: u32, block: &Block, cpu: &mut Cpu) {
@@ -54,15 +51,15 @@ impl Translator {
         }
         let entry = self.entry(number, &e);
         match e.counter {
-            Some(counter) if counter.state != Counting::NoMore => self.patch_jump(counter.field, entry),
-            _ => return self.patch_jump(e.field, entry),
+            Some(counter) if counter.state != Counting::NoMore => self.backend.link(counter.field, entry),
+            _ => return self.backend.link(e.field, entry),
         }
         if e.counter.is_some_and(|c| c.state == Counting::NotYet) {
             return self.count(edge, cpu);
         }
         if let Some(trace) = self.traces.get_mut((e.trace as usize).wrapping_sub(1)) {
             trace.settled |= e.closes.is_some();
-            if trace.settled || !trace.live {
+            if trace.settled || trace.saved.is_none() {
                 return self.straighten(edge, number);
             }
         }
@@ -77,8 +74,8 @@ impl Translator {
         let Some(counter) = &mut e.counter else { return };
         counter.state = Counting::Now;
         let (field, entry) = (e.field, counter.entry);
-        self.patch_jump(field, entry);
-        cpu.jit.count_passes(edge as usize, self.loop_heat);
+        self.backend.link(field, entry);
+        B::count_passes(cpu, edge, self.loop_heat);
     }
 
     /// Edge `edge`, which leads to translation `number`, no longer counts.
@@ -88,7 +85,7 @@ impl Translator {
             counter.state = Counting::NoMore;
         }
         let e = *e;
-        self.patch_jump(e.field, self.entry(number, &e));
+        self.backend.link(e.field, self.entry(number, &e));
     }
 
     /// A trace that began where trace `number` did, and has been dropped because the pages are elsewhere, is made when it is
@@ -106,21 +103,21 @@ impl Translator {
     /// Makes a trace of what was recorded, if it can be.
     pub(super) fn finish_recording(&mut self, cache: &mut BlockCache, cpu: &mut Cpu) {
         let Some(recorder) = self.recorder.take() else { return };
-        let made = self.arena.has_room(MOST) && self.make_trace(&recorder, cache, cpu).is_some();
+        let made = self.backend.has_room() && self.make_trace(&recorder, cache, cpu).is_some();
         let Some(first) = recorder.steps.first() else { return };
         let Some(counter) = &mut self.edges[recorder.edge as usize - 1].counter else { return };
         counter.failures += u8::from(!made);
         if made || counter.failures == TRIES {
             self.straighten(recorder.edge, first.number);
         } else {
-            cpu.jit.count_passes(recorder.edge as usize, self.loop_heat);
+            B::count_passes(cpu, recorder.edge, self.loop_heat);
         }
     }
 
     fn make_trace(&mut self, recorder: &Recorder, cache: &BlockCache, cpu: &Cpu) -> Option<()> {
         let steps = &recorder.steps;
         let mode = cache.get(steps.first()?.index).mode;
-        let (mut sources, mut visits): (Vec<(i64, Source, Vec<Way>)>, _) = (Vec::new(), Vec::new());
+        let (mut sources, mut visits): (Vec<(i64, Source, Vec<Leads>)>, _) = (Vec::new(), Vec::new());
         for (step, next) in steps.iter().zip(&steps[1..]) {
             let block = cache.get(step.index);
             if block.serial != step.serial || block.translation.get() != step.number {
@@ -130,12 +127,12 @@ impl Translator {
             let at = known.unwrap_or(sources.len());
             if known.is_none() {
                 let source = decode(block, block.offset?, step.start as i32, &cpu.memory)?;
-                let ways = self.emitter.ways(&source.instructions, &source.available, mode);
-                sources.push((step.start, source, ways));
+                let leads = self.backend.leads(&source.instructions, &source.available, mode);
+                sources.push((step.start, source, leads));
             }
-            let (_, source, ways) = &sources[at];
+            let (_, source, leads) = &sources[at];
             let len = (next.icount - step.icount) as usize;
-            let turn = source.instructions.get(..len).and_then(|i| turn(i, &ways[..len], next.start));
+            let turn = source.instructions.get(..len).and_then(|i| turn(i, &leads[..len], next.start));
             visits.push(Visit { start: step.start, len, turn });
         }
         visits.push(Visit { start: steps.last()?.start, len: 0, turn: None });
@@ -175,16 +172,12 @@ impl Translator {
         let mut parts: Vec<u32> = steps[chosen].iter().map(|s| s.number).collect();
         parts.sort_unstable();
         parts.dedup();
-        self.install(
-            Trace { head: head.number, saved: Default::default(), number, live: true, settled: last_try, edge: recorder.edge },
-            &parts,
-            first_edge,
-        );
+        self.install(Trace { head: head.number, saved: None, number, settled: last_try, edge: recorder.edge }, &parts, first_edge);
         Some(())
     }
 
     /// `trace`, which is made of the blocks of `parts`, and whose edges begin with `first_edge`, takes the place of its head.
-    fn install(&mut self, mut trace: Trace, parts: &[u32], first_edge: usize) {
+    fn install(&mut self, mut trace: Trace<B::Saved>, parts: &[u32], first_edge: usize) {
         let old = self.translations[trace.head as usize - 1].trace;
         self.drop_trace(old);
         let number = self.traces.len() as u32 + 1;
@@ -193,11 +186,8 @@ impl Translator {
             self.translations[part as usize - 1].parts.push(number);
         }
         let (t, own) = (&self.translations[trace.head as usize - 1], &self.translations[trace.number as usize - 1]);
-        trace.saved = t.entries().map(|entry| self.arena.read(entry));
         let body = if t.needs.covers(own.needs) { own.body } else { own.near };
-        for (entry, to) in t.entries().into_iter().zip([own.near, body]) {
-            self.arena.patch(entry, &jump(entry, to));
-        }
+        trace.saved = Some([self.backend.divert(t.near, own.near), self.backend.divert(t.body, body)]);
         let t = &mut self.translations[trace.head as usize - 1];
         t.trace = number;
         t.tries += 1;
@@ -207,35 +197,33 @@ impl Translator {
     /// Trace `number`, if it is live, is no longer entered: the head's own translation is again, by all that led to it.
     pub(super) fn drop_trace(&mut self, number: u32) {
         let Some(trace) = self.traces.get_mut((number as usize).wrapping_sub(1)) else { return };
-        if !std::mem::take(&mut trace.live) {
-            return;
-        }
+        let Some(saved) = trace.saved.take() else { return };
         let head = &mut self.translations[trace.head as usize - 1];
         head.trace = 0;
         let plain = head.entries();
-        for (entry, bytes) in plain.into_iter().zip(&trace.saved) {
-            self.arena.patch(entry, bytes);
+        for (entry, saved) in plain.into_iter().zip(saved).rev() {
+            self.backend.restore(entry, saved);
         }
         for (entry, to) in self.translations[trace.number as usize - 1].entries().into_iter().zip(plain) {
-            self.arena.patch(entry, &jump(entry, to));
+            self.backend.divert(entry, to);
         }
     }
 }
 
 /// How the last of `instructions` led to `next`, counted from the start of the page, and whether it jumped backwards; none if
 /// a trace cannot go that way.
-fn turn(instructions: &[Instruction], ways: &[Way], next: i64) -> Option<(Turn, bool)> {
-    let (last, &way) = (instructions.last()?, ways.last()?);
-    let target = match way {
-        Way::Jcc | Way::Jmp | Way::Call => Some((To::of(last).at, way != Way::Call)),
-        Way::JmpIndirect | Way::CallIndirect | Way::Ret => Some((next, false)),
-        _ => None,
+fn turn(instructions: &[Instruction], leads: &[Leads], next: i64) -> Option<(Turn, bool)> {
+    let last = instructions.last()?;
+    let target = match *leads.last()? {
+        Leads::To { at, call } => Some((at, !call)),
+        Leads::Anywhere => Some((next, false)),
+        Leads::On | Leads::Out => None,
     };
     let goes_on = match last.flow_control() {
         FlowControl::Next => !exec::ends_block(last),
         flow => flow == FlowControl::ConditionalBranch,
     };
-    if ways.contains(&Way::HandlerLast) {
+    if leads.contains(&Leads::Out) {
         None
     } else if goes_on && last.next_ip() as i64 == next {
         Some((Turn::On, false))

@@ -24,8 +24,9 @@ use iced_x86::{Encoder, Instruction, InstructionInfoFactory};
 
 use self::groups::Plan;
 pub use self::groups::SLOTS;
-pub use self::narrow::{To, widen};
+pub use self::narrow::To;
 use self::shared::Kept;
+use super::super::backend::{Brought, Edge, Input, Turn};
 use super::arena::Origin;
 use super::assembler::{Assembler, At, Jump, host};
 use super::context;
@@ -70,71 +71,6 @@ impl Site {
         bytes[offset_of!(Self, start)..][..4].copy_from_slice(&self.start.to_le_bytes());
         bytes[offset_of!(Self, kind)] = self.kind as u8;
         bytes
-    }
-}
-
-/// A direct jump to another block of the page.
-#[derive(Clone, Copy, Debug)]
-pub struct Edge {
-    /// Host address of the displacement of its JMP.
-    pub field: u64,
-    /// The target's physical address.
-    pub target: u64,
-    pub mode: Mode,
-    pub brought: Brought,
-    /// It is counted how often it is passed.
-    pub counter: Option<Counter>,
-    /// Of the last instruction's way back to the first: where that is, behind all that must be looked at first.
-    pub closes: Option<u64>,
-    /// A trace is entered where it does not count.
-    pub guards: bool,
-    /// The trace that it leaves, or 0.
-    pub trace: u32,
-}
-
-/// Code that counts down in a place of [`context::passes`] and goes on, or leaves as an edge does that is not linked when
-/// 0 is reached.
-#[derive(Clone, Copy, Debug)]
-pub struct Counter {
-    /// Host address.
-    pub entry: u64,
-    /// Host address of the displacement of the JMP that goes on.
-    pub field: u64,
-    pub state: Counting,
-    /// How often nothing came of looking.
-    pub failures: u8,
-}
-
-/// What an edge's counter does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Counting {
-    /// The edge has not been taken yet.
-    NotYet,
-    /// It stands before the target.
-    Now,
-    /// The edge leads to its target by itself.
-    NoMore,
-}
-
-/// How a path goes on after an instruction.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Turn {
-    /// With the next one.
-    On,
-    /// Where its jump leads.
-    Taken,
-}
-
-/// Register files that are in the host's where a block is entered or left.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Brought {
-    pub vectors: bool,
-    pub x87: bool,
-}
-
-impl Brought {
-    pub fn covers(self, needs: Self) -> bool {
-        (self.vectors || !needs.vectors) && (self.x87 || !needs.x87)
     }
 }
 
@@ -227,29 +163,6 @@ struct Block<'a> {
     refused: Option<usize>,
 }
 
-/// What a block is made from.
-pub struct Input<'a> {
-    pub instructions: &'a [Instruction],
-    /// Of a trace: how it goes on after each instruction but the last; of a block: nothing.
-    pub turns: &'a [Turn],
-    /// The ways out of a trace, and the ways back of a block, count how often they are taken.
-    pub counted: bool,
-    /// Two for each instruction: by its handler, and for an access that missed; and one to bring the x87 registers.
-    pub sites: &'a mut [Site],
-    /// Physical address of the page.
-    pub page: u64,
-    pub mode: Mode,
-    pub thunks: Thunks,
-    /// Where the code will be.
-    pub origin: Origin,
-    /// The number of its first edge.
-    pub first_edge: usize,
-    /// A trace counts only where the page is at this linear address, and code is what it is in this epoch.
-    pub pinned: Option<[u64; 2]>,
-    /// By instruction: the interpreter's handler does what the instruction says (it is neither invalid nor unavailable).
-    pub available: &'a [bool],
-}
-
 impl Emitter {
     pub fn new(host: Host) -> Self {
         Self { encoder: Encoder::new(64), info: InstructionInfoFactory::new(), buffer: Vec::new(), host }
@@ -266,23 +179,34 @@ impl Emitter {
         instructions.iter().zip(available).map(way).collect()
     }
 
-    /// Makes code; the instructions' addresses count from the start of the page.
-    pub fn emit(&mut self, input: Input) -> Emitted {
-        let ways = self.ways(input.instructions, input.available, input.mode);
+    /// Makes code that will be at `origin`; the instructions' addresses count from the start of the page.
+    pub fn emit(&mut self, mut input: Input, thunks: Thunks, origin: Origin) -> Emitted {
+        if !input.mode.long() {
+            input.instructions.iter_mut().for_each(narrow::widen);
+        }
+        let ways = self.ways(&input.instructions, input.available, input.mode);
+        let site = |k: usize, kind| Site { op: &raw const input.ops[k], run: 1, start: input.starts[k], kind };
+        let missed = |i: &Instruction| if policy::uses_x87(i) { Kind::MissedX87 } else { Kind::Missed };
+        // Two for each instruction: by its handler, and for an access that missed; and one to bring the x87 registers.
+        let mut sites = Vec::with_capacity(2 * ways.len() + 1);
+        for (k, i) in input.instructions.iter().enumerate() {
+            sites.extend([site(k, Kind::Handler), site(k, missed(i))]);
+        }
+        sites.push(site(0, Kind::BringX87));
         // Handlers that follow each other hand over by themselves.
         for k in (1..ways.len()).rev() {
-            if joined(k, &ways, input.sites) {
-                input.sites[2 * k - 2].run = input.sites[2 * k].run + 1;
+            if joined(k, &ways, &sites) {
+                sites[2 * k - 2].run = sites[2 * k].run + 1;
             }
         }
         let mut barred = Vec::new();
         loop {
             let plan = if input.mode.long() {
-                Plan::new(input.instructions, &ways, &mut self.info, &barred, !input.turns.is_empty())
+                Plan::new(&input.instructions, &ways, &mut self.info, &barred, !input.turns.is_empty())
             } else {
                 Plan::default()
             };
-            match self.attempt(&input, &ways, plan) {
+            match self.attempt(&input, &sites, &ways, plan, (thunks, origin)) {
                 Ok(emitted) => return emitted,
                 Err(k) => barred.push(k),
             }
@@ -290,18 +214,25 @@ impl Emitter {
     }
 
     /// Makes code with these groups, unless instruction `Err` is not as they have it.
-    fn attempt(&mut self, input: &Input, ways: &[Way], plan: Plan) -> Result<Emitted, usize> {
-        let (start, n) = (input.sites[0].start as u16, input.instructions.len());
+    fn attempt(
+        &mut self,
+        input: &Input,
+        sites: &[Site],
+        ways: &[Way],
+        plan: Plan,
+        (thunks, origin): (Thunks, Origin),
+    ) -> Result<Emitted, usize> {
+        let (start, n) = (sites[0].start as u16, input.instructions.len());
         let mut b = Block {
-            a: Assembler::new(input.origin, std::mem::take(&mut self.buffer)),
-            thunks: input.thunks,
+            a: Assembler::new(origin, std::mem::take(&mut self.buffer)),
+            thunks,
             user: input.mode.user(),
             page: input.page,
             mode: input.mode,
             start,
-            sites: input.sites,
+            sites,
             cited: Vec::with_capacity(2 * n),
-            instructions: input.instructions,
+            instructions: &input.instructions,
             turns: input.turns,
             counted: input.counted,
             needs: Brought {
@@ -383,7 +314,7 @@ impl Emitter {
             Way::Nothing => {}
             Way::Native => b.native(&mut self.encoder, k, i, self.info.info(i)),
             Way::Handler => {
-                if k == 0 || !joined(k, ways, input.sites) {
+                if k == 0 || !joined(k, ways, b.sites) {
                     b.handler(k);
                 }
             }

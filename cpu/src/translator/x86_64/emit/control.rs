@@ -3,12 +3,13 @@
 use iced_x86::{Instruction, OpKind};
 use softmetal_bus::PAGE_SIZE;
 
+use super::super::super::backend::{Brought, Counter, Counting, Edge, Turn};
 use super::super::assembler::{At, ShortJump, host};
 use super::super::context;
 use super::super::policy::{Way, near_size};
 use super::super::registers::{STACK, number};
 use super::memory::fits;
-use super::{Block, Brought, Counter, Counting, Edge, Emitted, Out, Site, Slow, To, Turn, Unknown};
+use super::{Block, Emitted, Out, Site, Slow, To, Unknown};
 use crate::block::MAX_LEN;
 
 /// What RET adds to the stack pointer.

@@ -85,10 +85,9 @@ impl Arena {
         let _ = unsafe { self.writable.unchecked_advise(UncheckedAdvice::DontNeed) };
     }
 
-    /// Some bytes of code.
-    pub fn read<const N: usize>(&self, address: u64) -> [u8; N] {
-        let at = (address - self.executable.as_ptr() as u64) as usize;
-        std::array::from_fn(|n| self.writable[at + n])
+    /// `len` bytes of code.
+    pub fn bytes(&self, address: u64, len: usize) -> &[u8] {
+        &self.writable[(address - self.executable.as_ptr() as u64) as usize..][..len]
     }
 
     /// Overwrites code at a host address.

@@ -5,6 +5,7 @@
 
 use std::mem::offset_of;
 
+use super::super::SPARE;
 use super::assembler::{At, host};
 use super::emit::SLOTS;
 use super::x87::Area;
@@ -22,9 +23,6 @@ const JUMP_BITS: u64 = JUMPS as u64 - 1;
 const fn place(linear: u64) -> usize {
     (linear & JUMP_BITS) as usize
 }
-/// The longest block or trace, in instructions: translated code is entered only with so much budget left.
-pub const SPARE: u64 = super::path::MOST as u64;
-
 /// Places for counting how often edges are passed.
 const PASSES: usize = 512;
 

@@ -1,0 +1,186 @@
+//! What a back end is: it makes host code of blocks and traces, links it, and runs it.
+//!
+//! Everything else, from what is translated to which way hot loops go, is [`super::Translator`]'s, and the same on every
+//! host. Places in code are host addresses.
+
+use std::sync::Arc;
+
+use iced_x86::Instruction;
+
+use crate::block::Block;
+use crate::op::Op;
+use crate::state::{Cpu, Mode};
+
+/// Makes and runs code of one kind of host. What its code works with beside the architectural state is [`Cpu::jit`].
+pub trait Backend: Sized {
+    /// What [`Backend::divert`] overwrites.
+    type Saved: Copy;
+
+    /// One with no code yet.
+    ///
+    /// # Errors
+    /// A sentence about what the host lacks.
+    fn new(cpu: &mut Cpu) -> Result<Self, String>;
+
+    /// How code goes on after each of these instructions, of which those that are not `available` raise exceptions.
+    fn leads(&mut self, instructions: &[Instruction], available: &[bool], mode: Mode) -> Vec<Leads>;
+
+    /// Whether there is room for one more block or trace.
+    fn has_room(&self) -> bool;
+
+    /// Makes code; none if it gets too long. There must be room.
+    fn make(&mut self, input: Input) -> Option<Made>;
+
+    /// The bytes of a piece of [`Made::code`].
+    fn bytes(&self, piece: (u64, usize)) -> &[u8];
+
+    /// Has the jump whose target is at `field` ([`Edge::field`], [`Counter::field`]) lead to `to`.
+    fn link(&mut self, field: u64, to: u64);
+
+    /// Has whoever comes to `entry` of some code go to `to` instead; what [`Backend::restore`] undoes that with.
+    fn divert(&mut self, entry: u64, to: u64) -> Self::Saved;
+
+    /// Undoes [`Backend::divert`]; the last comes first, since entries may be one.
+    fn restore(&mut self, entry: u64, saved: Self::Saved);
+
+    /// Drops all code; places are void.
+    fn clear(&mut self, cpu: &mut Cpu);
+
+    /// Whether all of `block`, which begins at RIP, is within the limit of CS.
+    fn within_limit(cpu: &Cpu, block: &Block) -> bool;
+
+    /// Has the edge of number `edge` lead nowhere once it has been passed `times` times.
+    fn count_passes(cpu: &mut Cpu, edge: u32, times: u32);
+
+    /// Runs the code of `block`, which begins at RIP, by [`Made::far`] and [`Made::near`], and what follows, for at most `left`
+    /// instructions, of which there must be more than [`super::SPARE`]. Afterwards all state is in [`Cpu`]; the
+    /// instruction count is that before the block in which an operation ended the run.
+    fn run(&mut self, cpu: &mut Cpu, block: &Block, entries: (u64, u64), left: u64) -> Back;
+}
+
+/// What code is made from: the instructions of a block or trace. Their addresses count from the start of the page.
+pub struct Input<'a> {
+    pub instructions: Vec<Instruction>,
+    /// What the interpreter runs for each.
+    pub ops: &'a Arc<[Op]>,
+    /// The start of each one's block.
+    pub starts: &'a [i32],
+    /// By instruction: the interpreter's handler does what the instruction says (it is neither invalid nor unavailable).
+    pub available: &'a [bool],
+    /// Of a trace: how it goes on after each instruction but the last; of a block: nothing.
+    pub turns: &'a [Turn],
+    /// The ways out of a trace, and the ways back of a block, count how often they are taken.
+    pub counted: bool,
+    /// A trace counts only where the page is at this linear address, and code is what it is in this epoch.
+    pub pinned: Option<[u64; 2]>,
+    /// Physical address of the page.
+    pub page: u64,
+    pub mode: Mode,
+    /// The number of the first edge.
+    pub first_edge: usize,
+}
+
+/// What code was made.
+pub struct Made {
+    /// The straight way, and what is rare: the host address and the length of each.
+    pub code: [(u64, usize); 2],
+    /// The entry for somebody who knows the linear address alone.
+    pub far: u64,
+    /// The entry for a predecessor in the same page.
+    pub near: u64,
+    /// The entry for a predecessor in the same page that leaves with all that is needed.
+    pub body: u64,
+    pub needs: Brought,
+    /// The code that takes the entries' place when the block is retired.
+    pub gone: u64,
+    pub edges: Vec<Edge>,
+}
+
+/// How code goes on after an instruction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Leads {
+    /// With the next one, if with any.
+    On,
+    /// There, or with the next one if that depends on a condition.
+    To { at: i64, call: bool },
+    /// To an address that is computed.
+    Anywhere,
+    /// Not at all: what it changes concerns translated code.
+    Out,
+}
+
+/// How a path goes on after an instruction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Turn {
+    /// With the next one.
+    On,
+    /// Where its jump leads.
+    Taken,
+}
+
+/// A direct jump to another block of the page.
+#[derive(Clone, Copy, Debug)]
+pub struct Edge {
+    /// Where its target is written.
+    pub field: u64,
+    /// The target's physical address.
+    pub target: u64,
+    pub mode: Mode,
+    pub brought: Brought,
+    /// It is counted how often it is passed.
+    pub counter: Option<Counter>,
+    /// Of the last instruction's way back to the first: where that is, behind all that must be looked at first.
+    pub closes: Option<u64>,
+    /// A trace is entered where it does not count.
+    pub guards: bool,
+    /// The trace that it leaves, or 0.
+    pub trace: u32,
+}
+
+/// Code that counts the passes of an edge and goes on, or leaves as an edge does that is not linked
+/// ([`Backend::count_passes`]).
+#[derive(Clone, Copy, Debug)]
+pub struct Counter {
+    pub entry: u64,
+    /// Where the target of the jump that goes on is written.
+    pub field: u64,
+    pub state: Counting,
+    /// How often nothing came of looking.
+    pub failures: u8,
+}
+
+/// What an edge's counter does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Counting {
+    /// The edge has not been taken yet.
+    NotYet,
+    /// It stands before the target.
+    Now,
+    /// The edge leads to its target by itself.
+    NoMore,
+}
+
+/// Register files that are in the host's where a block is entered or left.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Brought {
+    pub vectors: bool,
+    pub x87: bool,
+}
+
+impl Brought {
+    /// Whether nothing that `needs` names must still be brought.
+    pub fn covers(self, needs: Self) -> bool {
+        (self.vectors || !needs.vectors) && (self.x87 || !needs.x87)
+    }
+}
+
+/// Why translated code came back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Back {
+    /// RIP is the next block; the number is that of the edge taken, if a jump can be patched.
+    Next(u32),
+    /// As [`crate::op::Exit::Fault`].
+    Fault,
+    /// The block at RIP must be interpreted.
+    Interpret,
+}

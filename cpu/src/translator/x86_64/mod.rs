@@ -1,0 +1,263 @@
+//! The back end for x86-64: instructions as they are, with registers renamed.
+//!
+//! The guest speaks the host's language, so an instruction is emitted as it is, with its memory
+//! operand behind an inline look at the TLB; whatever else there is goes through the interpreter's handler, as does an
+//! access that misses. So no instruction means anything of its own here.
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | [`policy`] | which instructions are re-emitted |
+//! | [`emit`] | from a block's instructions to host code |
+//! | [`registers`] | where the guest's registers are meanwhile |
+//! | [`context`] | what translated code works with, and where it finds it |
+//! | [`thunks`] | the way in and out |
+//! | [`assembler`] | bytes of host instructions |
+//! | [`x87`] | the x87 registers, in the host's while translated code uses them (unsafe) |
+//! | [`arena`] | code memory (unsafe) |
+//!
+//! Guest flags are the host's all the time: address checks, the budget and jumps use LEA, PEXT, SHRX and JRCXZ alone.
+
+mod arena;
+#[allow(missing_docs)]
+mod assembler;
+mod context;
+#[allow(missing_docs)]
+mod emit;
+#[allow(missing_docs)]
+mod policy;
+mod registers;
+mod thunks;
+mod undefined;
+mod x87;
+
+use iced_x86::Instruction;
+use softmetal_bus::PAGE_SIZE;
+
+use self::arena::Arena;
+pub use self::context::Context;
+use self::context::Jumps;
+use self::emit::{Emitter, Kind, Site, To};
+use self::policy::{Host, Way};
+use self::thunks::{Thunks, result};
+use super::SPARE;
+use super::backend::{Back, Backend, Input, Leads, Made};
+use crate::block::Block;
+use crate::flags;
+use crate::op::{BLOCK_RIP, Exit};
+use crate::state::{Cpu, Mode};
+
+/// Room that one block's code may need, in bytes.
+const MOST: usize = 64 << 10;
+/// Instructions that translated code may run before the run loop looks around.
+const SLICE: u64 = 1 << 20;
+/// Bytes of a JMP.
+const JUMP: usize = 5;
+/// The masks of MXCSR: with one of them clear, blocks with vector instructions are interpreted.
+const MASKS: u32 = 0x1f80;
+
+/// Whether this host can run translated code.
+///
+/// # Errors
+/// A sentence about what it lacks.
+pub fn available() -> Result<(), String> {
+    host_and_memory().map(|_| ())
+}
+
+fn host_and_memory() -> Result<(Host, Arena), String> {
+    let host = Host::detect().ok_or("the translator needs a processor with AVX2 and BMI2")?;
+    let arena = Arena::new().map_err(|e| format!("the translator needs executable memory, which the host does not give: {e}"))?;
+    Ok((host, arena))
+}
+
+/// All code.
+pub struct Native {
+    arena: Arena,
+    thunks: Thunks,
+    emitter: Emitter,
+}
+
+impl Backend for Native {
+    type Saved = [u8; JUMP];
+
+    fn new(cpu: &mut Cpu) -> Result<Self, String> {
+        let (host, mut arena) = host_and_memory()?;
+        let thunks = thunks::make(&mut arena);
+        cpu.jit.handle = handle as *const () as u64;
+        cpu.jit.jumps.iter_mut().for_each(Jumps::clear);
+        Ok(Self { arena, thunks, emitter: Emitter::new(host) })
+    }
+
+    fn leads(&mut self, instructions: &[Instruction], available: &[bool], mode: Mode) -> Vec<Leads> {
+        let leads = |(i, way)| match way {
+            Way::Jcc | Way::Jmp | Way::Call => Leads::To { at: To::of(i).at, call: way == Way::Call },
+            Way::JmpIndirect | Way::CallIndirect | Way::Ret => Leads::Anywhere,
+            Way::HandlerLast => Leads::Out,
+            _ => Leads::On,
+        };
+        instructions.iter().zip(self.emitter.ways(instructions, available, mode)).map(leads).collect()
+    }
+
+    fn has_room(&self) -> bool {
+        self.arena.has_room(MOST)
+    }
+
+    fn make(&mut self, input: Input) -> Option<Made> {
+        let origin = self.arena.next();
+        let emitted = self.emitter.emit(input, self.thunks, origin);
+        let (straight, aside) = emitted.code.parts();
+        let made = (straight.len().max(aside.len()) <= MOST).then(|| {
+            self.arena.append(straight, aside);
+            let code = [(origin.straight, straight.len()), (origin.aside, emitted.aside)];
+            let (near, body, needs, gone) = (emitted.near, emitted.body, emitted.needs, emitted.gone);
+            Made { code, far: origin.straight, near, body, needs, gone, edges: emitted.edges }
+        });
+        self.emitter.recycle(emitted.code);
+        made
+    }
+
+    fn bytes(&self, (at, len): (u64, usize)) -> &[u8] {
+        self.arena.bytes(at, len)
+    }
+
+    fn link(&mut self, field: u64, to: u64) {
+        self.arena.patch(field, &(to.wrapping_sub(field + 4) as u32).to_le_bytes());
+    }
+
+    fn divert(&mut self, entry: u64, to: u64) -> [u8; JUMP] {
+        let saved = self.arena.bytes(entry, JUMP).try_into().unwrap_or_else(|_| unreachable!("the length is JUMP"));
+        let [a, b, c, d] = (to.wrapping_sub(entry + JUMP as u64) as u32).to_le_bytes();
+        self.arena.patch(entry, &[0xe9, a, b, c, d]);
+        saved
+    }
+
+    fn restore(&mut self, entry: u64, saved: [u8; JUMP]) {
+        self.arena.patch(entry, &saved);
+    }
+
+    fn clear(&mut self, cpu: &mut Cpu) {
+        self.arena.truncate(self.thunks.len);
+        cpu.jit.jumps.iter_mut().for_each(Jumps::clear);
+    }
+
+    fn within_limit(cpu: &Cpu, block: &Block) -> bool {
+        !block.mode.bounded() || block.ops.last().is_some_and(|op| cpu.state.rip + op.end() <= cpu.jit.code_reach)
+    }
+
+    fn count_passes(cpu: &mut Cpu, edge: u32, times: u32) {
+        cpu.jit.count_passes(edge as usize, times);
+    }
+
+    fn run(&mut self, cpu: &mut Cpu, block: &Block, (far, near): (u64, u64), left: u64) -> Back {
+        let rip = cpu.state.rip;
+        let left = left.min(SLICE);
+        learn_time(cpu);
+        let s = &mut cpu.state;
+        let flags = s.lazy.bits();
+        let jit = &mut cpu.jit;
+        jit.grant(s.icount, left);
+        jit.page = rip.wrapping_sub(block.physical & (PAGE_SIZE as u64 - 1));
+        jit.flags = to_host(flags);
+        jit.vectors_home = 1;
+        jit.edge = 0;
+        let linear = cpu.linear_rip();
+        Jumps::of(cpu).set(linear, far);
+        // SAFETY: the code was made for this processor's layout, by `emit` and `thunks`, and lives as long as the arena;
+        // it reaches guest memory through the TLB alone.
+        let back = unsafe { arena::call(self.thunks.enter, cpu, near) };
+        x87::take_home(cpu);
+        let s = &mut cpu.state;
+        s.lazy.set_bits(from_host(cpu.jit.flags));
+        // At the start of the block that was left.
+        s.icount = cpu.jit.icount();
+        match back {
+            result::NEXT => Back::Next(cpu.jit.edge as u32),
+            result::INTERPRET => Back::Interpret,
+            _ => Back::Fault,
+        }
+    }
+}
+
+fn to_host(flags: u64) -> u64 {
+    (flags & 0xff) << 8 | flags >> 11 & 1
+}
+
+fn from_host(flags: u64) -> u64 {
+    flags >> 8 & 0xd5 | (flags & 1) << 11
+}
+
+/// The shadow of STI ends with the next instruction, which is sure to be run by translated code, and holds nothing off.
+pub fn shadow_may_end(cpu: &Cpu) -> bool {
+    let s = &cpu.state;
+    s.shadow && s.eflags & flags::RF == 0 && cpu.nothing_held_off() && s.mxcsr & MASKS == MASKS && x87::can_be_brought(cpu)
+}
+
+/// Takes over what the time-stamp counter has beyond the instruction count, if that may have changed.
+fn learn_time(cpu: &mut Cpu) {
+    if std::mem::take(&mut cpu.time_moved) {
+        let ahead = cpu.time_stamp(0);
+        cpu.jit.learn_time(ahead);
+    }
+}
+
+/// Where a handler's branch leads: to translated code, unless the run loop has something to look at.
+fn chain(cpu: &mut Cpu) -> u64 {
+    let in_shadow = shadow_may_end(cpu);
+    if cpu.jit.is_spent() || cpu.asks(in_shadow) {
+        return result::NEXT;
+    }
+    let linear = cpu.linear_rip();
+    let Some(code) = Jumps::of(cpu).get(linear) else { return result::NEXT };
+    if in_shadow {
+        (cpu.state.shadow, cpu.state.debug_shadow) = (false, false);
+    }
+    code
+}
+
+/// Carries out operations for translated code. The result is one of [`result`], or the host address of code to go on with.
+extern "sysv64" fn handle(cpu: *mut Cpu, site: *const Site) -> u64 {
+    // SAFETY: translated code passes the processor that it was entered with, which nobody else uses meanwhile, and a site
+    // of a translation, which lives, as do its operations, until all code is dropped.
+    let (cpu, site, ops) = unsafe { (&mut *cpu, &*site, std::slice::from_raw_parts((*site).op, (*site).run.into())) };
+    let start = cpu.jit.page.wrapping_add(site.start as u64);
+    match site.kind {
+        Kind::BringX87 if x87::bring(cpu) => return result::GO_ON,
+        Kind::BringX87 => {
+            cpu.state.rip = start;
+            return result::INTERPRET;
+        }
+        // An access has nothing to do with them; whatever else there is may have.
+        Kind::Missed => {}
+        Kind::MissedX87 | Kind::Handler => x87::take_home(cpu),
+    }
+    cpu.state.regs[usize::from(BLOCK_RIP)] = start;
+    cpu.block_icount = cpu.jit.icount();
+    // What the rest of the longest block needs stays; a shorter one may give an iteration back to the interpreter.
+    cpu.repeat_budget = cpu.jit.left().saturating_sub(SPARE);
+    cpu.state.lazy.set_bits(from_host(cpu.jit.flags));
+    let exit = crate::op::next(cpu, ops);
+    cpu.jit.flags = to_host(cpu.state.lazy.bits());
+    learn_time(cpu);
+    // A table of jumps may be reached by nothing but jumps.
+    if exit != Exit::Fault && site.kind != Kind::Handler {
+        cpu.mmu.fill_fast(cpu.jit.lin);
+    }
+    match exit {
+        Exit::End => {
+            cpu.jit.retire(std::mem::take(&mut cpu.repeat_extra));
+            result::GO_ON
+        }
+        Exit::Branch | Exit::Leave => {
+            if exit == Exit::Leave {
+                x87::take_home(cpu);
+            }
+            cpu.jit.retire(u64::from(cpu.exit_ordinal) + 1 + std::mem::take(&mut cpu.repeat_extra));
+            cpu.jit.edge = 0;
+            chain(cpu)
+        }
+        Exit::Fault => {
+            let failed = ops.iter().find(|op| op.ordinal == cpu.exit_ordinal);
+            cpu.jit.failed = failed.copied();
+            result::FAULT
+        }
+    }
+}
