@@ -34,7 +34,7 @@ pub trait Backend: Sized {
     /// The bytes of a piece of [`Made::code`].
     fn bytes(&self, piece: (u64, usize)) -> &[u8];
 
-    /// Has the jump whose target is at `field` ([`Edge::field`], [`Counter::field`]) lead to `to`.
+    /// Has the jump whose target is at `field` ([`Edge::field`]) lead to `to`.
     fn link(&mut self, field: u64, to: u64);
 
     /// Has whoever comes to `entry` of some code go to `to` instead; what [`Backend::restore`] undoes that with.
@@ -48,9 +48,6 @@ pub trait Backend: Sized {
 
     /// Whether all of `block`, which begins at RIP, is within the limit of CS.
     fn within_limit(cpu: &Cpu, block: &Block) -> bool;
-
-    /// Has the edge of number `edge` lead nowhere once it has been passed `times` times.
-    fn count_passes(cpu: &mut Cpu, edge: u32, times: u32);
 
     /// Runs the code of `block`, which begins at RIP, by [`Made::far`] and [`Made::near`], and what follows, for at most `left`
     /// instructions, of which there must be more than [`super::SPARE`]. Afterwards all state is in [`Cpu`]; the
@@ -69,8 +66,6 @@ pub struct Input<'a> {
     pub available: &'a [bool],
     /// Of a trace: how it goes on after each instruction but the last; of a block: nothing.
     pub turns: &'a [Turn],
-    /// The ways out of a trace, and the ways back of a block, count how often they are taken.
-    pub counted: bool,
     /// A trace counts only where the page is at this linear address, and code is what it is in this epoch.
     pub pinned: Option<[u64; 2]>,
     /// Physical address of the page.
@@ -127,37 +122,14 @@ pub struct Edge {
     pub target: u64,
     pub mode: Mode,
     pub brought: Brought,
-    /// It is counted how often it is passed.
-    pub counter: Option<Counter>,
     /// Of the last instruction's way back to the first: where that is, behind all that must be looked at first.
     pub closes: Option<u64>,
     /// A trace is entered where it does not count.
     pub guards: bool,
     /// The trace that it leaves, or 0.
     pub trace: u32,
-}
-
-/// Code that counts the passes of an edge and goes on, or leaves as an edge does that is not linked
-/// ([`Backend::count_passes`]).
-#[derive(Clone, Copy, Debug)]
-pub struct Counter {
-    pub entry: u64,
-    /// Where the target of the jump that goes on is written.
-    pub field: u64,
-    pub state: Counting,
-    /// How often nothing came of looking.
-    pub failures: u8,
-}
-
-/// What an edge's counter does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Counting {
-    /// The edge has not been taken yet.
-    NotYet,
-    /// It stands before the target.
-    Now,
-    /// The edge leads to its target by itself.
-    NoMore,
+    /// How often it was met by a sample.
+    pub samples: u8,
 }
 
 /// Register files that are in the host's where a block is entered or left.

@@ -34,7 +34,7 @@ use self::backend::{Brought, Edge, Input, Made, Turn};
 #[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
 pub use self::none::{Context, Native, available, shadow_may_end};
 use self::path::Recorder;
-use self::trace::Trace;
+use self::trace::{Sampler, Trace};
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 pub use self::x86_64::{Context, Native, available, shadow_may_end};
 use crate::block::{Block, BlockCache};
@@ -45,8 +45,6 @@ use crate::state::Cpu;
 const HOT: u32 = 12;
 /// So many translations are expected: the host commits memory only for those that there are, and nothing is moved.
 const USUAL: usize = 1 << 16;
-/// Times that a loop goes round before it is recorded, or a trace's exits are compared with its rounds.
-const HOT_LOOP: u32 = 16384;
 /// The longest block or trace, in instructions: translated code is entered only with so much budget left.
 pub const SPARE: u64 = path::MOST as u64;
 const OFFSET: u64 = PAGE_SIZE as u64 - 1;
@@ -62,6 +60,9 @@ struct Translation {
     trace: u32,
     /// The traces that its block is in.
     parts: Vec<u32>,
+    /// How often its block was met by a sample, and how often nothing came of looking where it leads.
+    samples: u8,
+    failures: u8,
     /// How often a trace was made that begins here, ...
     tries: u8,
     /// ... and how often one was dropped because of where its pages are.
@@ -133,11 +134,10 @@ pub struct Translator<B: Backend = Native> {
     /// By number, from 1.
     traces: Vec<Trace<B::Saved>>,
     recorder: Option<Recorder>,
+    sampler: Sampler,
     translated: u64,
     /// Times that a block is interpreted before it is translated.
     heat: u32,
-    /// Times that a loop goes round before it is recorded.
-    loop_heat: u32,
     /// Is told of what is translated.
     listener: Option<Listener>,
 }
@@ -154,9 +154,9 @@ impl<B: Backend> Translator<B> {
             edges: Vec::with_capacity(2 * USUAL),
             traces: Vec::new(),
             recorder: None,
+            sampler: Sampler::default(),
             translated: 0,
             heat: HOT,
-            loop_heat: HOT_LOOP,
             listener: None,
         })
     }
@@ -165,9 +165,11 @@ impl<B: Backend> Translator<B> {
     /// is not 0.
     pub fn of(&mut self, cache: &mut BlockCache, index: u32, cpu: &mut Cpu, edge: u32) -> Option<u32> {
         let number = self.translation(cache, index, cpu);
-        if edge != 0 {
-            if let Some(number) = number {
-                self.arrive(edge, number, cache.get(index), cpu);
+        if let Some(number) = number {
+            let block = cache.get(index);
+            let edge = self.arrive(edge, number, block);
+            if self.recorder.is_none() && self.sampler.is_due(cpu.state.icount) {
+                self.sample(edge, number, block, cpu);
             }
         }
         let Some(recorder) = &mut self.recorder else { return number };
@@ -224,12 +226,11 @@ impl<B: Backend> Translator<B> {
     /// Translates `block`, whose first byte is at `offset` of guest memory and at linear address `linear`; its number.
     fn translate(&mut self, block: &Block, offset: u64, memory: &GuestMemory, linear: u64) -> Option<u32> {
         let source = decode(block, offset, (block.physical & OFFSET) as i32, memory)?;
-        self.make(source, block, linear - (block.physical & OFFSET), true)
+        self.make(source, block, linear - (block.physical & OFFSET))
     }
 
-    /// Translates `source`, which begins with `head`, in the page at linear address `page`; its number. With `counted`,
-    /// its ways back, or those out of a trace, count.
-    fn make(&mut self, source: Source, head: &Block, page: u64, counted: bool) -> Option<u32> {
+    /// Translates `source`, which begins with `head`, in the page at linear address `page`; its number.
+    fn make(&mut self, source: Source, head: &Block, page: u64) -> Option<u32> {
         let Source { instructions, available, ops, starts, turns, bytes, pinned } = source;
         let made = self.backend.make(Input {
             instructions,
@@ -237,7 +238,6 @@ impl<B: Backend> Translator<B> {
             starts: &starts,
             available: &available,
             turns: &turns,
-            counted,
             pinned,
             page: head.physical & !OFFSET,
             mode: head.mode,
@@ -251,8 +251,8 @@ impl<B: Backend> Translator<B> {
         }
         let Made { far, near, body, gone, needs, edges, .. } = made;
         self.edges.extend(edges);
-        let (trace, parts, tries, moves) = (0, Vec::new(), 0, 0);
-        self.translations.push(Translation { near, body, far, gone, needs, trace, parts, tries, moves, _ops: ops });
+        let (trace, parts, [samples, failures, tries, moves]) = (0, Vec::new(), [0; 4]);
+        self.translations.push(Translation { near, body, far, gone, needs, trace, parts, samples, failures, tries, moves, _ops: ops });
         self.translated += 1;
         Some(self.translations.len() as u32)
     }
@@ -282,12 +282,14 @@ impl<B: Backend> Translator<B> {
     /// Runs translation `number`, of `block`, as [`Backend::run`].
     pub fn run(&mut self, cpu: &mut Cpu, number: u32, block: &Block, left: u64) -> Back {
         let t = &self.translations[number as usize - 1];
+        let left = left.min(self.sampler.until(cpu.state.icount) + SPARE);
         self.backend.run(cpu, block, (t.far, t.near), left)
     }
 
-    /// Translates blocks once they have been interpreted `times` times, and loops that have gone round about as often.
+    /// Translates blocks once they have been interpreted `times` times, and makes traces of loops wherever one is met.
     pub fn set_heat(&mut self, times: u32) {
-        (self.heat, self.loop_heat) = (times, times + 1);
+        self.heat = times;
+        self.sampler = Sampler::eager();
     }
 
     /// Has `listener` told of what is translated from now on.

@@ -69,7 +69,6 @@ impl Backend for Native {
     fn within_limit(_: &Cpu, _: &Block) -> bool {
         false
     }
-    fn count_passes(_: &mut Cpu, _: u32, _: u32) {}
     fn run(&mut self, _: &mut Cpu, _: &Block, _: (u64, u64), _: u64) -> Back {
         match *self {}
     }

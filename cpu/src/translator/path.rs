@@ -34,8 +34,8 @@ pub struct Step {
 
 /// Blocks as they are run, one after the other.
 pub struct Recorder {
-    /// The edge that was hot.
-    pub edge: u32,
+    /// The trace that it is to replace, or 0.
+    pub replaces: u32,
     /// The linear address of the page that it began in.
     pub page: u64,
     mode: Mode,
@@ -44,8 +44,8 @@ pub struct Recorder {
 
 impl Recorder {
     /// One that begins with `block`, at linear address `linear`.
-    pub fn new(edge: u32, block: &Block, linear: u64) -> Self {
-        Self { edge, page: linear & !(PAGE_SIZE as u64 - 1), mode: block.mode, steps: Vec::new() }
+    pub fn new(replaces: u32, block: &Block, linear: u64) -> Self {
+        Self { replaces, page: linear & !(PAGE_SIZE as u64 - 1), mode: block.mode, steps: Vec::new() }
     }
 
     /// Block `index`, at linear address `linear`, whose translation is `number`, is about to run; false if that is enough, or

@@ -4,16 +4,19 @@
 //! a loop: what does not go that way leaves by a side exit, with the state that it has there. So neither a chain of blocks
 //! nor a look at the budget stands between its instructions, and one look at the TLB does for accesses of several rounds.
 //!
-//! The ways back of translated blocks count how often they are passed ([`super::backend::Counter`]). When one is hot, the
-//! interpreter goes on, and what it runs next is recorded ([`Recorder`]); a loop is chosen from that ([`path::choose`]) and
-//! translated, and the entries of the block at its head lead to it. It is dropped as soon as one of its blocks is
-//! retired, or when a side exit is taken more often than the loop goes round; then what is run is recorded anew.
+//! Which loops are hot is found by samples ([`Sampler`]): now and then translated code comes back to the run loop, and the
+//! block that it has come to is noted. Once that has met a block often enough, the interpreter goes on, and what it runs next
+//! is recorded ([`Recorder`]); a loop is chosen from that ([`path::choose`]) and translated, and the entries of the block at
+//! its head lead to it. So code carries nothing for being watched, and what a trace costs is little beside the time that was
+//! spent there before. It is dropped as soon as one of its blocks is retired, or when samples show that it is left by one
+//! side exit more often than the loop goes round; then what is run is recorded anew.
 //!
 //! Where the pages of a trace over several are depends on the address space: it looks whether that is what it was.
 
 use iced_x86::{FlowControl, Instruction};
+use softmetal_bus::splitmix64;
 
-use super::backend::{Backend, Counting, Leads, Turn};
+use super::backend::{Backend, Leads, Turn};
 use super::path::{self, Recorder, TRIES, Visit};
 use super::{OFFSET, Source, Translator, decode};
 use crate::block::{Block, BlockCache};
@@ -23,6 +26,50 @@ use crate::state::Cpu;
 /// So often, a trace over several pages may be dropped because they are elsewhere, and be made again.
 const MOVES: u8 = 4;
 
+/// Samples are so many instructions apart, about: some 50 microseconds, of which one takes 0.3.
+const PERIOD: u64 = 1 << 17;
+/// So many of one block have it recorded, or of a trace's side exit, if the loop did not go round in more of them.
+const ENOUGH: u8 = 8;
+
+/// When to look where translated code is.
+pub(super) struct Sampler {
+    /// The instruction count of the next sample.
+    next: u64,
+    /// Instructions from one to the next, about.
+    period: u64,
+    enough: u8,
+}
+
+impl Default for Sampler {
+    fn default() -> Self {
+        Self { next: 0, period: PERIOD, enough: ENOUGH }
+    }
+}
+
+impl Sampler {
+    /// One that looks all the time, and is content with one sample.
+    pub(super) fn eager() -> Self {
+        Self { next: 0, period: 64, enough: 1 }
+    }
+
+    /// Instructions from count `icount` to the next sample.
+    pub(super) fn until(&self, icount: u64) -> u64 {
+        let until = self.next.wrapping_sub(icount);
+        // What is farther is over, or of a time that the processor has gone back from.
+        if until > 2 * self.period { 0 } else { until }
+    }
+
+    /// Whether there is a sample at count `icount`; then the next one is elsewhere.
+    pub(super) fn is_due(&mut self, icount: u64) -> bool {
+        let due = self.until(icount) == 0;
+        if due {
+            // No loop keeps step with them.
+            self.next = icount + self.period / 2 + splitmix64(&mut icount.clone()) % self.period;
+        }
+        due
+    }
+}
+
 /// A trace.
 pub(super) struct Trace<S> {
     /// The translation of the block at its head, ...
@@ -31,86 +78,82 @@ pub(super) struct Trace<S> {
     saved: Option<[S; 2]>,
     /// Its own translation.
     pub(super) number: u32,
-    /// It goes round often enough, or there is no better one.
+    /// There is no better one.
     settled: bool,
-    /// The edge that was hot.
-    edge: u32,
+    /// How often a sample met it at the end of a round.
+    rounds: u8,
 }
 
 impl<B: Backend> Translator<B> {
-    /// Edge `edge` (from 1) has led to translation `number` of `block`, or an interrupt has come between: patches it to lead
-    /// there by itself, and looks at it if it has done that often enough.
-    pub(super) fn arrive(&mut self, edge: u32, number: u32, block: &Block, cpu: &mut Cpu) {
-        let Some(&e) = self.edges.get((edge as usize).wrapping_sub(1)) else { return };
+    /// Edge `edge` (from 1; 0 is none) has led to translation `number` of `block`, or an interrupt has come between: patches it
+    /// to lead there by itself. The edge, if it did lead there.
+    pub(super) fn arrive(&mut self, edge: u32, number: u32, block: &Block) -> Option<usize> {
+        let edge = (edge as usize).checked_sub(1)?;
+        let e = *self.edges.get(edge)?;
         if e.target != block.physical || e.mode != block.mode {
-            return;
+            return None;
         }
         if e.guards {
-            self.drop_trace(e.trace);
-            return self.try_again(e.trace, cpu);
+            self.give_up(e.trace);
+            return None;
         }
-        let entry = self.entry(number, &e);
-        match e.counter {
-            Some(counter) if counter.state != Counting::NoMore => self.backend.link(counter.field, entry),
-            _ => return self.backend.link(e.field, entry),
+        let to = self.entry(number, &e);
+        self.backend.link(e.field, to);
+        Some(edge)
+    }
+
+    /// A sample has met translation `number` of `block`, to which `edge` has led, if any has: is that often enough?
+    pub(super) fn sample(&mut self, edge: Option<usize>, number: u32, block: &Block, cpu: &Cpu) {
+        if !block.mode.long() || block.crosses {
+            return;
         }
-        if e.counter.is_some_and(|c| c.state == Counting::NotYet) {
-            return self.count(edge, cpu);
-        }
-        if let Some(trace) = self.traces.get_mut((e.trace as usize).wrapping_sub(1)) {
-            trace.settled |= e.closes.is_some();
-            if trace.settled || trace.saved.is_none() {
-                return self.straighten(edge, number);
+        let enough = self.sampler.enough;
+        let mut replaces = edge.map_or(0, |e| self.edges[e].trace);
+        let hot = match (edge, self.traces.get_mut((replaces as usize).wrapping_sub(1))) {
+            (Some(edge), Some(trace)) if trace.saved.is_some() => {
+                let e = &mut self.edges[edge];
+                let met = if e.closes.is_some() { &mut trace.rounds } else { &mut e.samples };
+                *met = met.saturating_add(1);
+                !trace.settled && e.samples >= enough && e.samples > trace.rounds
             }
-        }
-        if self.recorder.is_none() {
-            self.recorder = Some(Recorder::new(edge, block, cpu.linear_rip()));
+            _ => {
+                replaces = 0;
+                let t = &mut self.translations[number as usize - 1];
+                t.samples = t.samples.saturating_add(1);
+                t.failures < TRIES && t.samples >= enough << t.failures
+            }
+        };
+        if hot {
+            self.recorder = Some(Recorder::new(replaces, block, cpu.linear_rip()));
         }
     }
 
-    /// Edge `edge`, whose counter leads to its target, counts from now on.
-    fn count(&mut self, edge: u32, cpu: &mut Cpu) {
-        let e = &mut self.edges[edge as usize - 1];
-        let Some(counter) = &mut e.counter else { return };
-        counter.state = Counting::Now;
-        let (field, entry) = (e.field, counter.entry);
-        self.backend.link(field, entry);
-        B::count_passes(cpu, edge, self.loop_heat);
-    }
-
-    /// Edge `edge`, which leads to translation `number`, no longer counts.
-    fn straighten(&mut self, edge: u32, number: u32) {
-        let e = &mut self.edges[edge as usize - 1];
-        if let Some(counter) = &mut e.counter {
-            counter.state = Counting::NoMore;
+    /// Trace `number` is dropped because its pages are elsewhere; another one may begin where it did, unless that happens all
+    /// the time.
+    fn give_up(&mut self, number: u32) {
+        if !self.drop_trace(number) {
+            return;
         }
-        let e = *e;
-        self.backend.link(e.field, self.entry(number, &e));
-    }
-
-    /// A trace that began where trace `number` did, and has been dropped because the pages are elsewhere, is made when it is
-    /// hot again, unless that happens all the time.
-    fn try_again(&mut self, number: u32, cpu: &mut Cpu) {
-        let Some(trace) = self.traces.get((number as usize).wrapping_sub(1)) else { return };
-        let (head, edge) = (&mut self.translations[trace.head as usize - 1], trace.edge);
+        let head = &mut self.translations[self.traces[number as usize - 1].head as usize - 1];
         head.moves += 1;
         if head.moves < MOVES {
             head.tries -= 1;
-            self.count(edge, cpu);
         }
     }
 
     /// Makes a trace of what was recorded, if it can be.
-    pub(super) fn finish_recording(&mut self, cache: &mut BlockCache, cpu: &mut Cpu) {
+    pub(super) fn finish_recording(&mut self, cache: &BlockCache, cpu: &Cpu) {
         let Some(recorder) = self.recorder.take() else { return };
         let made = self.backend.has_room() && self.make_trace(&recorder, cache, cpu).is_some();
         let Some(first) = recorder.steps.first() else { return };
-        let Some(counter) = &mut self.edges[recorder.edge as usize - 1].counter else { return };
-        counter.failures += u8::from(!made);
-        if made || counter.failures == TRIES {
-            self.straighten(recorder.edge, first.number);
-        } else {
-            B::count_passes(cpu, recorder.edge, self.loop_heat);
+        for step in &recorder.steps {
+            self.translations[step.number as usize - 1].samples = 0;
+        }
+        if !made {
+            self.translations[first.number as usize - 1].failures += 1;
+            if let Some(kept) = self.traces.get_mut((recorder.replaces as usize).wrapping_sub(1)) {
+                kept.settled = true;
+            }
         }
     }
 
@@ -137,7 +180,7 @@ impl<B: Backend> Translator<B> {
         }
         visits.push(Visit { start: steps.last()?.start, len: 0, turn: None });
 
-        let replaced = self.edges[recorder.edge as usize - 1].trace;
+        let replaced = recorder.replaces;
         let translation = |n: u32| &self.translations[n as usize - 1];
         let tries = self.traces.get((replaced as usize).wrapping_sub(1)).map_or(0, |t| translation(t.head).tries);
         let traced = |n: usize| ![0, replaced].contains(&translation(steps[n].number).trace);
@@ -165,14 +208,14 @@ impl<B: Backend> Translator<B> {
             source.pinned = Some([page, cpu.mmu.code_epoch(mode.user())]);
         }
         let closes = steps[chosen.end].start == head.start;
-        let last_try = !closes || translation(head.number).tries + 1 == TRIES;
+        let settled = !closes || translation(head.number).tries + 1 == TRIES;
         let block = cache.get(head.index);
         let first_edge = self.edges.len();
-        let number = self.make(source, block, page, !last_try)?;
+        let number = self.make(source, block, page)?;
         let mut parts: Vec<u32> = steps[chosen].iter().map(|s| s.number).collect();
         parts.sort_unstable();
         parts.dedup();
-        self.install(Trace { head: head.number, saved: None, number, settled: last_try, edge: recorder.edge }, &parts, first_edge);
+        self.install(Trace { head: head.number, saved: None, number, settled, rounds: 0 }, &parts, first_edge);
         Some(())
     }
 
@@ -194,10 +237,11 @@ impl<B: Backend> Translator<B> {
         self.traces.push(trace);
     }
 
-    /// Trace `number`, if it is live, is no longer entered: the head's own translation is again, by all that led to it.
-    pub(super) fn drop_trace(&mut self, number: u32) {
-        let Some(trace) = self.traces.get_mut((number as usize).wrapping_sub(1)) else { return };
-        let Some(saved) = trace.saved.take() else { return };
+    /// Trace `number`, if it is live, is no longer entered: the head's own translation is again, by all that led to it. Whether
+    /// it was.
+    pub(super) fn drop_trace(&mut self, number: u32) -> bool {
+        let Some(trace) = self.traces.get_mut((number as usize).wrapping_sub(1)) else { return false };
+        let Some(saved) = trace.saved.take() else { return false };
         let head = &mut self.translations[trace.head as usize - 1];
         head.trace = 0;
         let plain = head.entries();
@@ -207,6 +251,7 @@ impl<B: Backend> Translator<B> {
         for (entry, to) in self.translations[trace.number as usize - 1].entries().into_iter().zip(plain) {
             self.backend.divert(entry, to);
         }
+        true
     }
 }
 

@@ -23,9 +23,6 @@ const JUMP_BITS: u64 = JUMPS as u64 - 1;
 const fn place(linear: u64) -> usize {
     (linear & JUMP_BITS) as usize
 }
-/// Places for counting how often edges are passed.
-const PASSES: usize = 512;
-
 /// The upper half of a budget that is not used up is not 0.
 const BUDGET_BASE: u64 = 1 << 32;
 
@@ -72,8 +69,6 @@ pub struct Context {
     pub handle: u64,
     /// What groups of accesses have found: the host addresses of their leaders.
     found: [u64; SLOTS],
-    /// How often edges may still be passed until somebody looks, by their number; those of two may be one.
-    passes: [u64; PASSES],
     mask_page: u64,
     mask_jump: u64,
     mask_aligned_16: u64,
@@ -121,7 +116,6 @@ impl Default for Context {
             target: 0,
             handle: 0,
             found: [0; SLOTS],
-            passes: [0; PASSES],
             mask_page: (TLB_ENTRIES as u64 - 1) << 12,
             mask_jump: JUMP_BITS,
             mask_aligned_16: !0xfff | 15,
@@ -174,11 +168,6 @@ impl Context {
     /// How many instructions may still be retired, [`SPARE`] included.
     pub fn left(&self) -> u64 {
         (self.budget + SPARE).wrapping_sub(BUDGET_BASE)
-    }
-
-    /// Edge `number` may be passed `n` times until somebody looks.
-    pub fn count_passes(&mut self, number: usize, n: u32) {
-        self.passes[number % PASSES] = n.into();
     }
 
     /// No more than [`SPARE`] may be retired.
@@ -339,11 +328,6 @@ pub const fn found(slot: usize) -> At {
 /// What code addresses of a privilege are valid by.
 pub const fn epoch(user: bool) -> At {
     at(offset_of!(Cpu, jit) + offset_of!(Context, epochs) + 8 * user as usize)
-}
-
-/// How often edge `number` may still be passed until somebody looks.
-pub const fn passes(number: usize) -> At {
-    at(offset_of!(Cpu, jit) + offset_of!(Context, passes) + 8 * (number % PASSES))
 }
 
 /// The base of segment `n`.

@@ -48,8 +48,6 @@ use crate::state::{Cpu, Mode};
 
 /// Room that one block's code may need, in bytes.
 const MOST: usize = 64 << 10;
-/// Instructions that translated code may run before the run loop looks around.
-const SLICE: u64 = 1 << 20;
 /// Bytes of a JMP.
 const JUMP: usize = 5;
 /// The masks of MXCSR: with one of them clear, blocks with vector instructions are interpreted.
@@ -143,13 +141,8 @@ impl Backend for Native {
         !block.mode.bounded() || block.ops.last().is_some_and(|op| cpu.state.rip + op.end() <= cpu.jit.code_reach)
     }
 
-    fn count_passes(cpu: &mut Cpu, edge: u32, times: u32) {
-        cpu.jit.count_passes(edge as usize, times);
-    }
-
     fn run(&mut self, cpu: &mut Cpu, block: &Block, (far, near): (u64, u64), left: u64) -> Back {
         let rip = cpu.state.rip;
-        let left = left.min(SLICE);
         learn_time(cpu);
         let s = &mut cpu.state;
         let flags = s.lazy.bits();

@@ -3,7 +3,7 @@
 use iced_x86::{Instruction, OpKind};
 use softmetal_bus::PAGE_SIZE;
 
-use super::super::super::backend::{Brought, Counter, Counting, Edge, Turn};
+use super::super::super::backend::{Brought, Edge, Turn};
 use super::super::assembler::{At, ShortJump, host};
 use super::super::context;
 use super::super::policy::{Way, near_size};
@@ -188,14 +188,11 @@ impl Block<'_> {
             self.a.land(spent);
             let out = self.a.jmp();
             let field = self.a.field(jump);
-            let i = &self.instructions[k];
-            let back = to.at <= i.ip() as i64 && !i.is_call_near();
-            let counted = self.counted && self.mode.long() && (back || !self.turns.is_empty());
             let target = u64::from(target);
             let closes = k + 1 == self.instructions.len() && target == u64::from(self.start);
             let closes = closes.then(|| self.a.address(self.first));
-            let edge = Edge { field, target: self.page + target, mode: self.mode, brought, counter: None, closes, guards: false, trace: 0 };
-            self.outs.push(Out { from: [out, jump], edge: self.edges.len(), target: target as u16, counted });
+            let edge = Edge { field, target: self.page + target, mode: self.mode, brought, closes, guards: false, trace: 0, samples: 0 };
+            self.outs.push(Out { from: [out, jump], edge: self.edges.len(), target: target as u16 });
             self.edges.push(edge);
             return;
         }
@@ -342,21 +339,6 @@ impl Block<'_> {
             let number = self.first_edge + out.edge + 1;
             self.a.store_imm64(context::EDGE, number as i32);
             self.a.jmp_to(self.thunks.leave);
-            if out.counted {
-                let entry = self.a.address(self.a.here());
-                let passes = context::passes(number);
-                self.a.load(host::RCX, passes);
-                self.a.lea(host::RCX, At::base(host::RCX, -1));
-                self.a.store(passes, host::RCX);
-                let over = self.a.jrcxz();
-                let on = self.a.jmp();
-                self.a.land(over);
-                let leaves = self.a.jmp();
-                for j in [on, leaves] {
-                    self.a.bind(j, here);
-                }
-                self.edges[out.edge].counter = Some(Counter { entry, field: self.a.field(on), state: Counting::NotYet, failures: 0 });
-            }
         }
         if !self.unpinned.is_empty() {
             let here = self.a.here();
@@ -364,7 +346,7 @@ impl Block<'_> {
                 self.a.bind(j, here);
             }
             let (target, mode, brought) = (self.page + u64::from(self.start), self.mode, self.needs);
-            self.edges.push(Edge { field: 0, target, mode, brought, counter: None, closes: None, guards: true, trace: 0 });
+            self.edges.push(Edge { field: 0, target, mode, brought, closes: None, guards: true, trace: 0, samples: 0 });
             self.a.store_imm64(context::EDGE, (self.first_edge + self.edges.len()) as i32);
         }
         let gone = self.a.here();

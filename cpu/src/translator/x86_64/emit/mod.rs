@@ -108,7 +108,6 @@ struct Out {
     from: [Jump; 2],
     edge: usize,
     target: u16,
-    counted: bool,
 }
 
 /// What makes code; reused for all blocks.
@@ -130,7 +129,6 @@ struct Block<'a> {
     cited: Vec<(Jump, usize)>,
     instructions: &'a [Instruction],
     turns: &'a [Turn],
-    counted: bool,
     needs: Brought,
     slow: Vec<Slow>,
     outs: Vec<Out>,
@@ -234,7 +232,6 @@ impl Emitter {
             cited: Vec::with_capacity(2 * n),
             instructions: &input.instructions,
             turns: input.turns,
-            counted: input.counted,
             needs: Brought {
                 vectors: input.instructions.iter().any(policy::uses_vectors),
                 x87: input.instructions.iter().zip(ways).any(|(i, &way)| way == Way::Native && policy::uses_x87(i)),
