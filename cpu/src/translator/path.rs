@@ -39,13 +39,15 @@ pub struct Recorder {
     /// The linear address of the page that it began in.
     pub page: u64,
     mode: Mode,
+    /// The epoch of code then.
+    pub epoch: u64,
     pub steps: Vec<Step>,
 }
 
 impl Recorder {
-    /// One that begins with `block`, at linear address `linear`.
-    pub fn new(replaces: u32, block: &Block, linear: u64) -> Self {
-        Self { replaces, page: linear & !(PAGE_SIZE as u64 - 1), mode: block.mode, steps: Vec::new() }
+    /// One that begins with `block`, at linear address `linear`, in an epoch.
+    pub fn new(replaces: u32, block: &Block, linear: u64, epoch: u64) -> Self {
+        Self { replaces, page: linear & !(PAGE_SIZE as u64 - 1), mode: block.mode, epoch, steps: Vec::new() }
     }
 
     /// Block `index`, at linear address `linear`, whose translation is `number`, is about to run; false if that is enough, or

@@ -124,7 +124,7 @@ impl<B: Backend> Translator<B> {
             }
         };
         if hot {
-            self.recorder = Some(Recorder::new(replaces, block, cpu.linear_rip()));
+            self.recorder = Some(Recorder::new(replaces, block, cpu.linear_rip(), cpu.mmu.code_epoch(block.mode.user())));
         }
     }
 
@@ -160,6 +160,10 @@ impl<B: Backend> Translator<B> {
     fn make_trace(&mut self, recorder: &Recorder, cache: &BlockCache, cpu: &Cpu) -> Option<()> {
         let steps = &recorder.steps;
         let mode = cache.get(steps.first()?.index).mode;
+        if cpu.mmu.code_epoch(mode.user()) != recorder.epoch {
+            // The steps may be of pages that are elsewhere now.
+            return None;
+        }
         let (mut sources, mut visits): (Vec<(i64, Source, Vec<Leads>)>, _) = (Vec::new(), Vec::new());
         for (step, next) in steps.iter().zip(&steps[1..]) {
             let block = cache.get(step.index);
