@@ -289,6 +289,7 @@ pub struct Ymm(pub [V256; 16]);
 
 /// The architectural state. Plain data: saved, loaded and hashed as it is.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[repr(C)]
 pub struct State {
     /// General registers 0..15; [`crate::op::BLOCK_RIP`] and [`crate::op::ZERO`] are the interpreter's own.
     pub regs: [u64; 32],
@@ -363,6 +364,7 @@ pub struct State {
 }
 
 /// The processor as handlers see it: the architectural state, the way to memory and the board, and scratch.
+#[repr(C)]
 pub struct Cpu {
     // configuration
     /// What CPUID tells.
@@ -376,8 +378,10 @@ pub struct Cpu {
     pub attention: Arc<Attention>,
     /// Translations.
     pub mmu: Mmu,
+    /// What translated code works with.
+    pub jit: crate::translator::Context,
     // volatile state
-    /// Architectural state.
+    /// Architectural state; right behind what translated code works with, which reaches the general registers from there.
     pub state: State,
     /// Why the last operation failed.
     pub fault: Reason,
@@ -399,8 +403,6 @@ pub struct Cpu {
     pub time_moved: bool,
     /// How many instructions that are not implemented were met.
     pub told: u32,
-    /// What translated code works with.
-    pub jit: crate::translator::Context,
 }
 
 impl Cpu {

@@ -1,7 +1,8 @@
 //! What translated code keeps beside the architectural state, and where it finds everything.
 //!
 //! Translated code reaches all of [`Cpu`] through one register, [`ANCHOR`] bytes into it. The anchor's low six bits are 12,
-//! so that the same register serves as the count of a shift by the page size.
+//! so that the same register serves as the count of a shift by the page size. What is used most lies within 128 bytes of it, so that
+//! instructions are short: the end of [`Context`], and the general registers behind it.
 
 use std::mem::offset_of;
 
@@ -13,8 +14,11 @@ use crate::mmu::{Fast, Mmu, TLB_ENTRIES, same_but_for_the_space};
 use crate::op::Op;
 use crate::state::{Cpu, Mode, State, bits, seg};
 
-/// From the processor's start to where [`host::RBP`] points.
-pub const ANCHOR: i32 = 12;
+/// From the processor's start to where [`host::RBP`] points: so far into the state that all general registers have a displacement
+/// of one byte, as what comes right before the state has.
+pub const ANCHOR: i32 = offset_of!(Cpu, state) as i32 + 12;
+const _: () = assert!(ANCHOR % 64 == 12, "it counts shifts by the page size");
+const _: () = assert!(MASK_PAGE.disp >= -128 && reg(15).disp < 128, "they are not near the anchor");
 /// Entries of the jump cache, for each privilege. An address is told by its lowest bits, all of them: a call and where it
 /// returns to are five bytes from each other, and neither may push the other out.
 pub const JUMPS: usize = 1 << 17;
@@ -46,31 +50,25 @@ pub struct Jumps {
     others: Vec<Self>,
 }
 
+/// Begins a line of the host's cache.
+#[repr(align(64))]
+struct Line;
+
 /// What translated code works with.
 #[repr(C, align(64))]
 pub struct Context {
-    /// How many instructions may be retired beyond [`SPARE`], plus [`BUDGET_BASE`]; below that, translated code returns.
-    budget: u64,
-    /// The linear address of the code page.
-    pub page: u64,
+    /// The x87 state on its way between the host's registers and ours.
+    pub x87: Area,
     /// The arithmetic flags as LAHF and SETO have them: OF in bit 0, the others in bits 8 to 15.
     pub flags: u64,
-    /// 1: the vector registers are in the state; 0: in the host's.
-    pub vectors_home: u64,
     /// 1: the x87 and MMX registers are in the state; 0: in the host's.
     pub x87_home: u64,
     /// The linear address of the access that missed.
     pub lin: u64,
     /// The exit that was taken, or 0.
     pub edge: u64,
-    /// Where to go first.
-    pub target: u64,
     /// [`super::handle`].
     pub handle: u64,
-    /// What groups of accesses have found: the host addresses of their leaders.
-    found: [u64; SLOTS],
-    mask_page: u64,
-    mask_jump: u64,
     mask_aligned_16: u64,
     mask_aligned_32: u64,
     mask_exceptions: u64,
@@ -98,26 +96,35 @@ pub struct Context {
     pub jumps: [Jumps; 2],
     /// What those are valid by.
     pub epochs: [u64; 2],
-    /// The x87 state on its way between the host's registers and ours.
-    pub x87: Area,
+    /// What comes next ends where this ends.
+    _near: Line,
+    _room: [u64; 2],
+    mask_page: u64,
+    mask_jump: u64,
+    /// 1: the vector registers are in the state; 0: in the host's.
+    pub vectors_home: u64,
+    /// What groups of accesses have found: the host addresses of their leaders.
+    found: [u64; SLOTS],
+    /// Where to go first.
+    pub target: u64,
+    /// The linear address of the code page.
+    pub page: u64,
+    /// How many instructions may be retired beyond [`SPARE`], plus [`BUDGET_BASE`]; below that, translated code returns.
+    budget: u64,
 }
+
+const _: () = assert!(offset_of!(Context, budget) + 8 == size_of::<Context>(), "a hole lies before the state");
 
 impl Default for Context {
     /// Empty caches.
     fn default() -> Self {
         Self {
-            budget: BUDGET_BASE,
-            page: 0,
+            x87: Area::default(),
             flags: 0,
-            vectors_home: 1,
             x87_home: 1,
             lin: 0,
             edge: 0,
-            target: 0,
             handle: 0,
-            found: [0; SLOTS],
-            mask_page: (TLB_ENTRIES as u64 - 1) << 12,
-            mask_jump: JUMP_BITS,
             mask_aligned_16: !0xfff | 15,
             mask_aligned_32: !0xfff | 31,
             mask_exceptions: 0x1f80,
@@ -134,7 +141,15 @@ impl Default for Context {
             failed: None,
             jumps: [Jumps::new(), Jumps::new()],
             epochs: [0; 2],
-            x87: Area::default(),
+            _near: Line,
+            _room: [0; 2],
+            mask_page: (TLB_ENTRIES as u64 - 1) << 12,
+            mask_jump: JUMP_BITS,
+            vectors_home: 1,
+            found: [0; SLOTS],
+            target: 0,
+            page: 0,
+            budget: BUDGET_BASE,
         }
     }
 }

@@ -4,7 +4,7 @@
 //! the architecture. What neither holds for nor is named here goes through the interpreter's handler.
 
 use iced_x86::{
-    CpuidFeature, EncodingKind, FlowControl, Instruction, InstructionInfo, Mnemonic as M, OpAccess, OpKind, Register, UsedRegister,
+    Code, CpuidFeature, EncodingKind, FlowControl, Instruction, InstructionInfo, Mnemonic as M, OpAccess, OpKind, Register, UsedRegister,
 };
 
 use super::registers::number;
@@ -205,6 +205,39 @@ fn integer(i: &Instruction) -> bool {
         M::Cbw | M::Cwde | M::Cdqe | M::Cwd | M::Cdq | M::Cqo | M::Lahf | M::Sahf | M::Clc | M::Stc | M::Cmc => true,
         _ => i.condition_code() != iced_x86::ConditionCode::None,
     }
+}
+
+/// The integer instruction `i` with its register operand `n` in memory, if it means the same then.
+pub fn with_memory(i: &Instruction, n: u32) -> Option<Code> {
+    // Of each, the forms that load follow the four that store.
+    const BOTH_WAYS: [Code; 9] = [
+        Code::Mov_rm8_r8,
+        Code::Add_rm8_r8,
+        Code::Or_rm8_r8,
+        Code::Adc_rm8_r8,
+        Code::Sbb_rm8_r8,
+        Code::And_rm8_r8,
+        Code::Sub_rm8_r8,
+        Code::Xor_rm8_r8,
+        Code::Cmp_rm8_r8,
+    ];
+    let code = i.code() as usize;
+    if let Some(first) = BOTH_WAYS.iter().map(|&c| c as usize).find(|&c| (c..c + 8).contains(&code)) {
+        return Code::try_from(first + 4 * n as usize + (code - first) % 4).ok();
+    }
+    let fits = match i.mnemonic() {
+        M::Mov | M::Add | M::Adc | M::Sub | M::Sbb | M::And | M::Or | M::Xor | M::Cmp | M::Test => n == 0,
+        M::Inc | M::Dec | M::Neg | M::Not | M::Mul | M::Shl | M::Sal | M::Shr | M::Sar | M::Rol | M::Ror => true,
+        M::Movzx | M::Movsx | M::Movsxd => n == 1,
+        M::Imul => n == 1 || i.op_count() == 1,
+        _ => i.condition_code() != iced_x86::ConditionCode::None && n + 1 == i.op_count(),
+    };
+    fits.then(|| i.code())
+}
+
+/// Whatever its operands are, the result is 0.
+pub fn becomes_zero(i: &Instruction) -> bool {
+    matches!(i.mnemonic(), M::Xor | M::Sub) && i.op_kind(1) == OpKind::Register && i.op0_register() == i.op1_register()
 }
 
 /// Results that are not fixed, operands that are not listed, or more than registers and flags.

@@ -128,6 +128,7 @@ struct Block<'a> {
     /// References to copies of sites.
     cited: Vec<(Jump, usize)>,
     instructions: &'a [Instruction],
+    ways: &'a [Way],
     turns: &'a [Turn],
     needs: Brought,
     slow: Vec<Slow>,
@@ -150,6 +151,8 @@ struct Block<'a> {
     current: usize,
     /// ... without its groups.
     aside: bool,
+    /// What the stack pointer is still to be moved by.
+    owed: i32,
     /// The group whose find is in R11.
     held: Option<usize>,
     kept: Vec<Kept>,
@@ -231,6 +234,7 @@ impl Emitter {
             sites,
             cited: Vec::with_capacity(2 * n),
             instructions: &input.instructions,
+            ways,
             turns: input.turns,
             needs: Brought {
                 vectors: input.instructions.iter().any(policy::uses_vectors),
@@ -248,6 +252,7 @@ impl Emitter {
             plan,
             current: 0,
             aside: false,
+            owed: 0,
             held: None,
             kept: Vec::new(),
             strays: Vec::new(),

@@ -67,9 +67,13 @@ impl Block<'_> {
             last && i.op_register(n) == Register::CL
                 && matches!(i.mnemonic(), M::Shl | M::Sal | M::Shr | M::Sar | M::Rol | M::Ror | M::Rcl | M::Rcr | M::Shld | M::Shrd)
         };
-        if (0..i.op_count()).any(shift_count) {
+        let counts = (0..i.op_count()).any(shift_count);
+        if counts {
             self.a.mov(host::RCX, COUNT);
             spare.keep(host::RCX);
+        }
+        if memory.is_none() && !counts && self.in_state(encoder, i, info).is_some() {
+            return Some(());
         }
         // (guest register, its stand-in) to be stored after the instruction; high bytes are told by their own name.
         let mut stand_ins: Vec<(Register, u8, bool)> = Vec::new();
@@ -96,7 +100,7 @@ impl Block<'_> {
                         self.held = None;
                     }
                     let again = (n + 1..i.op_count()).any(|m| i.op_register(m).full_register() == key);
-                    let whole = r.size() >= 4 && info.op_access(n) == OpAccess::Write && !again;
+                    let whole = r.size() >= 4 && (info.op_access(n) == OpAccess::Write && !again || policy::becomes_zero(i));
                     if is_high_byte(r) {
                         self.a.rorx(s, home(number(r))?, 8);
                     } else if !whole {
@@ -126,6 +130,40 @@ impl Block<'_> {
             self.missed(found, k);
         }
         Some(())
+    }
+
+    /// An instruction with one register that lies in the state, as one with a memory operand.
+    fn in_state(&mut self, encoder: &mut Encoder, i: &Instruction, info: &InstructionInfo) -> Option<()> {
+        let registers = || (0..i.op_count()).filter(|&n| i.op_kind(n) == OpKind::Register && i.op_register(n).is_gpr());
+        let mut homeless = registers().filter(|&n| home(number(i.op_register(n))).is_none());
+        let n = homeless.next()?;
+        if homeless.next().is_some() || registers().any(|n| is_high_byte(i.op_register(n))) {
+            return None;
+        }
+        let r = i.op_register(n);
+        // A register of 32 bits is written as a whole.
+        let read = matches!(info.op_access(n), OpAccess::Read | OpAccess::CondRead);
+        if !read && r.size() == 4 {
+            return None;
+        }
+        let mut j = *i;
+        j.set_code(policy::with_memory(i, n)?);
+        for n in registers() {
+            if let Some(h) = home(number(i.op_register(n))) {
+                j.try_set_op_register(n, named(h, i.op_register(n).size())).ok()?;
+            }
+        }
+        j.try_set_op_kind(n, OpKind::Memory).ok()?;
+        let disp = context::reg(number(r)).disp;
+        j.set_memory_base(Register::RBP);
+        j.set_memory_displacement64(i64::from(disp) as u64);
+        j.set_memory_displ_size(1);
+        let start = self.a.here();
+        let done = encode(encoder, &j, &mut self.a.code);
+        if done.is_none() {
+            self.a.code.truncate(start);
+        }
+        done
     }
 
     pub(super) fn lea(&mut self, k: usize, i: &Instruction) {

@@ -55,16 +55,14 @@ impl Block<'_> {
 
     /// A group's leader at `lin` looks for the page of all of them.
     pub(super) fn look(&mut self, lin: u8, look: Look) -> Miss {
-        let alone = look.before == 0;
-        let first = if alone {
+        let first = if look.before == 0 {
             lin
         } else {
-            self.a.lea(host::RCX, At::base(lin, -look.before));
-            host::RCX
+            self.a.lea(host::R15, At::base(lin, -look.before));
+            host::R15
         };
         self.a.pext(host::R11, first, context::MASK_PAGE);
-        let tag = if alone { host::RCX } else { host::R11 };
-        self.a.load(tag, context::tlb_tag(self.user, look.write, host::R11));
+        self.a.load(host::RCX, context::tlb_tag(self.user, look.write, host::R11));
         // Tag and address give the offset in the page.
         let whole = look.before + look.after;
         let (tail, mask) = match (look.offset, look.alignment) {
@@ -73,7 +71,7 @@ impl Block<'_> {
             (None, 16) => (whole - 16, Some(context::MASK_ALIGNED_16)),
             (None, _) => (whole - 32, Some(context::MASK_ALIGNED_32)),
         };
-        self.a.lea(host::RCX, At::indexed(tag, first, 0, tail));
+        self.a.lea(host::RCX, At::indexed(host::RCX, first, 0, tail));
         match mask {
             Some(mask) => self.a.pext(host::RCX, host::RCX, mask),
             None if look.offset.is_none() => self.a.shrx(host::RCX, host::RCX, host::RBP),
@@ -82,11 +80,8 @@ impl Block<'_> {
         let hit = self.a.jrcxz();
         let miss = self.a.jmp();
         self.a.land(hit);
-        if !alone {
-            self.a.pext(host::R11, lin, context::MASK_PAGE);
-        }
         self.a.load(host::R11, context::tlb_host(self.user, host::R11));
-        self.a.lea(host::R11, At::indexed(host::R11, lin, 0, 0));
+        self.a.lea(host::R11, At::indexed(host::R11, first, 0, look.before));
         let from = self.a.here();
         self.a.store(context::found(look.slot), host::R11);
         self.kept.push(Kept { slot: look.slot, at: from..self.a.here(), needed: false });

@@ -4,8 +4,10 @@ use iced_x86::{Instruction, OpKind, Register};
 
 use super::super::assembler::{At, host};
 use super::super::context;
+use super::super::policy::Way;
 use super::super::registers::{FRAME, STACK, home, number};
 use super::Block;
+use super::groups::Role;
 use super::shared::Found;
 
 impl Block<'_> {
@@ -37,12 +39,29 @@ impl Block<'_> {
         }
     }
 
+    /// Moves the stack pointer by `by` after instruction `k`. Pushes and pops that share a look move it together: nothing comes
+    /// between them that could see it.
+    fn move_stack(&mut self, k: usize, by: i32) {
+        self.owed += by;
+        let shares = |k: usize| self.plan.role(k) != Role::Single && !self.aside;
+        let next = self.instructions.get(k + 1).filter(|_| shares(k) && shares(k + 1));
+        let goes_on = next.is_some_and(|i| match self.ways[k + 1] {
+            Way::Push => i.op0_kind() != OpKind::Memory && i.op0_register() != Register::RSP,
+            Way::Pop => i.op0_register() != Register::RSP,
+            _ => false,
+        });
+        if !goes_on {
+            let by = std::mem::take(&mut self.owed);
+            self.set_stack(At::base(STACK, by));
+        }
+    }
+
     /// A store below the stack pointer; `value` makes the register to store once the page is known.
     pub(super) fn push_value(&mut self, k: usize, bytes: usize, value: impl FnOnce(&mut Self) -> u8) {
         let found = self.at_stack(STACK, -(bytes as i32), bytes, true);
         let v = value(self);
         self.a.store_bytes(bytes, found.at, v);
-        self.set_stack(At::base(STACK, -(bytes as i32)));
+        self.move_stack(k, -(bytes as i32));
         self.missed(found, k);
     }
 
@@ -88,7 +107,7 @@ impl Block<'_> {
         let h = home(guest).filter(|_| bytes > 2).unwrap_or(host::RCX);
         self.a.load_bytes(bytes, h, found.at);
         if h != STACK {
-            self.set_stack(At::base(STACK, bytes as i32));
+            self.move_stack(k, bytes as i32);
         }
         match home(guest) {
             Some(h) if bytes == 2 => self.a.mov_low_word(h, host::RCX),
