@@ -43,8 +43,8 @@ impl Block<'_> {
     /// between them that could see it.
     fn move_stack(&mut self, k: usize, by: i32) {
         self.owed += by;
-        let shares = |k: usize| self.plan.role(k) != Role::Single && !self.aside;
-        let next = self.instructions.get(k + 1).filter(|_| shares(k) && shares(k + 1));
+        let shares = !self.aside && self.plan.role(k) != Role::Single && matches!(self.plan.role(k + 1), Role::Member { .. });
+        let next = self.instructions.get(k + 1).filter(|_| shares);
         let goes_on = next.is_some_and(|i| match self.ways[k + 1] {
             Way::Push => i.op0_kind() != OpKind::Memory && i.op0_register() != Register::RSP,
             Way::Pop => i.op0_register() != Register::RSP,
