@@ -2,9 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
+use softmetal_firmware::Chipset;
 use softmetal_machine::UserError;
 use softmetal_machine::board::SharedDisk;
-use softmetal_machine::host::firmware::{SEABIOS, UEFI, keep, read};
+use softmetal_machine::host::firmware::{SEABIOS, UEFI, UEFI_SECURE, keep, read};
 use softmetal_machine::host::terminal;
 use softmetal_machine::machine::Firmware;
 
@@ -19,18 +20,21 @@ pub enum FirmwareArg {
     SeaBios,
     /// OVMF.
     Uefi,
+    /// OVMF with Secure Boot.
+    UefiSecure,
     /// A file.
     File(PathBuf),
 }
 
-/// `builtin`, `seabios`, `uefi`, or a file.
+/// `builtin`, `seabios`, `uefi`, `uefi-secure`, or a file.
 pub fn firmware(text: &str) -> Result<FirmwareArg, String> {
     Ok(match text {
         "builtin" => FirmwareArg::Builtin,
         "seabios" => FirmwareArg::SeaBios,
         "uefi" => FirmwareArg::Uefi,
+        "uefi-secure" => FirmwareArg::UefiSecure,
         file if Path::new(file).exists() => FirmwareArg::File(file.into()),
-        file => return Err(format!("`{file}` is none of builtin, seabios, uefi, and no file of this name exists")),
+        file => return Err(format!("`{file}` is none of builtin, seabios, uefi, uefi-secure, and no file of this name exists")),
     })
 }
 
@@ -53,6 +57,10 @@ pub fn load(args: &MachineArgs) -> Result<Loaded, UserError> {
     if args.firmware == FirmwareArg::SeaBios && args.kernel.is_some() {
         return Err(UserError::new("SeaBIOS boots from disks and cannot start a --kernel; leave out --firmware, or use --firmware uefi"));
     }
+    let secure = args.firmware == FirmwareArg::UefiSecure;
+    if secure && (args.machine.chipset != Chipset::Q35 || !args.machine.smm) {
+        return Err(UserError::new("--firmware uefi-secure guards its keys by the system management mode of q35; add --machine q35"));
+    }
     // The VGA BIOS is found along with SeaBIOS; a BIOS from a file does without if there is none.
     match &args.firmware {
         FirmwareArg::Builtin => {}
@@ -61,15 +69,15 @@ pub fn load(args: &MachineArgs) -> Result<Loaded, UserError> {
             loaded.vga_rom = parts.pop().unwrap_or_default();
             loaded.firmware = Firmware::Rom(parts.pop().unwrap_or_default());
         }
-        FirmwareArg::Uefi => {
-            let mut parts = UEFI.files(args.offline, &mut progress)?;
+        FirmwareArg::Uefi | FirmwareArg::UefiSecure => {
+            let mut parts = if secure { UEFI_SECURE } else { UEFI }.files(args.offline, &mut progress)?;
             let vars = parts.pop().unwrap_or_default();
-            loaded.firmware = Firmware::Flash { code: parts.pop().unwrap_or_default(), vars };
+            loaded.firmware = Firmware::Flash { code: parts.pop().unwrap_or_default(), vars, guarded: secure };
         }
         FirmwareArg::File(path) => {
             let code = read("firmware", path)?;
             loaded.firmware = match &args.firmware_vars {
-                Some(vars) if vars.exists() => Firmware::Flash { code, vars: read("file for --firmware-vars", vars)? },
+                Some(vars) if vars.exists() => Firmware::Flash { code, vars: read("file for --firmware-vars", vars)?, guarded: false },
                 _ => Firmware::Rom(code),
             };
             loaded.vga_rom = SEABIOS.files(true, &mut progress).ok().and_then(|mut parts| parts.pop()).unwrap_or_default();

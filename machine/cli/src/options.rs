@@ -32,6 +32,8 @@ Examples:
   softmetal run boot.bin                      a flat program at 7C00h, or a multiboot kernel
   softmetal run disk.qcow2                    boots from the disk; likewise from an ISO or a floppy image
   softmetal run some.iso --disk target.img    boots from the CD-ROM, with a disk beside it
+  softmetal run some.iso --firmware uefi-secure --machine q35
+                                              the same by UEFI, which starts only what is signed
   softmetal run busybox --gdb 1234 --wait     then, in gdb: target remote :1234
 ";
 
@@ -159,8 +161,8 @@ pub struct MachineArgs {
     /// What to boot from, in this order: disk, cdrom, floppy, net [default: IMAGE, then disk, cdrom, floppy; what cannot be booted is passed over]
     #[arg(long, value_name = "DEVICE", value_parser = boot, value_delimiter = ',', help_heading = "Machine")]
     pub boot: Vec<BootDevice>,
-    /// What runs first: builtin, seabios, uefi (both fetched if they are not installed), or a FILE with a BIOS (or, with
-    /// --firmware-vars, with the code of a UEFI)
+    /// What runs first: builtin; seabios, uefi, or uefi-secure (with Secure Boot and the usual keys; needs --machine q35), which
+    /// are fetched if they are not installed; or a FILE with a BIOS (or, with --firmware-vars, with the code of a UEFI)
     #[arg(long, value_name = "FIRMWARE", default_value = "builtin", value_parser = firmware, help_heading = "Machine")]
     pub firmware: FirmwareArg,
     /// Keep the variables of the firmware in this file, made if it is not there [default: they are lost at the end]

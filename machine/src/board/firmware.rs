@@ -28,6 +28,8 @@ pub enum Firmware {
         code: Vec<u8>,
         /// The variables as they are at power-on.
         vars: Vec<u8>,
+        /// The chip takes commands in system management mode alone, so that no other code can change the variables.
+        guarded: bool,
     },
 }
 
@@ -45,7 +47,7 @@ impl Firmware {
         match self {
             Self::Builtin => (&[], &[]),
             Self::Rom(code) => (code, &[]),
-            Self::Flash { code, vars } => (code, vars),
+            Self::Flash { code, vars, .. } => (code, vars),
         }
     }
 
@@ -317,10 +319,10 @@ pub(super) fn offer_kernel(cfg: &mut FwCfg, kernel: &[u8], initrd: Option<&[u8]>
 
 #[cfg(test)]
 mod tests {
-    use softmetal_bus::Drive;
+    use softmetal_bus::{Attention, CpuBus, Drive};
 
     use super::*;
-    use crate::board::Disk;
+    use crate::board::{Board, Disk, SharedBoard};
 
     #[test]
     fn the_boot_order_names_devices() {
@@ -378,11 +380,36 @@ mod tests {
     }
 
     #[test]
+    fn a_guarded_chip_changes_in_system_management_mode_alone() {
+        const PROGRAM: u64 = 0x40;
+        for guarded in [false, true] {
+            let firmware = Firmware::Flash { code: vec![0; 64 << 10], vars: vec![0xff; 64 << 10], guarded };
+            let plugs = Plugs { chipset: Chipset::Q35, smm: true, ..Plugs::default() };
+            let layout = Layout::of(Chipset::Q35, 16 << 20);
+            let parts = Parts::new(&layout, &plugs, &firmware);
+            let memory = Arc::new(GuestMemory::new(parts.end()).unwrap());
+            let board = Board::new(layout, memory.clone(), Arc::new(Attention::default()), plugs, false, &firmware);
+            let mut board = SharedBoard::new(board);
+            let program = |board: &mut SharedBoard, at: u64, value: u64| {
+                let addr = FOUR_GIB - (128 << 10) + at;
+                board.write(0, addr, 1, PROGRAM);
+                board.write(0, addr, 1, value);
+                let mut byte = [0];
+                memory.read(parts.vars.start + at, &mut byte).unwrap();
+                byte[0]
+            };
+            assert_eq!(program(&mut board, 0, 0x12), if guarded { 0xff } else { 0x12 });
+            board.set_smm(true);
+            assert_eq!(program(&mut board, 1, 0x34), 0x34, "guarded: {guarded}");
+        }
+    }
+
+    #[test]
     fn sizes_are_checked() {
         assert!(Firmware::Builtin.check().is_ok() && Firmware::Rom(vec![0; 64 << 10]).check().is_ok());
         for len in [0, 4096, (64 << 10) + 1, 16 << 20] {
             assert!(Firmware::Rom(vec![0; len]).check().is_err(), "{len}");
         }
-        assert!(Firmware::Flash { code: vec![0; 1 << 20], vars: vec![0; 100] }.check().is_err());
+        assert!(Firmware::Flash { code: vec![0; 1 << 20], vars: vec![0; 100], guarded: false }.check().is_err());
     }
 }

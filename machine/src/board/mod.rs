@@ -96,6 +96,8 @@ pub struct Board {
     builtin: bool,
     /// There is system management mode.
     smm: bool,
+    /// The flash chip takes commands in system management mode alone.
+    flash_guarded: bool,
     inputs: Inputs,
     // Glue.
     attention: Arc<Attention>,
@@ -450,6 +452,7 @@ impl Board {
         let addr = self.gate(addr);
         match self.view().find(addr) {
             Some((Backing::Device(id::PCIHOST, _), offset)) => self.ecam_write(at, offset, width, value),
+            Some((Backing::Device(id::FLASH, _) | Backing::Flash(..), _)) if self.flash_guarded && !self.in_smm => {}
             Some((Backing::Device(device, region) | Backing::Flash(_, device, region), offset)) => {
                 self.call(at, device, |chip, ctx| chip.write(ctx, region, offset, width, value & ones(width)));
             }

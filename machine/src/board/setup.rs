@@ -208,6 +208,7 @@ impl Board {
             },
             ports: softmetal_bus::PortSpace::default(),
             smm: plugs.smm,
+            flash_guarded: matches!(firmware, Firmware::Flash { guarded: true, .. }),
             smm_space: None,
             in_smm: false,
             queue: VecDeque::new(),

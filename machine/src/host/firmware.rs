@@ -45,6 +45,17 @@ pub const UEFI: Known = Known {
     ],
 };
 
+/// OVMF with Secure Boot: its code trusts system management mode alone, and its variables hold the keys of those who sign loaders.
+pub const UEFI_SECURE: Known = Known {
+    name: "uefi-secure",
+    package: "ovmf",
+    sets: &[
+        &["/usr/share/OVMF/OVMF_CODE_4M.secboot.fd", "/usr/share/OVMF/OVMF_VARS_4M.ms.fd"],
+        &["/usr/share/OVMF/OVMF_CODE.secboot.fd", "/usr/share/OVMF/OVMF_VARS.ms.fd"],
+        &["/usr/share/edk2/ovmf/OVMF_CODE.secboot.fd", "/usr/share/edk2/ovmf/OVMF_VARS.secboot.fd"],
+    ],
+};
+
 impl Known {
     /// The contents of its files: of the installed ones, else of the package's.
     ///

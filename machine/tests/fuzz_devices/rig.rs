@@ -178,7 +178,7 @@ impl Rig {
             ..Plugs::default()
         };
         // Each third board with the built-in firmware, with another, with another on the other chipset.
-        let other = || Firmware::Flash { code: vec![0x90; CODE as usize], vars: vec![0xff; VARS as usize] };
+        let other = || Firmware::Flash { code: vec![0x90; CODE as usize], vars: vec![0xff; VARS as usize], guarded: false };
         let (chipset, firmware) = match seed % 3 {
             0 => (Chipset::I440fx, Firmware::Builtin),
             1 => (Chipset::I440fx, other()),

@@ -135,6 +135,8 @@ fn options() {
     with(&["--cpu", "x86-64-v3,-avx"], &["avx2"]);
     with(&["--engine", "kvm"], &["auto, interpreter, translator or lockstep"]);
     with(&["--machine", "microvm"], &["does not work yet"]);
+    with(&["--firmware", "uefi-secure"], &["system management mode", "--machine q35"]);
+    with(&["--firmware", "uefi-secure", "--machine", "q35,smm=off"], &["--machine q35"]);
     with(&["--machine", "q35,smm=maybe"], &["smm=maybe", "smm=on and smm=off"]);
     with(&["--vnc", ":1"], &["--vnc does not work yet"]);
     with(&["--record", "f"], &["--record does not work yet"]);

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use softmetal_machine::host::catalog::{Catalog, CatalogError};
 
-use crate::{images, passes, skip, softmetal};
+use crate::{images, package_file, passes, skip, softmetal};
 
 /// Whether what takes minutes is wanted.
 pub(crate) fn wanted() -> bool {
@@ -64,14 +64,7 @@ fn ipxe_is_typed_at() {
 
 /// A file of the package with Memtest86+.
 fn memtest(file: &str) -> Option<std::path::PathBuf> {
-    match Catalog::new(false).and_then(|c| c.package_files("memtest86+", &[file], &mut |_| {})) {
-        Ok(files) => files.into_iter().next(),
-        Err(e @ CatalogError::NoPackageManager(_)) => {
-            skip(&e);
-            None
-        }
-        Err(e) => panic!("{e}"),
-    }
+    package_file("memtest86+", file)
 }
 
 /// A floppy with Memtest86+, which is its own boot loader.

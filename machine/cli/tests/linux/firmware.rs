@@ -54,7 +54,7 @@ fn bios_disk(text: &str) -> Vec<u8> {
 }
 
 /// A program for UEFI (PE32+) that sends `text` to COM1.
-fn uefi_program(text: &str) -> Vec<u8> {
+pub fn uefi_program(text: &str) -> Vec<u8> {
     let mut a = CodeAssembler::new(64).unwrap();
     let (mut data, mut next, mut end) = (a.create_label(), a.create_label(), a.create_label());
     a.lea(rsi, ptr(data)).unwrap();
@@ -105,7 +105,7 @@ fn uefi_program(text: &str) -> Vec<u8> {
 }
 
 /// A disk with an EFI system partition (FAT16) that holds `program` as \EFI\BOOT\BOOTX64.EFI.
-fn uefi_disk(program: &[u8]) -> Vec<u8> {
+pub fn uefi_disk(program: &[u8]) -> Vec<u8> {
     const START: usize = 2048;
     const SECTORS: usize = 32_768;
     const CLUSTER: usize = 4;

@@ -14,6 +14,7 @@ mod jits;
 mod media;
 mod processors;
 mod screen;
+mod secure_boot;
 mod selftests;
 mod storage;
 mod terminal;
@@ -45,6 +46,18 @@ fn images(name: &str) -> Option<Linux> {
     match catalog.fetch(name, &mut |_| {}) {
         Ok(fetched) => fetched.linux(),
         Err(e @ CatalogError::NoPackageManager(_)) if !needed => {
+            skip(&e);
+            None
+        }
+        Err(e) => panic!("{e}"),
+    }
+}
+
+/// A file of a package of the distribution, or `None` where there are none.
+fn package_file(package: &str, file: &str) -> Option<PathBuf> {
+    match Catalog::new(false).and_then(|c| c.package_files(package, &[file], &mut |_| {})) {
+        Ok(files) => files.into_iter().next(),
+        Err(e @ CatalogError::NoPackageManager(_)) => {
             skip(&e);
             None
         }

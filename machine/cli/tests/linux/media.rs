@@ -15,17 +15,17 @@ const GRUB_CFG: &str = "serial --unit=0 --speed=115200\nterminal_input console s
     menuentry Linux {\n  linux /boot/vmlinuz console=ttyS0,115200 poweroff\n  initrd /boot/initrd.gz\n}\n";
 
 /// Whether all of `files` are installed.
-fn installed(files: &[&str]) -> bool {
+pub fn installed(files: &[&str]) -> bool {
     files.iter().find(|f| !Path::new(f).exists()).is_none_or(|f| skip(&format!("there is no {f}")))
 }
 
 /// Runs a program that must succeed.
-fn run(program: &str, args: &[&str]) {
+pub fn run(program: &str, args: &[&str]) {
     let output = Command::new(program).args(args).env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").output().unwrap();
     assert!(output.status.success(), "{program}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
-fn text(path: &Path) -> &str {
+pub fn text(path: &Path) -> &str {
     path.to_str().unwrap()
 }
 

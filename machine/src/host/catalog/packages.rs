@@ -16,11 +16,11 @@ impl Catalog {
         let folder = self.cache.join("packages").join(package);
         let sums = folder.join("sha256.json");
         let paths: Vec<PathBuf> = wanted.iter().map(|path| folder.join(path.rsplit('/').next().unwrap_or(path))).collect();
+        let known =
+            || -> BTreeMap<String, String> { read(&sums).ok().and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default() };
         let intact = || {
-            let sums: Option<BTreeMap<String, String>> = read(&sums).ok().and_then(|text| serde_json::from_slice(&text).ok());
-            sums.is_some_and(|sums| {
-                wanted.iter().zip(&paths).all(|(name, path)| read(path).is_ok_and(|bytes| sums.get(*name) == Some(&sha256(&bytes))))
-            })
+            let sums = known();
+            wanted.iter().zip(&paths).all(|(name, path)| read(path).is_ok_and(|bytes| sums.get(*name) == Some(&sha256(&bytes))))
         };
         if intact() {
             return Ok(paths);
@@ -51,10 +51,10 @@ impl Catalog {
         if let Some(missing) = (0..wanted.len()).find(|i| !found.contains_key(i)) {
             return Err(CatalogError::Unpack { what: package.into(), detail: format!("the package holds no {}", wanted[missing]) });
         }
-        let mut all = BTreeMap::new();
+        let mut all = known();
         for (i, bytes) in &found {
             write_atomically(&paths[*i], bytes)?;
-            all.insert(wanted[*i], sha256(bytes));
+            all.insert(wanted[*i].to_string(), sha256(bytes));
         }
         let text = serde_json::to_vec_pretty(&all).expect("sums are plain data");
         write_atomically(&sums, &text)?;
