@@ -1,6 +1,10 @@
 //! What a device under test stands in: memory, timers and a place for its effects.
 
-use softmetal_bus::{AddressSpace, Backing, Ctx, Device, DeviceId, Effect, GuestMemory, Region, Time, TimerQueue};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use softmetal_bus::{
+    AddressSpace, Backing, BlockBackend, BlockError, Ctx, Device, DeviceId, Effect, GuestMemory, Region, Time, TimerQueue,
+};
 
 /// A board with nothing on it but one RAM region at physical 0 and the device under test.
 pub(crate) struct Rig {
@@ -101,5 +105,63 @@ impl Rig {
                 _ => None,
             })
             .collect()
+    }
+}
+
+/// What a [`SlowDisk`] holds, and how it is with its host.
+#[derive(Default)]
+pub(crate) struct Slow {
+    pub bytes: Vec<u8>,
+    /// What it has been asked to bring near: offset and length.
+    pub asked: Vec<(u64, u64)>,
+    /// It has not brought it yet.
+    pub busy: bool,
+    /// It cannot be read.
+    pub broken: bool,
+}
+
+/// A disk whose host takes its time for reads.
+#[derive(Clone, Default)]
+pub(crate) struct SlowDisk(Arc<Mutex<Slow>>);
+
+impl SlowDisk {
+    /// One with `bytes`, which is busy.
+    pub fn new(bytes: Vec<u8>) -> Self {
+        Self(Arc::new(Mutex::new(Slow { bytes, busy: true, ..Slow::default() })))
+    }
+    /// What the test can look at and change.
+    pub fn slow(&self) -> MutexGuard<'_, Slow> {
+        self.0.lock().unwrap()
+    }
+    /// What it has been asked since the last call.
+    pub fn asked(&self) -> Vec<(u64, u64)> {
+        std::mem::take(&mut self.slow().asked)
+    }
+}
+
+impl BlockBackend for SlowDisk {
+    fn size(&self) -> u64 {
+        self.slow().bytes.size()
+    }
+    fn read_only(&self) -> bool {
+        false
+    }
+    fn read_at(&mut self, offset: u64, buf: &mut [u8]) -> Result<(), BlockError> {
+        if self.slow().broken {
+            return Err(std::io::Error::other("worn out").into());
+        }
+        self.slow().bytes.read_at(offset, buf)
+    }
+    fn write_at(&mut self, offset: u64, buf: &[u8]) -> Result<(), BlockError> {
+        self.slow().bytes.write_at(offset, buf)
+    }
+    fn flush(&mut self) -> Result<(), BlockError> {
+        Ok(())
+    }
+    fn begin_read(&mut self, offset: u64, len: u64) {
+        self.slow().asked.push((offset, len));
+    }
+    fn reading(&mut self) -> bool {
+        self.slow().busy
     }
 }

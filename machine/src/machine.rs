@@ -420,11 +420,18 @@ impl Machine {
         if !self.board.lock().host_paced() {
             return (false, false);
         }
-        let (ended, going_on) = self.board.lock().host_work();
-        for device in &ended {
-            self.apply(InputEvent::Device(*device, Input::HostDone));
+        let mut any = false;
+        loop {
+            // What comes next may be ready as well.
+            let (ended, going_on) = self.board.lock().host_work();
+            if ended.is_empty() {
+                return (any, going_on);
+            }
+            any = true;
+            for device in ended {
+                self.apply(InputEvent::Device(device, Input::HostDone));
+            }
         }
-        (!ended.is_empty(), going_on)
     }
 
     /// Types bytes at the first serial port, as many as it takes now; how many those were.

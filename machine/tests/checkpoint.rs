@@ -133,22 +133,38 @@ fn boot_sector(mut a: CodeAssembler) -> Vec<u8> {
     bytes
 }
 
-/// Flushes an IDE disk for ever; counts how often it looks whether the disk is ready, and how often it is.
-fn flushes() -> Vec<u8> {
+/// Flushes an IDE disk and reads its first sector, for ever; counts how often it looks whether the disk is ready, and how
+/// often it is.
+fn flushes_and_reads() -> Vec<u8> {
     let mut a = CodeAssembler::new(16).unwrap();
-    let (mut again, mut wait) = (a.create_label(), a.create_label());
+    let mut again = a.create_label();
     a.xor(ax, ax).unwrap();
     a.mov(ds, ax).unwrap();
-    a.mov(dx, 0x1f7).unwrap();
-    a.set_label(&mut again).unwrap();
-    a.mov(al, 0xe7).unwrap();
+    a.mov(es, ax).unwrap();
+    a.cld().unwrap();
+    a.mov(dx, 0x1f6).unwrap();
+    a.mov(al, 0xe0).unwrap();
     a.out(dx, al).unwrap();
-    a.set_label(&mut wait).unwrap();
-    a.inc(dword_ptr(0x600)).unwrap();
-    a.in_(al, dx).unwrap();
-    a.test(al, 0x80).unwrap();
-    a.jne(wait).unwrap();
-    a.inc(dword_ptr(0x604)).unwrap();
+    a.set_label(&mut again).unwrap();
+    a.mov(dx, 0x1f2).unwrap();
+    a.mov(al, 1).unwrap();
+    a.out(dx, al).unwrap();
+    a.mov(dx, 0x1f7).unwrap();
+    for command in [0xe7, 0x20] {
+        let mut wait = a.create_label();
+        a.mov(al, command).unwrap();
+        a.out(dx, al).unwrap();
+        a.set_label(&mut wait).unwrap();
+        a.inc(dword_ptr(0x600)).unwrap();
+        a.in_(al, dx).unwrap();
+        a.test(al, 0x80).unwrap();
+        a.jne(wait).unwrap();
+        a.inc(dword_ptr(0x604)).unwrap();
+    }
+    a.mov(dx, 0x1f0).unwrap();
+    a.mov(cx, 256).unwrap();
+    a.mov(di, 0x800).unwrap();
+    a.rep().insw().unwrap();
     a.jmp(again).unwrap();
     boot_sector(a)
 }
@@ -157,9 +173,9 @@ fn flushes() -> Vec<u8> {
 #[test]
 fn a_run_at_the_hosts_pace_is_repeated() {
     let machine = |host_paced| {
-        let disk = Disk { backend: SharedDisk::new(vec![0; 1 << 20]), interface: Interface::Ide };
+        let disk = Disk { backend: SharedDisk::new(vec![0x5a; 1 << 20]), interface: Interface::Ide };
         let plugs = Plugs { disks: vec![disk], host_paced, seed: 1, ..Plugs::default() };
-        let images = Images { kernel: flushes(), ..Images::default() };
+        let images = Images { kernel: flushes_and_reads(), ..Images::default() };
         Machine::new(Config { memory: 32 << 20, model: Default::default(), plugs, images }).unwrap()
     };
     let mut m = machine(true);
@@ -168,7 +184,7 @@ fn a_run_at_the_hosts_pace_is_repeated() {
     m.record(true);
     for n in 0..20 {
         assert_eq!(m.host_work(), (true, false));
-        run(&mut m, 100 + n * 37);
+        run(&mut m, 400 + n * 37);
     }
     // From here on the guest's time does, and from there on the host again.
     m.set_host_paced(false);

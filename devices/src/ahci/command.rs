@@ -191,13 +191,16 @@ impl Ahci {
         }
         let tf = &mut port.tf;
         *tf = taskfile(&frame);
-        if is_queued(tf, unit) {
-            port.on_host = false;
-            return self.execute_queued(ctx, n, slot, flags, table, header_at);
-        }
-        if !std::mem::take(&mut port.on_host) && unit.begin_host(tf) {
-            (port.on_host, tf.status) = (true, status::BSY);
+        let queued = is_queued(tf, unit);
+        if !std::mem::take(&mut port.on_host) && unit.begin_host(ctx, tf) {
+            port.on_host = true;
+            if !queued {
+                tf.status = status::BSY;
+            }
             return Outcome::OnHost;
+        }
+        if queued {
+            return self.execute_queued(ctx, n, slot, flags, table, header_at);
         }
         let mut step = unit.command(tf);
         if step == Step::Packet {

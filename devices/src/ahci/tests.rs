@@ -3,7 +3,7 @@ use softmetal_bus::{BlockBackend, BlockError, Drive, Effect, SharedDisk};
 
 use super::command::COMMAND_TIME;
 use super::*;
-use crate::testing::Rig;
+use crate::testing::{Rig, SlowDisk};
 
 const LIST: u64 = 0x1000;
 const FRAMES: u64 = 0x2000;
@@ -48,7 +48,10 @@ struct Host {
 
 impl Host {
     fn new() -> Self {
-        let disk = SharedDisk::new(Worn(pattern(DISK)));
+        Self::with(SharedDisk::new(Worn(pattern(DISK))))
+    }
+
+    fn with(disk: SharedDisk) -> Self {
         let mut units = [const { None }; PORTS];
         units[0] = Some(Unit::disk(disk.clone(), "serial".into(), true));
         units[1] = Some(Unit::cdrom(Drive::with(SharedDisk::new(pattern(64 << 10))), "cd".into(), true));
@@ -251,8 +254,10 @@ fn durable_writes_end_as_events() {
     h.set_port(0, 0x34, 0x18);
     h.run(0, 0x18);
     assert_eq!((h.port(0, 0x34), h.port(0, 0x38), h.ahci.waits_for_host()), (0x18, 0x18, Some(true)));
-    h.ahci.input(&mut h.rig.ctx(), &Input::HostDone);
-    assert_eq!((h.port(0, 0x34), h.port(0, 0x38), h.ahci.waits_for_host()), (0, 0, None));
+    for (left, waits) in [(0x10, Some(true)), (0, None)] {
+        h.ahci.input(&mut h.rig.ctx(), &Input::HostDone);
+        assert_eq!((h.port(0, 0x34), h.port(0, 0x38), h.ahci.waits_for_host()), (left, left, waits));
+    }
     assert_eq!(h.ram(DATA + 512, 512), [0x2d; 512]);
     // The list is stopped before the end: what it waited for is forgotten.
     h.put(0, 5, (0x3d, 0, 12, 1), &[], &[(DATA, 512)]);
@@ -262,6 +267,7 @@ fn durable_writes_end_as_events() {
     h.set_port(0, 0x18, 0x11);
     h.put(0, 6, (0x25, 0, 12, 1), &[], &[(DATA + 512, 512)]);
     h.run(0, 1 << 6);
+    h.ahci.input(&mut h.rig.ctx(), &Input::HostDone);
     assert_eq!((h.port(0, 0x38), h.port(0, 0x20)), (0, 0x50));
     // SET FEATURES: the write cache off. Each write is durable now.
     h.put(0, 7, (0xef, 0x82, 0, 0), &[], &[]);
@@ -272,6 +278,54 @@ fn durable_writes_end_as_events() {
         h.ahci.input(&mut h.rig.ctx(), &Input::HostDone);
         assert_eq!(h.port(0, 0x38), left);
     }
+}
+
+/// At the host's pace, a read begins when the host says so; the guest may change its mind meanwhile.
+#[test]
+fn reads_wait_for_the_host() {
+    let slow = SlowDisk::new(pattern(DISK));
+    let mut h = Host::with(SharedDisk::new(slow.clone()));
+    h.rig.host_paced = true;
+    let done = |h: &mut Host| h.ahci.input(&mut h.rig.ctx(), &Input::HostDone);
+    // READ DMA EXT, and READ FPDMA QUEUED behind it.
+    h.put(0, 1, (0x25, 0, 3, 2), &[], &[(DATA, 1024)]);
+    h.put(0, 2, (0x60, 1, 7, 2 << 3), &[], &[(DATA + 1024, 512)]);
+    h.set_port(0, 0x34, 4);
+    h.run(0, 6);
+    assert_eq!((h.port(0, 0x20), h.ahci.waits_for_host(), slow.asked()), (0x80, Some(false), vec![(3 * 512, 1024)]));
+    let saved = h.ahci.save();
+    h.ahci.load(&saved).unwrap();
+    slow.slow().busy = false;
+    done(&mut h);
+    assert_eq!((h.port(0, 0x38), h.port(0, 0x34), h.ahci.waits_for_host()), (4, 4, Some(true)));
+    assert_eq!((h.port(0, 0x20) & 0x80, slow.asked()), (0, vec![(7 * 512, 512)]));
+    done(&mut h);
+    assert_eq!((h.port(0, 0x38), h.port(0, 0x34), h.ahci.waits_for_host()), (0, 0, None));
+    assert!(h.ram(DATA, 1024) == pattern(DISK)[3 * 512..][..1024] && h.ram(DATA + 1024, 512) == pattern(DISK)[7 * 512..][..512]);
+    // The host fails.
+    slow.slow().broken = true;
+    h.put(0, 3, (0x60, 1, 8, 3 << 3), &[], &[(DATA, 512)]);
+    h.set_port(0, 0x34, 8);
+    h.run(0, 8);
+    done(&mut h);
+    assert_eq!((h.port(0, 0x34), h.port(0, 0x20), h.port(0, 0x10) >> 30), (8, 0x4051, 1));
+    slow.slow().broken = false;
+    // The list is stopped while a read waits: it is forgotten.
+    h.set_port(0, 0x18, 0x10);
+    h.set_port(0, 0x18, 0x11);
+    h.put(0, 4, (0x25, 0, 5, 1), &[], &[(DATA, 512)]);
+    h.run(0, 16);
+    h.set_port(0, 0x18, 0x10);
+    assert_eq!(h.ahci.waits_for_host(), None);
+    // It becomes a write while it waits.
+    h.set_port(0, 0x18, 0x11);
+    h.put(0, 4, (0x25, 0, 5, 1), &[], &[(DATA, 512)]);
+    h.run(0, 16);
+    h.put(0, 4, (0x35, 0, 6, 1), &[], &[(DATA, 512)]);
+    h.rig.memory.write(DATA, &[0x3e; 512]).unwrap();
+    done(&mut h);
+    assert_eq!((h.port(0, 0x38), h.port(0, 0x20)), (0, 0x50));
+    assert_eq!(slow.slow().bytes[6 * 512..][..512], [0x3e; 512]);
 }
 
 #[test]

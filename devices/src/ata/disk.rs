@@ -12,6 +12,8 @@ const FLUSH_EXT: u8 = 0xea;
 /// SET FEATURES, and its subcommand that switches the write cache off.
 const SET_FEATURES: u8 = 0xef;
 const NO_WRITE_CACHE: u8 = 0x82;
+/// READ FPDMA QUEUED.
+const READ_QUEUED: u8 = 0x60;
 /// The log of the queued command that failed.
 const NCQ_ERROR_LOG: u8 = 0x10;
 
@@ -183,14 +185,28 @@ impl Unit {
         Ok(Step::Data)
     }
 
-    /// READ or WRITE FPDMA QUEUED (SATA 2.6, 13.6): the count is in the features, the tag in the count.
+    /// The first sector and the number of sectors of READ or WRITE FPDMA QUEUED (SATA 2.6, 13.6): the count is in the features.
+    fn queued_span(&self, tf: &Taskfile) -> Result<(u64, u64), Failure> {
+        let count = if tf.features == 0 { 1 << 16 } else { u64::from(tf.features) };
+        let sector = tf.lba & 0xffff_ffff_ffff;
+        self.check(sector, count)?;
+        Ok((sector, count))
+    }
+
+    /// The sectors that the command of `tf` reads from the disk, if it does and they are there.
+    pub(super) fn reads(&self, tf: &Taskfile) -> Option<(u64, u64)> {
+        if tf.command == READ_QUEUED && self.sata {
+            return self.queued_span(tf).ok();
+        }
+        access(tf.command).filter(|a| !a.write).and_then(|a| self.span(tf, a.ext).ok())
+    }
+
+    /// READ or WRITE FPDMA QUEUED (SATA 2.6, 13.6): the tag is in the count.
     pub fn queued(&mut self, tf: &mut Taskfile) -> Step {
         tf.error = 0;
         self.end_transfer();
-        let count = if tf.features == 0 { 1 << 16 } else { u64::from(tf.features) };
-        let sector = tf.lba & 0xffff_ffff_ffff;
-        let access = Access { way: Way::Dma, write: tf.command == 0x61, ext: true, sync: tf.device & 0x80 != 0 };
-        let result = self.check(sector, count).and_then(|()| self.begin(sector, count, access));
+        let access = Access { way: Way::Dma, write: tf.command != READ_QUEUED, ext: true, sync: tf.device & 0x80 != 0 };
+        let result = self.queued_span(tf).and_then(|(sector, count)| self.begin(sector, count, access));
         self.step(tf, result)
     }
 

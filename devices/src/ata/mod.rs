@@ -270,21 +270,25 @@ impl Unit {
         self.step(tf, result)
     }
 
-    /// Begins what of the command of `tf` takes the host long (a flush), before [`Unit::command`] ends it. False: it takes
-    /// no time.
-    pub fn begin_host(&mut self, tf: &Taskfile) -> bool {
+    /// Begins what of the command of `tf` takes the host long (a flush, or at the host's pace a read), before [`Unit::command`]
+    /// ends it. False: it takes no time.
+    pub fn begin_host(&mut self, ctx: &Ctx, tf: &Taskfile) -> bool {
+        let reads = if ctx.host_paced { self.reads(tf) } else { None };
         let Media::Disk(disk) = &mut self.media else { return false };
-        let slow = disk::flushes(tf);
-        if slow {
+        if disk::flushes(tf) {
             disk.begin_flush();
+        } else if let Some((sector, count)) = reads {
+            disk.begin_read(sector * SECTOR, count * SECTOR);
+        } else {
+            return false;
         }
-        slow
+        true
     }
 
     /// Whether what [`Unit::begin_host`] or [`Unit::finish`] began still goes on.
     pub fn on_host(&mut self) -> bool {
         match &mut self.media {
-            Media::Disk(disk) => disk.flushing(),
+            Media::Disk(disk) => disk.flushing() || disk.reading(),
             Media::Cd(_) => false,
         }
     }

@@ -231,7 +231,7 @@ impl Ide {
         }
         self.drive_line(ctx, n);
         let Some((channel, unit)) = self.active(n) else { return };
-        channel.on_host = unit.begin_host(&channel.registers[device]);
+        channel.on_host = unit.begin_host(ctx, &channel.registers[device]);
         if channel.on_host {
             ctx.arm_host(n as u32);
         } else {

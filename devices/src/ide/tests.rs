@@ -3,7 +3,7 @@ use softmetal_bus::{BlockBackend, Drive, SharedDisk};
 
 use super::*;
 use crate::ata::error as error_bits;
-use crate::testing::Rig;
+use crate::testing::{Rig, SlowDisk};
 
 const DISK: usize = 4 << 20;
 const CD: usize = 64 << 10;
@@ -239,6 +239,48 @@ fn bus_master() {
     h.command(0, [1, 1, 0, 0, 0, 0x40], 0x06);
     h.rig.write(&mut h.ide, 4, 0, 1, 1);
     assert_eq!((h.inp(4, 2), h.inp(0, 7)), (4, 0x50));
+}
+
+/// At the host's pace, a read begins when the host says so, whatever way the data then takes.
+#[test]
+fn reads_wait_for_the_host() {
+    let mut h = Host::new();
+    let slow = SlowDisk::new(pattern(DISK));
+    h.ide = Ide::new([Some(Unit::disk(SharedDisk::new(slow.clone()), "serial".into(), false)), None, None, None]);
+    h.ide.config_write(&mut h.rig.ctx(), 4, 2, 5);
+    h.rig.host_paced = true;
+    let done = |h: &mut Host| h.ide.input(&mut h.rig.ctx(), &Input::HostDone);
+    // READ SECTORS.
+    h.command(0, [0, 1, 9, 0, 0, 0xe0], 0x20);
+    assert_eq!((h.inp(0, 7), h.ide.waits_for_host(), slow.asked()), (0x80, Some(false), vec![(9 * 512, 512)]));
+    let saved = h.ide.save();
+    h.ide.load(&saved).unwrap();
+    slow.slow().busy = false;
+    assert_eq!(h.ide.waits_for_host(), Some(true));
+    done(&mut h);
+    assert_eq!((h.inp(0, 7), h.ide.waits_for_host()), (0x58, None));
+    assert!(h.words(0, 256) == pattern(DISK)[9 * 512..][..512]);
+    // READ DMA; the host fails.
+    h.rig.memory.write(0x1000, &(0x2_0000u64 | 0x8000_0400 << 32).to_le_bytes()).unwrap();
+    h.rig.write(&mut h.ide, 4, 4, 4, 0x1000);
+    for (broken, status) in [(false, 0x50), (true, 0x51)] {
+        slow.slow().broken = broken;
+        h.rig.write(&mut h.ide, 4, 0, 1, 9);
+        h.command(0, [0, 2, 4, 0, 0, 0xe0], 0xc8);
+        assert_eq!((h.inp(0, 7), slow.asked()), (0x80, vec![(4 * 512, 1024)]));
+        done(&mut h);
+        assert_eq!(h.inp(0, 7), status);
+        h.rig.write(&mut h.ide, 4, 0, 1, 0);
+    }
+    let mut data = vec![0; 1024];
+    h.rig.memory.read(0x2_0000, &mut data).unwrap();
+    assert!(data == pattern(DISK)[4 * 512..][..1024]);
+    // A reset forgets it.
+    h.command(0, [0, 1, 0, 0, 0, 0xe0], 0x20);
+    h.out(1, 0, 4);
+    h.out(1, 0, 0);
+    done(&mut h);
+    assert_eq!((h.inp(0, 7), h.ide.waits_for_host()), (0x50, None));
 }
 
 #[test]

@@ -15,6 +15,10 @@ const SEG_MAX: u32 = QUEUE_SIZE as u32 - 2;
 const BUFFER: usize = 256 << 10;
 /// Most data in one request. Drivers stay far below; it bounds the time that one request takes.
 const MAX_REQUEST: u64 = 32 << 20;
+/// Most reads that wait for the host at a time: no driver has more.
+const MOST_READS: usize = 1024;
+/// The timer of work on the host.
+const TIMER: u32 = 0;
 /// Length of the ID string.
 const ID_LEN: usize = 20;
 
@@ -58,6 +62,8 @@ enum Done {
     All,
     /// It ends with a flush, which is still to be made.
     Flush,
+    /// Nothing: it reads from the disk, which may take the host long.
+    Nothing,
 }
 
 impl From<Fault> for Failure {
@@ -89,6 +95,15 @@ pub struct State {
     /// The driver has not accepted flush commands: each write must be durable when it completes.
     write_through: bool,
     flushes: Flushes<Held>,
+    /// Reads that wait for the host.
+    reads: Vec<Reading>,
+}
+
+/// A read that waits for the host: its queue, and the descriptor with which it begins.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+struct Reading {
+    queue: usize,
+    head: u16,
 }
 
 /// A flush request that has not ended.
@@ -138,14 +153,20 @@ impl VirtioBlk {
     }
 
     /// Carries out the request of `chain`, from queue `queue`, and returns how many bytes were written to its buffers;
-    /// `None` if it has not ended.
-    fn request(&mut self, ctx: &mut Ctx, queue: usize, chain: &mut Chain) -> Option<u32> {
+    /// `None` if it has not ended. If it `may_wait`, a read waits for the host where that sets the pace.
+    fn request(&mut self, ctx: &mut Ctx, queue: usize, chain: &mut Chain, may_wait: bool) -> Option<u32> {
         let Some(status) = chain.writable.take_last_byte() else {
             log::warn!("virtio-blk: a request without room for its status");
             return Some(0);
         };
         let room = chain.writable.left();
-        let result = match self.execute(ctx, chain) {
+        let may_wait = may_wait && ctx.host_paced && self.state.reads.len() < MOST_READS;
+        let result = match self.execute(ctx, chain, may_wait) {
+            Ok(Done::Nothing) => {
+                self.state.reads.push(Reading { queue, head: chain.head() });
+                ctx.arm_host(TIMER);
+                return None;
+            }
             Ok(Done::Flush) if self.state.flushes.has_room() => {
                 let held = Held { queue, head: chain.head(), status };
                 self.state.flushes.hold(ctx, held, |_| self.backend.begin_flush());
@@ -161,7 +182,7 @@ impl VirtioBlk {
         Some(if ctx.dma_write(status, &[code]) { written.saturating_add(1) } else { written })
     }
 
-    fn execute(&mut self, ctx: &Ctx, chain: &mut Chain) -> Result<Done, Failure> {
+    fn execute(&mut self, ctx: &Ctx, chain: &mut Chain, may_wait: bool) -> Result<Done, Failure> {
         let mut header = [0; 16];
         if chain.readable.read(ctx, &mut header)? < header.len() {
             log::warn!("virtio-blk: a request with a short header");
@@ -173,6 +194,10 @@ impl VirtioBlk {
             request::IN => {
                 let len = chain.writable.left();
                 let at = self.place(sector, len)?;
+                if may_wait {
+                    self.backend.begin_read(at, len);
+                    return Ok(Done::Nothing);
+                }
                 chain.writable.fill_from_disk(ctx, &mut self.mover, len, (&mut *self.backend, at), Failure::from)?;
             }
             request::OUT => {
@@ -238,6 +263,21 @@ impl VirtioBlk {
         Ok(())
     }
 
+    /// Makes the reads that have waited for the host.
+    fn end_reads(&mut self, ctx: &mut Ctx, queues: &mut [Queue], reads: &[Reading]) -> Result<(), Broken> {
+        let mut chain = std::mem::take(&mut self.chain);
+        for read in reads {
+            // Saved state may name a queue that is not there.
+            let Some(queue) = queues.get_mut(read.queue) else { continue };
+            queue.again(ctx, read.head, &mut chain)?;
+            if let Some(written) = self.request(ctx, read.queue, &mut chain, false) {
+                queue.push(ctx, &chain, written)?;
+            }
+        }
+        self.chain = chain;
+        Ok(())
+    }
+
     /// What of a request is done once its data has been written.
     fn written(&self) -> Done {
         if self.state.write_through { Done::Flush } else { Done::All }
@@ -275,12 +315,20 @@ impl VirtioDevice for VirtioBlk {
 
     fn process(&mut self, ctx: &mut Ctx, index: usize, queues: &mut [Queue]) -> Result<(), Broken> {
         let mut chain = std::mem::take(&mut self.chain);
-        let result = queues[index].serve(ctx, &mut chain, |ctx, chain| self.request(ctx, index, chain));
+        let result = queues[index].serve(ctx, &mut chain, |ctx, chain| self.request(ctx, index, chain, true));
         self.chain = chain;
         result
     }
 
+    /// Reads end first, and a flush with the next event, unless that comes by the guest's time.
     fn host_done(&mut self, ctx: &mut Ctx, queues: &mut [Queue]) -> Result<(), Broken> {
+        let reads = std::mem::take(&mut self.state.reads);
+        if !reads.is_empty() {
+            self.end_reads(ctx, queues, &reads)?;
+            if ctx.host_paced {
+                return Ok(());
+            }
+        }
         if self.state.flushes.running().is_empty() {
             return Ok(());
         }
@@ -296,6 +344,9 @@ impl VirtioDevice for VirtioBlk {
         Ok(())
     }
     fn waits_for_host(&mut self) -> Option<bool> {
+        if !self.state.reads.is_empty() {
+            return Some(!self.backend.reading());
+        }
         (!self.state.flushes.running().is_empty()).then(|| !self.backend.flushing())
     }
     fn reset(&mut self, _power: bool) {
@@ -312,6 +363,7 @@ mod tests {
     use softmetal_bus::{Device, GuestMemory, Input, Run};
 
     use super::*;
+    use crate::testing::SlowDisk;
     use crate::virtio::VirtioPci;
     use crate::virtio::testing::{Driver, READ, WRITE};
 
@@ -485,6 +537,70 @@ mod tests {
         assert_eq!(d.device.waits_for_host(), None);
         d.device.input(&mut d.rig.ctx(), &Input::HostDone);
         assert_eq!(flushes(), 3);
+    }
+
+    /// Where the host sets the pace, a read ends when it says so; a device that is reset meanwhile has forgotten it.
+    #[test]
+    fn reads_end_as_events() {
+        let disk = SlowDisk::new((0..SECTORS * 512).map(|i| (i * 7 + i / 512) as u8).collect());
+        let mut d = Driver::new(VirtioPci::new(VirtioBlk::new(Box::new(disk.clone()), String::new(), false)), F_FLUSH);
+        let read = |d: &mut Driver<VirtioBlk>, sector: u64| {
+            d.put(HEADER, &u128::from(sector).wrapping_shl(64).to_le_bytes());
+            d.put(STATUS, &[0xee]);
+            d.put(DATA, &[0; 1024]);
+            d.chain(0, &[(HEADER, 16, READ), (DATA, 1024, WRITE), (STATUS, 1, WRITE)]);
+            d.notify(0);
+        };
+        let done = |d: &mut Driver<VirtioBlk>| d.device.input(&mut d.rig.ctx(), &Input::HostDone);
+        read(&mut d, 1);
+        assert_eq!((d.get(STATUS, 1)[0], disk.asked(), d.device.waits_for_host()), (0, vec![], None));
+        d.rig.host_paced = true;
+        d.used(0);
+        read(&mut d, 3);
+        d.rig.run(&mut d.device, 10 * HOST_TIME);
+        assert_eq!((d.get(STATUS, 1)[0], disk.asked(), d.device.waits_for_host()), (0xee, vec![(3 * 512, 1024)], Some(false)));
+        assert_eq!(d.get(DATA, 1024), [0; 1024]);
+        // A device that was saved and loaded goes on from there.
+        let saved = d.device.save();
+        d.device.load(&saved).unwrap();
+        disk.slow().busy = false;
+        assert_eq!(d.device.waits_for_host(), Some(true));
+        done(&mut d);
+        assert_eq!((d.get(STATUS, 1)[0], d.used(0)[0].1, d.device.waits_for_host()), (0, 1025, None));
+        assert!(d.get(DATA, 1024) == disk.slow().bytes[3 * 512..][..1024]);
+
+        read(&mut d, 4);
+        d.start(F_FLUSH);
+        assert_eq!(d.device.waits_for_host(), None);
+        done(&mut d);
+        assert_eq!((d.get(STATUS, 1)[0], d.used(0)), (0xee, vec![]));
+
+        disk.slow().broken = true;
+        read(&mut d, 5);
+        done(&mut d);
+        assert_eq!((d.get(STATUS, 1)[0], d.used(0)[0].1), (Failure::Io as u8, 1));
+        disk.slow().broken = false;
+
+        // A read does not wait for the flush before it.
+        let flush = |d: &mut Driver<VirtioBlk>| {
+            d.put(HEADER + 16, &request::FLUSH.to_le_bytes());
+            d.put(STATUS + 1, &[0xee]);
+            d.chain(0, &[(HEADER + 16, 16, READ), (STATUS + 1, 1, WRITE)]);
+        };
+        flush(&mut d);
+        read(&mut d, 6);
+        for statuses in [[0, 0xee], [0, 0]] {
+            assert_eq!(d.device.waits_for_host(), Some(true));
+            done(&mut d);
+            assert_eq!(d.get(STATUS, 2), statuses);
+        }
+        assert_eq!(d.device.waits_for_host(), None);
+        // Both end when the host sets the pace no more.
+        flush(&mut d);
+        read(&mut d, 7);
+        d.rig.host_paced = false;
+        done(&mut d);
+        assert_eq!((d.get(STATUS, 2), d.device.waits_for_host()), (vec![0, 0], None));
     }
 
     #[test]

@@ -361,6 +361,15 @@ impl Queue {
         Ok(true)
     }
 
+    /// Takes the chain that begins at descriptor `head`, which was taken and not given back, once more.
+    ///
+    /// # Errors
+    /// [`Broken`] when it makes no sense any more.
+    pub fn again(&mut self, ctx: &Ctx, head: u16, chain: &mut Chain) -> Result<(), Broken> {
+        chain.head = head;
+        self.walk(ctx, chain)
+    }
+
     fn walk(&mut self, ctx: &Ctx, chain: &mut Chain) -> Result<(), Broken> {
         chain.readable.clear();
         chain.writable.clear();

@@ -89,6 +89,15 @@ pub trait BlockBackend: Send {
     fn flushing(&mut self) -> bool {
         false
     }
+    /// Begins to bring bytes near that a read will ask for, beside whatever else happens, if that read would take the host
+    /// long now.
+    fn begin_read(&mut self, offset: u64, len: u64) {
+        let _ = (offset, len);
+    }
+    /// Whether what [`BlockBackend::begin_read`] has begun still goes on.
+    fn reading(&mut self) -> bool {
+        false
+    }
     /// A hint that the bytes are not needed any more; what they read as afterwards is up to the store.
     ///
     /// # Errors
@@ -176,6 +185,12 @@ impl BlockBackend for SharedDisk {
     }
     fn flushing(&mut self) -> bool {
         self.lock().flushing()
+    }
+    fn begin_read(&mut self, offset: u64, len: u64) {
+        self.lock().begin_read(offset, len);
+    }
+    fn reading(&mut self) -> bool {
+        self.lock().reading()
     }
     fn discard(&mut self, offset: u64, len: u64) -> Result<(), BlockError> {
         self.lock().discard(offset, len)

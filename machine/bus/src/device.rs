@@ -90,6 +90,8 @@ pub enum Effect {
     Output(Channel, Vec<u8>),
     /// A request to the machine.
     Request(Request),
+    /// Work on the host has begun whose end comes as [`Input::HostDone`]: whoever runs the machine should soon look for it.
+    HostWork,
 }
 
 /// Why saved state could not be loaded.
@@ -114,8 +116,9 @@ pub struct Ctx<'a> {
     pub timers: &'a mut TimerQueue,
     /// What the call brings about.
     pub effects: &'a mut Vec<Effect>,
-    /// Slow work on the host (a flush) ends for the guest when [`Input::HostDone`] comes, as soon as the host is ready.
-    /// Otherwise it ends [`HOST_TIME`] after it began, and the guest's world stands still if the host takes longer.
+    /// Slow work on the host (a flush, a read from a disk) ends for the guest when [`Input::HostDone`] comes, as soon as the
+    /// host is ready. Otherwise a flush ends [`HOST_TIME`] after it began, a read at once, and the guest's world stands still
+    /// if the host takes longer.
     pub host_paced: bool,
 }
 
@@ -133,7 +136,9 @@ impl Ctx<'_> {
     }
     /// Slow work on the host has begun: unless the host sets the pace, timer `timer` expires when it ends for the guest.
     pub fn arm_host(&mut self, timer: u32) {
-        if !self.host_paced {
+        if self.host_paced {
+            self.effects.push(Effect::HostWork);
+        } else {
             self.arm(timer, self.now.plus(HOST_TIME));
         }
     }

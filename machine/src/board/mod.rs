@@ -356,6 +356,7 @@ impl Board {
                 self.remap();
                 self.attention.raise(attention::REMAP);
             }
+            Effect::HostWork => self.attention.raise(attention::BOARD),
             // More than one waiting request of a kind says no more than one.
             Effect::Request(request) => {
                 if self.state.requests.len() < 16 {

@@ -1,4 +1,5 @@
-//! An image as the guest's disk: flushed beside the guest, and what fails on the host is told to the user.
+//! An image as the guest's disk: flushed, and read where the host has to wait for its own disk, beside the guest; what fails
+//! on the host is told to the user.
 
 use std::io;
 use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
@@ -7,6 +8,7 @@ use std::thread::JoinHandle;
 
 use softmetal_bus::{BlockBackend, BlockError, GuestMemory, Run};
 
+use super::ahead::Reader;
 use super::image::Image;
 use crate::host::bell;
 
@@ -18,6 +20,9 @@ pub struct Disk {
     size: u64,
     read_only: bool,
     worker: Option<Worker>,
+    reader: Option<Reader>,
+    /// It cannot be read ahead of the guest.
+    no_reader: bool,
     /// What has been told to the user, each kind once.
     told: Vec<(io::ErrorKind, Option<i32>)>,
 }
@@ -47,7 +52,7 @@ impl Worker {
         let work = move || {
             for () in asked {
                 // Where a flush is nothing but an fsync, the guest reads and writes on meanwhile.
-                let file = lock(&image).sync_handle();
+                let file = lock(&image).handle();
                 let result = file.map_or_else(|| lock(&image).flush(), |file| file.sync_data().map_err(BlockError::from));
                 if answer.send(result).is_err() {
                     break;
@@ -74,7 +79,12 @@ impl Disk {
     /// Takes an open image.
     pub fn new(image: Box<dyn Image>) -> Self {
         let (size, read_only) = (image.size(), image.read_only());
-        Self { image: Arc::new(Mutex::new(image)), size, read_only, worker: None, told: Vec::new() }
+        Self { image: Arc::new(Mutex::new(image)), size, read_only, worker: None, reader: None, no_reader: false, told: Vec::new() }
+    }
+
+    /// How the host has failed to read ahead what is to be read now.
+    fn failed_ahead(&mut self, offset: u64, len: u64) -> Result<(), BlockError> {
+        self.reader.as_mut().and_then(|reader| reader.take_failure(offset, len)).map_or(Ok(()), |e| Err(e.into()))
     }
 
     fn tell<T>(&mut self, what: &str, result: Result<T, BlockError>) -> Result<T, BlockError> {
@@ -98,7 +108,8 @@ impl BlockBackend for Disk {
         self.read_only
     }
     fn read_at(&mut self, offset: u64, buf: &mut [u8]) -> Result<(), BlockError> {
-        let result = lock(&self.image).read_at(offset, buf);
+        let ahead = self.failed_ahead(offset, buf.len() as u64);
+        let result = ahead.and_then(|()| lock(&self.image).read_at(offset, buf));
         self.tell("read", result)
     }
     fn write_at(&mut self, offset: u64, buf: &[u8]) -> Result<(), BlockError> {
@@ -106,7 +117,8 @@ impl BlockBackend for Disk {
         self.tell("written", result)
     }
     fn read_into(&mut self, offset: u64, memory: &GuestMemory, runs: &[Run]) -> Result<bool, BlockError> {
-        let result = lock(&self.image).read_into(offset, memory, runs);
+        let ahead = self.failed_ahead(offset, runs.iter().map(|run| run.len as u64).sum());
+        let result = ahead.and_then(|()| lock(&self.image).read_into(offset, memory, runs));
         self.tell("read", result)
     }
     fn write_from(&mut self, offset: u64, memory: &GuestMemory, runs: &[Run]) -> Result<bool, BlockError> {
@@ -142,6 +154,20 @@ impl BlockBackend for Disk {
             Err(TryRecvError::Disconnected) => false,
         }
     }
+    fn begin_read(&mut self, offset: u64, len: u64) {
+        if self.reader.is_none() && !self.no_reader {
+            let handle = lock(&self.image).handle();
+            // Without a thread, the guest's read waits itself.
+            self.reader = handle.and_then(|file| Reader::start(file).map_err(|e| log::warn!("no thread for a disk: {e}")).ok());
+            self.no_reader = self.reader.is_none();
+        }
+        if let Some(reader) = &mut self.reader {
+            reader.begin(offset, len);
+        }
+    }
+    fn reading(&mut self) -> bool {
+        self.reader.as_mut().is_some_and(Reader::goes_on)
+    }
     fn discard(&mut self, offset: u64, len: u64) -> Result<(), BlockError> {
         let result = lock(&self.image).discard(offset, len);
         self.tell("written", result)
@@ -154,6 +180,7 @@ impl BlockBackend for Disk {
 
 impl Drop for Disk {
     fn drop(&mut self) {
+        self.reader = None;
         if let Some(mut worker) = self.worker.take() {
             worker.finish();
             // Its share of the image goes before this one does, so that the file is closed when this returns.
@@ -172,6 +199,29 @@ mod tests {
     use super::*;
     use crate::host::disk::file::{ImageFile, Lock};
     use crate::host::disk::raw::Raw;
+
+    #[test]
+    fn what_cannot_be_read_ahead_is_a_failed_read() {
+        let f = tempfile::NamedTempFile::new().unwrap();
+        f.as_file().set_len(1 << 20).unwrap();
+        let raw = Raw::open(ImageFile::open(f.path(), Lock::Exclusive).unwrap(), false).unwrap();
+        let mut disk = Disk::new(Box::new(raw));
+        disk.begin_read(0, 4096);
+        while disk.reading() {
+            std::thread::yield_now();
+        }
+        disk.read_at(0, &mut [0; 4096]).unwrap();
+        let mut reader = Reader::start(std::fs::File::options().write(true).open(f.path()).unwrap()).unwrap();
+        reader.ask(0..8192);
+        disk.reader = Some(reader);
+        while disk.reading() {
+            std::thread::yield_now();
+        }
+        let memory = GuestMemory::new(4096).unwrap();
+        let sector = [Run { offset: 0, len: 512 }];
+        assert!(matches!(disk.read_into(512, &memory, &sector), Err(BlockError::Host(_))));
+        assert!(disk.read_into(512, &memory, &sector).unwrap());
+    }
 
     #[test]
     fn flushes_beside_the_guest() {

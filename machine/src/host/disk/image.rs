@@ -117,8 +117,8 @@ pub trait Image: BlockBackend {
     fn cluster_size(&self) -> Option<u64> {
         None
     }
-    /// A handle to its file, if a flush is nothing but an fsync of it.
-    fn sync_handle(&self) -> Option<std::fs::File> {
+    /// A handle to its file, if that holds the disk's bytes in their places, so that a flush is nothing but an fsync of it.
+    fn handle(&self) -> Option<std::fs::File> {
         None
     }
     /// Bytes that its own files take on the host.

@@ -1,5 +1,6 @@
 //! Disks in files of the host.
 
+mod ahead;
 mod blocks;
 mod chain;
 mod file;

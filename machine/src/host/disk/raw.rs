@@ -106,7 +106,7 @@ impl Image for Raw {
     fn file(&self) -> &ImageFile {
         &self.file
     }
-    fn sync_handle(&self) -> Option<std::fs::File> {
+    fn handle(&self) -> Option<std::fs::File> {
         self.file.handle().ok()
     }
     fn resize(&mut self, size: u64) -> Result<(), BlockError> {
