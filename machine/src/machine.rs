@@ -407,6 +407,12 @@ impl Machine {
         }
     }
 
+    /// When the next timer expires.
+    #[must_use]
+    pub fn next_timer(&self) -> Option<Time> {
+        self.board.lock().next_timer()
+    }
+
     /// Has the host set the pace of its slow work, or not ([`Plugs::host_paced`]).
     pub fn set_host_paced(&mut self, on: bool) {
         if self.board.lock().host_paced() != on {

@@ -90,7 +90,7 @@ pub enum Stop {
 
 /// Instructions in a slice on the virtual clock: the longest time between a byte of output and the answer of a script.
 const SLICE: u64 = 1_000_000;
-/// The same while typed bytes wait for the guest to take them.
+/// The same while typed bytes wait for the guest to take them, or it is to see a tick before the next one comes.
 const SHORT_SLICE: u64 = 20_000;
 /// How long a slice with the host's clock ought to take.
 const PACE: Duration = Duration::from_millis(5);
@@ -156,6 +156,8 @@ pub struct Session {
     ended: Option<End>,
     /// A device waits for work on the host.
     host_work: bool,
+    /// Virtual time lags, and a timer is due before it can catch up.
+    behind: bool,
 }
 
 impl Session {
@@ -193,6 +195,7 @@ impl Session {
             looked: Duration::ZERO,
             ended: None,
             host_work: false,
+            behind: false,
         }
     }
 
@@ -266,7 +269,7 @@ impl Session {
         self.type_in();
         self.host_work = self.machine.host_work().1;
         let from = Stopwatch::start();
-        let slice = if !self.typed.is_empty() || self.host_work {
+        let slice = if !self.typed.is_empty() || self.host_work || self.behind {
             SHORT_SLICE
         } else if self.clock.is_some() {
             self.pace
@@ -588,10 +591,13 @@ impl Session {
         let target = self.clock?.target().0;
         let now = self.machine.now().0;
         let lag = target.saturating_sub(now);
+        self.behind = false;
         if lag > GAP {
             self.restart_clock();
         } else if lag >= LAG {
-            self.skip_to(Time(target));
+            let (time, behind) = catch_up(Time(target), self.machine.next_timer());
+            self.behind = behind;
+            self.skip_to(time);
         }
         let lead = now.saturating_sub(target);
         if lead > 2 * LAG {
@@ -653,4 +659,10 @@ impl gdb::Session for Session {
             }
         }
     }
+}
+
+/// Where virtual time that lags goes, towards `target`: not past the `next` timer, so that the guest sees each of its ticks
+/// and counts them however busy the host is; and whether that leaves it behind.
+fn catch_up(target: Time, next: Option<Time>) -> (Time, bool) {
+    next.filter(|&next| next < target).map_or((target, false), |next| (next, true))
 }

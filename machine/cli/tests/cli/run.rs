@@ -176,6 +176,61 @@ fn sigint_ends_with_130() {
     assert_eq!(child.wait().unwrap().code(), Some(130));
 }
 
+/// Counts ticks of the 8254, a thousand a second, for a second of its time-stamp counter; success if none was lost.
+fn count_ticks(a: &mut CodeAssembler) -> Result<(), IcedError> {
+    let (mut start, mut wait, mut judge) = (a.create_label(), a.create_label(), a.create_label());
+    // The handler lies where this would return to.
+    a.call(start)?;
+    a.inc(word_ptr(0x600))?;
+    a.push(ax)?;
+    a.mov(al, 0x20)?;
+    a.out(0x20, al)?;
+    a.pop(ax)?;
+    a.iret()?;
+    a.set_label(&mut start)?;
+    a.pop(word_ptr(8 * 4))?;
+    a.mov(word_ptr(8 * 4 + 2), 0)?;
+    a.mov(word_ptr(0x600), 0)?;
+    print(a, ">")?;
+    let pic = [(0x20, 0x11), (0x21, 8), (0x21, 4), (0x21, 1), (0x21, 0xfe)];
+    for (port, value) in pic.into_iter().chain([(0x43, 0x34), (0x40, 0xa9), (0x40, 0x04)]) {
+        a.mov(al, value)?;
+        a.out(port, al)?;
+    }
+    a.rdtsc()?;
+    a.mov(esi, eax)?;
+    a.sti()?;
+    a.set_label(&mut wait)?;
+    a.rdtsc()?;
+    a.sub(eax, esi)?;
+    a.cmp(eax, 1_000_000_000)?;
+    a.jb(wait)?;
+    a.cli()?;
+    a.mov(al, 16)?;
+    a.cmp(word_ptr(0x600), 980)?;
+    a.jae(judge)?;
+    a.inc(al)?;
+    a.set_label(&mut judge)?;
+    a.mov(dx, 0xf4)?;
+    a.out(dx, al)
+}
+
+/// With the host's clock, time that passes while the process stands still reaches the guest tick by tick.
+#[test]
+fn a_guest_loses_no_ticks_when_the_host_holds_it_up() {
+    let dir = tempfile::tempdir().unwrap();
+    let image = guest(dir.path(), count_ticks);
+    let mut child = softmetal(&["test", "--clock", "host", "--success-code", "33"]).arg(image).stdout(Stdio::piped()).spawn().unwrap();
+    child.stdout.as_mut().unwrap().read_exact(&mut [0]).unwrap();
+    for _ in 0..3 {
+        for (signal, ms) in [(rustix::process::Signal::STOP, 150), (rustix::process::Signal::CONT, 20)] {
+            rustix::process::kill_process(rustix::process::Pid::from_child(&child), signal).unwrap();
+            std::thread::sleep(std::time::Duration::from_millis(ms));
+        }
+    }
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+}
+
 #[test]
 fn the_same_run_twice_ends_the_same() {
     let dir = tempfile::tempdir().unwrap();
