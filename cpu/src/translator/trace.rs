@@ -150,7 +150,8 @@ impl<B: Backend> Translator<B> {
             self.translations[step.number as usize - 1].samples = 0;
         }
         if !made {
-            self.translations[first.number as usize - 1].failures += 1;
+            let first = &mut self.translations[first.number as usize - 1];
+            first.failures = first.failures.saturating_add(1);
             if let Some(kept) = self.traces.get_mut((recorder.replaces as usize).wrapping_sub(1)) {
                 kept.settled = true;
             }
