@@ -5,6 +5,7 @@
 pub mod operands;
 
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::sync::{Arc, Mutex};
 
 use iced_x86::IcedError;
@@ -14,7 +15,8 @@ use softmetal_bus::{Attention, CpuBus, GuestMemory, PageKind, attention};
 use crate::exec::cpuid::Model;
 use crate::fault::Exception;
 use crate::run::{Engine, Processor, Stop};
-use crate::state::{Segment, TableRegister, bits, reg, seg};
+use crate::semantics::x87::Fpu;
+use crate::state::{Segment, TableRegister, Ymm, bits, reg, seg};
 
 /// Bytes of RAM of a [`Harness`].
 pub const RAM: u64 = 16 << 20;
@@ -122,6 +124,23 @@ impl CpuBus for FlatBus {
     fn random(&mut self, at: u64) -> u64 {
         at.wrapping_mul(0x9e37_79b9_7f4a_7c15)
     }
+}
+
+/// What a run has come to: all of it must be the same whatever carries the instructions out.
+#[derive(Debug, PartialEq)]
+#[allow(missing_docs)]
+pub struct Outcome {
+    pub stop: Stop,
+    pub regs: [u64; 16],
+    pub rip: u64,
+    pub flags: u64,
+    pub icount: u64,
+    pub mxcsr: u32,
+    pub ymm: Ymm,
+    pub fpu: Fpu,
+    pub exception: Option<(u64, Exception)>,
+    /// A digest.
+    pub memory: u64,
 }
 
 /// A processor on a [`FlatBus`].
@@ -326,6 +345,28 @@ impl Harness {
     #[must_use]
     pub fn exception(&self) -> Option<(u64, Exception)> {
         self.p.exception_chain().first().copied()
+    }
+
+    /// What the run that ended in `stop` has come to, and the digest of these parts of physical memory.
+    ///
+    /// # Panics
+    /// Past [`RAM`].
+    #[must_use]
+    pub fn outcome(&self, stop: Stop, memory: impl IntoIterator<Item = Range<u64>>) -> Outcome {
+        let digest = |digest: u64, at| (digest ^ self.u64(at)).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(23);
+        let s = &self.p.cpu.state;
+        Outcome {
+            stop,
+            regs: std::array::from_fn(|r| s.regs[r]),
+            rip: s.rip,
+            flags: self.flags(),
+            icount: s.icount,
+            mxcsr: s.mxcsr,
+            ymm: s.ymm,
+            fpu: s.fpu.clone(),
+            exception: self.exception(),
+            memory: memory.into_iter().flat_map(|part| part.step_by(8)).fold(0, digest),
+        }
     }
 
     /// Requests an external interrupt.

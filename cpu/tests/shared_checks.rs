@@ -7,9 +7,9 @@
 use iced_x86::code_asm::*;
 use iced_x86::{Formatter, IntelFormatter};
 use softmetal_bus::splitmix64;
+use softmetal_cpu::Engine;
 use softmetal_cpu::state::reg;
-use softmetal_cpu::testing::{CODE, Harness, RAM, TABLES};
-use softmetal_cpu::{Engine, Exception, Stop};
+use softmetal_cpu::testing::{CODE, Harness, Outcome, RAM, TABLES};
 
 /// Linear addresses of pages of 4 KiB, ...
 const PAGES: u64 = 0x40_0000;
@@ -138,18 +138,6 @@ fn program(seed: u64) -> Vec<u8> {
     a.assemble(CODE).unwrap()
 }
 
-#[derive(Debug, PartialEq)]
-struct Outcome {
-    stop: Stop,
-    regs: Vec<u64>,
-    rip: u64,
-    flags: u64,
-    icount: u64,
-    vectors: String,
-    exception: Option<(u64, Exception)>,
-    memory: u64,
-}
-
 fn run(engine: Engine, seed: u64, code: &[u8], n: u64, slice: u64) -> (Outcome, u64) {
     let mut h = Harness::long().code(code);
     h.p.set_engine(engine).unwrap();
@@ -180,23 +168,8 @@ fn run(engine: Engine, seed: u64, code: &[u8], n: u64, slice: u64) -> (Outcome, 
     h.set_reg(15, below(random, 40));
     h.set_reg(14, 0);
     let stop = h.run_in_slices(n, slice);
-    let mut memory = 0u64;
     let kept = [DATA..DATA + 0x1000 * 2 * COUNT, TABLE[0]..TABLE[1] + 0x1000, CODE..CODE + 0x1000, RAM - 0x1000..RAM];
-    for at in kept.into_iter().flat_map(|r| r.step_by(8)) {
-        memory = (memory ^ h.u64(at)).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(23);
-    }
-    let s = &h.p.cpu.state;
-    let outcome = Outcome {
-        stop,
-        regs: s.regs[..16].to_vec(),
-        rip: s.rip,
-        flags: h.flags(),
-        icount: s.icount,
-        vectors: format!("{:x?}", &s.ymm.0[..4]),
-        exception: h.exception(),
-        memory,
-    };
-    (outcome, h.p.blocks_translated())
+    (h.outcome(stop, kept), h.p.blocks_translated())
 }
 
 fn listing(code: &[u8]) -> String {

@@ -8,23 +8,11 @@ use iced_x86::IcedError;
 use iced_x86::code_asm::*;
 use softmetal_bus::splitmix64;
 use softmetal_cpu::state::{bits, reg};
-use softmetal_cpu::testing::{CODE, Harness, RAM, TABLES};
-use softmetal_cpu::{Engine, Exception, Stop};
+use softmetal_cpu::testing::{CODE, Harness, Outcome, RAM, TABLES};
+use softmetal_cpu::{Engine, Stop};
 
 const DATA: u64 = 0x20_0000;
 const END: u64 = 1 << 20;
-
-#[derive(Debug, PartialEq)]
-struct Outcome {
-    stop: Stop,
-    regs: Vec<u64>,
-    rip: u64,
-    flags: u64,
-    icount: u64,
-    vectors: String,
-    exception: Option<(u64, Exception)>,
-    memory: u64,
-}
 
 /// A processor in front of `code`, with numbers in its data; and the traces that it makes.
 fn start(engine: Engine, code: &[u8]) -> (Harness, Arc<AtomicU64>) {
@@ -44,21 +32,7 @@ fn start(engine: Engine, code: &[u8]) -> (Harness, Arc<AtomicU64>) {
 }
 
 fn outcome(h: &Harness, stop: Stop) -> Outcome {
-    let mut memory = 0u64;
-    for at in (DATA..DATA + 0x4000).chain(CODE..CODE + 0x1000).step_by(8) {
-        memory = (memory ^ h.u64(at)).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(23);
-    }
-    let s = &h.p.cpu.state;
-    Outcome {
-        stop,
-        regs: s.regs[..16].to_vec(),
-        rip: s.rip,
-        flags: h.flags(),
-        icount: s.icount,
-        vectors: format!("{:x?}", s.ymm.0),
-        exception: h.exception(),
-        memory,
-    }
+    h.outcome(stop, [DATA..DATA + 0x4000, CODE..CODE + 0x1000])
 }
 
 fn assemble(f: impl FnOnce(&mut CodeAssembler) -> Result<(), IcedError>) -> Vec<u8> {

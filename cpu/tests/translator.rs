@@ -7,12 +7,11 @@ use iced_x86::{
     Decoder, DecoderOptions, Encoder, FlowControl, Formatter, Instruction, InstructionInfoFactory, IntelFormatter, Mnemonic as M, OpAccess,
     OpCodeOperandKind as K, OpKind, Register,
 };
-use softmetal_cpu::semantics::simd::V256;
+use softmetal_cpu::Engine;
 use softmetal_cpu::semantics::x87::image::FXSAVE_SIZE;
 use softmetal_cpu::state::{Segment, reg, seg};
 use softmetal_cpu::testing::operands::{self, Registers};
-use softmetal_cpu::testing::{CODE, Harness, RAM};
-use softmetal_cpu::{Engine, Exception, Stop};
+use softmetal_cpu::testing::{CODE, Harness, Outcome, RAM};
 
 /// SplitMix64.
 struct Random(u64);
@@ -281,20 +280,6 @@ fn direct(code: &mut Vec<u8>, opcode: u8, to: usize, bits: u32, prefix: bool) {
     code.extend(&by.to_le_bytes()[..size]);
 }
 
-#[derive(Debug, PartialEq)]
-struct Outcome {
-    stop: Stop,
-    regs: [u64; 16],
-    rip: u64,
-    flags: u64,
-    icount: u64,
-    mxcsr: u32,
-    ymm: Vec<V256>,
-    fpu: Vec<u8>,
-    exception: Option<(u64, Exception)>,
-    memory: u64,
-}
-
 fn run(engine: Engine, (seed, bits): (u64, u32), code: &[u8], n: u64, slice: u64) -> (Outcome, u64) {
     let mut h = match bits {
         64 => Harness::long(),
@@ -330,24 +315,8 @@ fn run(engine: Engine, (seed, bits): (u64, u32), code: &[u8], n: u64, slice: u64
         }
     }
     let stop = h.run_in_slices(n, slice);
-    let mut memory = 0u64;
-    for at in DATA.into_iter().flat_map(|p| (p..p + 0x1000).step_by(8)).chain((0..0x2_2000).step_by(8)) {
-        memory = (memory ^ h.u64(at)).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(23);
-    }
-    let s = &h.p.cpu.state;
-    let outcome = Outcome {
-        stop,
-        regs: s.regs[..16].try_into().unwrap(),
-        rip: s.rip,
-        flags: h.flags(),
-        icount: s.icount,
-        mxcsr: s.mxcsr,
-        ymm: s.ymm.0.to_vec(),
-        fpu: postcard::to_stdvec(&s.fpu).unwrap(),
-        exception: h.exception(),
-        memory,
-    };
-    (outcome, h.p.blocks_translated())
+    let memory = DATA.into_iter().map(|p| p..p + 0x1000).chain(std::iter::once(0..0x2_2000));
+    (h.outcome(stop, memory), h.p.blocks_translated())
 }
 
 fn listing(code: &[u8], bits: u32) -> String {
