@@ -42,12 +42,35 @@ fn operand(random: &mut u64) -> AsmMemoryOperand {
     }
 }
 
+/// Integer instructions with registers of which the translator keeps few in the host's.
+fn state_registers(a: &mut CodeAssembler, random: &mut u64) -> Result<(), iced_x86::IcedError> {
+    let (to, from) = ([r10, r11, r8][below(random, 3) as usize], [r10, r14, r15, r9, r13][below(random, 5) as usize]);
+    match below(random, 16) {
+        0 => a.mov(to, from),
+        1 => a.add(to, from),
+        2 => a.sbb(r11, from),
+        3 => a.cmp(to, from),
+        4 => a.xor(r11d, r11d),
+        5 => a.sub(r10, r10),
+        6 => a.mov(r10d, r9d),
+        7 => a.mov(r11w, r9w),
+        8 => a.movzx(r9d, r10b),
+        9 => a.cmovb(r9, from),
+        10 => a.test(r10d, 0x55),
+        11 => a.neg(to),
+        12 => a.add(r10d, 7),
+        13 => a.imul_3(r9, from, 11),
+        14 => a.sete(r11b),
+        _ => a.rol(r11w, 3),
+    }
+}
+
 /// An access, or what changes a base, the TLB or the page tables between accesses.
 fn item(a: &mut CodeAssembler, random: &mut u64) -> Result<(), iced_x86::IcedError> {
     let (m, v, base) = (operand(random), VALUES[below(random, 5) as usize], BASES[below(random, 5) as usize]);
     let aligned = BASES[below(random, 6) as usize] + (below(random, 6) as i32 * 16 - 48);
     let by = below(random, 40) as i32 - 20;
-    match below(random, 42) {
+    match below(random, 50) {
         0..=5 => a.mov(v, qword_ptr(m)),
         6..=9 => a.mov(qword_ptr(m), v),
         10 => a.add(dword_ptr(m), 5),
@@ -105,6 +128,19 @@ fn item(a: &mut CodeAssembler, random: &mut u64) -> Result<(), iced_x86::IcedErr
         }
         37 => a.push(qword_ptr(m)),
         38 => a.invlpg(byte_ptr(m)),
+        41..=44 => {
+            // Runs over which the stack pointer moves once, and a pointer that turns round.
+            for _ in 0..2 + below(random, 4) {
+                match below(random, 8) {
+                    0..=2 => a.push([v, r10, r14, r15, rsp][below(random, 5) as usize])?,
+                    3 => a.push(by)?,
+                    4 => a.pop(base)?,
+                    _ => a.pop([v, r10, r11][below(random, 3) as usize])?,
+                }
+            }
+            Ok(())
+        }
+        45..=48 => state_registers(a, random),
         _ => a.mov(rax, qword_ptr(r12)),
     }
 }

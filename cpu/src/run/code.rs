@@ -9,7 +9,7 @@ use crate::op::Op;
 use crate::state::{Cpu, seg};
 
 /// Entries of the jump cache.
-pub(super) const JUMPS: usize = 16384;
+pub(super) const JUMPS: usize = 1 << 16;
 /// No block is longer.
 const BLOCK_BYTES: u64 = (MAX_OPS * MAX_LEN) as u64;
 /// Where a block was found for an address.

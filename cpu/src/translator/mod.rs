@@ -11,8 +11,8 @@
 //!   is in [`Context::page`]. So code that is mapped at several addresses is translated once.
 //! * Blocks of one page are chained by patched jumps, which nothing has to undo: a page's blocks are retired together, and
 //!   the entry of a retired one leads out. All other ways, those to a block that runs over into a second page included, go through a jump cache that is emptied with the address space.
-//! * The budget is counted down where a block is left. Translated code is entered with at least the longest block's worth,
-//!   and leaves when less is left: the interpreter runs the rest, to the exact instruction.
+//! * The budget is counted down where a block is left, and asked for where one begins. Translated code is entered with at least
+//!   the longest block's worth, and leaves when less is left: the interpreter runs the rest, to the exact instruction.
 
 #[allow(missing_docs)]
 mod backend;

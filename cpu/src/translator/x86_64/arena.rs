@@ -72,7 +72,7 @@ impl Arena {
                 std::hint::black_box(self.executable[last / CHUNK * CHUNK]);
             }
             self.writable[start + *used..][..code.len()].copy_from_slice(code);
-            *used = (*used + code.len()).next_multiple_of(16).min(SIZE);
+            *used += code.len();
         }
         if before != (self.used / CHUNK, self.used_aside / CHUNK) {
             self.let_go();

@@ -103,15 +103,6 @@ impl Assembler {
         self.code.len()
     }
 
-    /// Data of type `T` may come next, aside.
-    pub fn align<T>(&mut self) {
-        // Code aside begins at a multiple of 16.
-        const { assert!(align_of::<T>() <= 16) };
-        while (self.here() - self.aside) % align_of::<T>() != 0 {
-            self.code.push(0);
-        }
-    }
-
     /// Appends bytes.
     pub fn bytes(&mut self, b: &[u8]) {
         self.code.extend_from_slice(b);
@@ -277,6 +268,11 @@ impl Assembler {
         }
         self.code.push(0x50 | r & 7);
     }
+    /// PUSH of a sign-extended constant.
+    pub fn push_imm(&mut self, v: i32) {
+        self.code.push(0x68);
+        self.bytes(&v.to_le_bytes());
+    }
     pub fn pop(&mut self, r: u8) {
         if r >= 8 {
             self.code.push(0x41);
@@ -321,13 +317,6 @@ impl Assembler {
         self.op(false, &[0x0f, 0xae], 3, Rm::Mem(at));
     }
 
-    /// LEA of an address in this code.
-    pub fn lea_of(&mut self, to: u8) -> Jump {
-        // RIP-relative.
-        self.bytes(&[0x48 | (to >> 3) << 2, 0x8d, 5 | (to & 7) << 3, 0, 0, 0, 0]);
-        Jump(self.here())
-    }
-
     /// Overwrites code, of which there are 4 to 8 bytes, by one instruction that does nothing.
     pub fn nothing(&mut self, range: std::ops::Range<usize>) {
         let nop: &[u8] = match range.len() {
@@ -345,15 +334,16 @@ impl Assembler {
         self.bytes(&[0xe3, 0]);
         ShortJump(self.here())
     }
-    /// JECXZ.
-    pub fn jecxz(&mut self) -> ShortJump {
-        self.bytes(&[0x67, 0xe3, 0]);
-        ShortJump(self.here())
-    }
     /// JMP; not far.
     pub fn jmp_short(&mut self) -> ShortJump {
         self.bytes(&[0xeb, 0]);
         ShortJump(self.here())
+    }
+    /// JRCXZ back to `at` in this code; not far.
+    pub fn jrcxz_back(&mut self, at: usize) {
+        let by = self.here() + 2 - at;
+        debug_assert!(by <= 128, "a short jump over {by} bytes");
+        self.bytes(&[0xe3, (by as u8).wrapping_neg()]);
     }
     /// A short jump goes here.
     pub fn land(&mut self, j: ShortJump) {

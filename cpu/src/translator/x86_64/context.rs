@@ -22,13 +22,12 @@ const _: () = assert!(MASK_PAGE.disp >= -128 && reg(15).disp < 128, "they are no
 /// Entries of the jump cache, for each privilege. An address is told by its lowest bits, all of them: a call and where it
 /// returns to are five bytes from each other, and neither may push the other out.
 pub const JUMPS: usize = 1 << 17;
-const JUMP_BITS: u64 = JUMPS as u64 - 1;
-
-const fn place(linear: u64) -> usize {
-    (linear & JUMP_BITS) as usize
-}
-/// The upper half of a budget that is not used up is not 0.
-const BUDGET_BASE: u64 = 1 << 32;
+/// Which bits of an address tell its place: in the first table, and in the second. There are few places in the first for what
+/// begins at a multiple of 16, as functions do.
+const JUMP_BITS: [u64; 2] = [JUMPS as u64 - 1, (JUMPS as u64 - 1) << 4];
+/// Of the 32 bits of a budget that is not used up, the upper 16 are not 0.
+const BUDGET_BASE: u64 = 1 << 16;
+const _: () = assert!(SPARE < BUDGET_BASE, "a budget would become negative");
 
 /// The tag and the code of an empty entry.
 const EMPTY: [u64; 2] = [0, 0];
@@ -42,12 +41,63 @@ const KEPT: usize = 3;
 /// memory only for what is used.
 #[repr(C)]
 pub struct Jumps {
-    entries: Box<[[u64; 2]; JUMPS]>,
-    filled: Vec<u32>,
+    /// By different bits of the address: what another one has pushed out of the first may be in the second.
+    tables: [Table; 2],
     /// The epoch and mode that it is for.
     stamp: (u64, Mode),
     /// Those of other epochs and modes, the one used last at the end.
     others: Vec<Self>,
+}
+
+/// Addresses, inverted, and the code for each.
+#[repr(C)]
+struct Table {
+    entries: Box<[[u64; 2]; JUMPS]>,
+    filled: Vec<u32>,
+    /// Which bits of an address tell its place.
+    bits: u64,
+}
+
+impl Table {
+    /// An empty one.
+    fn new(bits: u64) -> Self {
+        let entries = vec![EMPTY; JUMPS].into_boxed_slice();
+        let entries = entries.try_into().unwrap_or_else(|_| unreachable!("the length is JUMPS"));
+        let mut table = Self { entries, filled: Vec::new(), bits };
+        table.empty_last();
+        table
+    }
+
+    fn empty_last(&mut self) {
+        self.entries[JUMPS - 1] = [1, 0];
+    }
+
+    #[inline(always)]
+    fn place(&self, linear: u64) -> usize {
+        ((linear & self.bits) >> self.bits.trailing_zeros()) as usize
+    }
+
+    #[inline(always)]
+    fn get(&self, linear: u64) -> Option<u64> {
+        let [tag, code] = self.entries[self.place(linear)];
+        (tag == !linear).then_some(code)
+    }
+
+    #[inline(always)]
+    fn set(&mut self, linear: u64, code: u64) {
+        let i = self.place(linear);
+        if self.entries[i][1] == 0 {
+            self.filled.push(i as u32);
+        }
+        self.entries[i] = [!linear, code];
+    }
+
+    fn empty(&mut self) {
+        for i in self.filled.drain(..) {
+            self.entries[i as usize] = EMPTY;
+        }
+        self.empty_last();
+    }
 }
 
 /// Begins a line of the host's cache.
@@ -90,6 +140,7 @@ pub struct Context {
     /// The time-stamp counter at the start of a block, plus `budget`.
     stamp: u64,
     mask_tsd: u64,
+    mask_second: u64,
     /// The operation that did not complete.
     pub failed: Option<Op>,
     /// By privilege.
@@ -138,13 +189,14 @@ impl Default for Context {
             ahead: 0,
             stamp: 0,
             mask_tsd: bits::CR4_TSD,
+            mask_second: JUMP_BITS[1],
             failed: None,
             jumps: [Jumps::new(), Jumps::new()],
             epochs: [0; 2],
             _near: Line,
             _room: [0; 2],
             mask_page: (TLB_ENTRIES as u64 - 1) << 12,
-            mask_jump: JUMP_BITS,
+            mask_jump: JUMP_BITS[0],
             vectors_home: 1,
             found: [0; SLOTS],
             target: 0,
@@ -204,15 +256,7 @@ impl Context {
 impl Jumps {
     /// An empty one.
     fn new() -> Self {
-        let entries = vec![EMPTY; JUMPS].into_boxed_slice();
-        let entries = entries.try_into().unwrap_or_else(|_| unreachable!("the length is JUMPS"));
-        let mut jumps = Self { entries, filled: Vec::new(), stamp: (0, Mode(0)), others: Vec::new() };
-        jumps.empty_last();
-        jumps
-    }
-
-    fn empty_last(&mut self) {
-        self.entries[JUMPS - 1] = [1, 0];
+        Self { tables: JUMP_BITS.map(Table::new), stamp: (0, Mode(0)), others: Vec::new() }
     }
 
     /// The jump cache of the processor's privilege, epoch and mode.
@@ -254,18 +298,13 @@ impl Jumps {
     /// The code for linear address `linear`.
     #[inline(always)]
     pub fn get(&self, linear: u64) -> Option<u64> {
-        let [tag, code] = self.entries[place(linear)];
-        (tag == !linear).then_some(code)
+        self.tables.iter().find_map(|t| t.get(linear))
     }
 
     /// Enters the code for linear address `linear`.
     #[inline(always)]
     pub fn set(&mut self, linear: u64, code: u64) {
-        let i = place(linear);
-        if self.entries[i][1] == 0 {
-            self.filled.push(i as u32);
-        }
-        self.entries[i] = [!linear, code];
+        self.tables.iter_mut().for_each(|t| t.set(linear, code));
     }
 
     /// Empties it, and those of other epochs.
@@ -275,10 +314,7 @@ impl Jumps {
     }
 
     fn empty(&mut self) {
-        for i in self.filled.drain(..) {
-            self.entries[i as usize] = EMPTY;
-        }
-        self.empty_last();
+        self.tables.iter_mut().for_each(Table::empty);
     }
 }
 
@@ -304,6 +340,7 @@ places! {
     HANDLE = jit.handle;
     MASK_PAGE = jit.mask_page;
     MASK_JUMP = jit.mask_jump;
+    MASK_SECOND = jit.mask_second;
     MASK_ALIGNED_16 = jit.mask_aligned_16;
     MASK_ALIGNED_32 = jit.mask_aligned_32;
     MASK_EXCEPTIONS = jit.mask_exceptions;
@@ -319,6 +356,9 @@ places! {
     CR4 = state.cr4;
     TSC_AUX = state.msr.tsc_aux;
 }
+
+/// What is 0 where the budget is used up: 16 bits.
+pub const BUDGET_LEFT: At = At { disp: BUDGET.disp + 2, ..BUDGET };
 
 /// General register `n` of the guest.
 pub const fn reg(n: u8) -> At {
@@ -367,9 +407,10 @@ pub const fn tlb_host(user: bool, index: u8) -> At {
     entry(FAST + offset_of!(Fast, host) + user as usize * 8 * TLB_ENTRIES, index)
 }
 
-/// Where the address of the jump cache's entries is.
-pub const fn jumps(user: bool) -> At {
-    at(offset_of!(Cpu, jit) + offset_of!(Context, jumps) + user as usize * size_of::<Jumps>() + offset_of!(Jumps, entries))
+/// Where the address of the entries of the jump cache's first table is, or with `second` of its second.
+pub const fn jumps(user: bool, second: bool) -> At {
+    let table = offset_of!(Jumps, tables) + second as usize * size_of::<Table>() + offset_of!(Table, entries);
+    at(offset_of!(Cpu, jit) + offset_of!(Context, jumps) + user as usize * size_of::<Jumps>() + table)
 }
 
 /// Entry `index` / 2 of the jump cache at `entries`.

@@ -43,7 +43,7 @@ use super::SPARE;
 use super::backend::{Back, Backend, Input, Leads, Made};
 use crate::block::Block;
 use crate::flags;
-use crate::op::{BLOCK_RIP, Exit};
+use crate::op::{BLOCK_RIP, Exit, Op};
 use crate::state::{Cpu, Mode};
 
 /// Room that one block's code may need, in bytes.
@@ -105,9 +105,9 @@ impl Backend for Native {
         let (straight, aside) = emitted.code.parts();
         let made = (straight.len().max(aside.len()) <= MOST).then(|| {
             self.arena.append(straight, aside);
-            let code = [(origin.straight, straight.len()), (origin.aside, emitted.aside)];
-            let (near, body, needs, gone) = (emitted.near, emitted.body, emitted.needs, emitted.gone);
-            Made { code, far: origin.straight, near, body, needs, gone, edges: emitted.edges }
+            let code = [(origin.straight, straight.len()), (origin.aside, aside.len())];
+            let (far, near, body, needs, gone) = (emitted.far, emitted.near, emitted.body, emitted.needs, emitted.gone);
+            Made { code, far, near, body, needs, gone, edges: emitted.edges }
         });
         self.emitter.recycle(emitted.code);
         made
@@ -207,10 +207,11 @@ fn chain(cpu: &mut Cpu) -> u64 {
 }
 
 /// Carries out operations for translated code. The result is one of [`result`], or the host address of code to go on with.
-extern "sysv64" fn handle(cpu: *mut Cpu, site: *const Site) -> u64 {
-    // SAFETY: translated code passes the processor that it was entered with, which nobody else uses meanwhile, and a site
-    // of a translation, which lives, as do its operations, until all code is dropped.
-    let (cpu, site, ops) = unsafe { (&mut *cpu, &*site, std::slice::from_raw_parts((*site).op, (*site).run.into())) };
+extern "sysv64" fn handle(cpu: *mut Cpu, ops: *const Op, site: u64) -> u64 {
+    let site = Site::unpack(site);
+    // SAFETY: translated code passes the processor that it was entered with, which nobody else uses meanwhile, and the
+    // operations of a translation, which live until all code is dropped; its sites name such as there are.
+    let (cpu, ops) = unsafe { (&mut *cpu, std::slice::from_raw_parts(ops.add(site.first), site.run)) };
     let start = cpu.jit.page.wrapping_add(site.start as u64);
     match site.kind {
         Kind::BringX87 if x87::bring(cpu) => return result::GO_ON,
@@ -222,6 +223,7 @@ extern "sysv64" fn handle(cpu: *mut Cpu, site: *const Site) -> u64 {
         Kind::Missed => {}
         Kind::MissedX87 | Kind::Handler => x87::take_home(cpu),
     }
+    let lin = registers::guest(site.lin).map_or(cpu.jit.lin, |n| cpu.state.regs[usize::from(n)]);
     cpu.state.regs[usize::from(BLOCK_RIP)] = start;
     cpu.block_icount = cpu.jit.icount();
     // What the rest of the longest block needs stays; a shorter one may give an iteration back to the interpreter.
@@ -232,7 +234,7 @@ extern "sysv64" fn handle(cpu: *mut Cpu, site: *const Site) -> u64 {
     learn_time(cpu);
     // A table of jumps may be reached by nothing but jumps.
     if exit != Exit::Fault && site.kind != Kind::Handler {
-        cpu.mmu.fill_fast(cpu.jit.lin);
+        cpu.mmu.fill_fast(lin);
     }
     match exit {
         Exit::End => {

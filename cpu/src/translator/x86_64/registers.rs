@@ -41,6 +41,11 @@ pub const fn home(n: u8) -> Option<u8> {
     None
 }
 
+/// The guest register that is in host register `n`, if one is.
+pub fn guest(n: u8) -> Option<u8> {
+    STATIC.iter().find(|r| r.1 == n).map(|r| r.0)
+}
+
 /// The name of the low `bytes` of host register `n`.
 pub fn named(n: u8, bytes: usize) -> Register {
     let n = u32::from(n);

@@ -26,15 +26,53 @@ pub struct Thunks {
     pub enter: u64,
     /// Jumped to with the next RIP in R15.
     pub leave: u64,
-    /// Called with a site in R11: [`super::handle`]; returns, or leaves.
+    /// Jumped to with the number of an edge pushed, and the offset in the page of the next RIP in R15.
+    pub leave_by_edge: u64,
+    /// Jumped to with the offset in the page of the next RIP in R15.
+    pub leave_in_page: u64,
+    /// Jumped to with the next RIP in R15, which is a linear address that the jump cache's first table does not know: goes there
+    /// if the second does. By privilege.
+    pub second_look: [u64; 2],
+    /// Called with the linear address of an access in R15: R11 is what is to be added to it, if RCX is 0. By privilege, for loads
+    /// and for stores, by the logarithm of its bytes.
+    pub find: [[[u64; SIZES]; 2]; 2],
+    /// Called with a site in R11, and where the operations are in RCX: [`super::handle`]; returns, or leaves.
     pub handle: u64,
-    /// Called with RIP in R15: brings the vector registers into the host's; or leaves.
+    /// Called with the offset in the page of RIP in R15: brings the vector registers into the host's; or leaves.
     pub vectors: u64,
     /// Bytes of all of them.
     pub len: usize,
 }
 
+/// Sizes of accesses: 1, 2, 4, 8 and 16 bytes.
+pub const SIZES: usize = 5;
+
+/// R11 is the place of linear address R15 in a table of the jump cache; RCX is 0 if the address is there.
+pub fn look_up_target(a: &mut Assembler, user: bool, second: bool) {
+    a.pext(host::R11, host::R15, if second { context::MASK_SECOND } else { context::MASK_JUMP });
+    a.load(host::RCX, context::jumps(user, second));
+    a.lea(host::R11, At::indexed(host::R11, host::R11, 0, 0));
+    a.lea(host::R11, context::jump_place(host::RCX, host::R11));
+    a.load(host::RCX, context::jump_tag(host::R11));
+    // The tag is inverted, not negated.
+    a.lea(host::RCX, At::indexed(host::RCX, host::R15, 0, 1));
+}
+
+/// R11 is the place in the TLB of the page of the linear address in `lin`; RCX is 0 if it is there with all of the `bytes` bytes.
+pub fn look_for_page(a: &mut Assembler, user: bool, write: bool, lin: u8, bytes: usize) {
+    a.pext(host::R11, lin, context::MASK_PAGE);
+    a.load(host::RCX, context::tlb_tag(user, write, host::R11));
+    a.lea(host::RCX, At::indexed(host::RCX, lin, 0, bytes as i32 - 1));
+    a.shrx(host::RCX, host::RCX, host::RBP);
+}
+
 const CALLEE_SAVED: [u8; 6] = [host::RBX, host::RBP, host::R12, host::R13, host::R14, host::R15];
+
+/// R15 becomes what is so far from the start of the page; destroys RCX.
+fn add_page(a: &mut Assembler) {
+    a.load(host::RCX, context::PAGE);
+    a.lea(host::R15, At::indexed(host::R15, host::RCX, 0, 0));
+}
 
 /// Saves the flags; destroys RAX.
 pub fn flags_to_memory(a: &mut Assembler) {
@@ -140,6 +178,12 @@ pub fn make(arena: &mut Arena) -> Thunks {
     restore_flags(&mut a);
     a.jmp_indirect(context::TARGET);
 
+    t.leave_by_edge = origin + a.here() as u64;
+    a.pop(host::RCX);
+    a.store(context::EDGE, host::RCX);
+    t.leave_in_page = origin + a.here() as u64;
+    add_page(&mut a);
+
     t.leave = origin + a.here() as u64;
     a.store(context::RIP, host::R15);
     save_flags(&mut a);
@@ -148,13 +192,32 @@ pub fn make(arena: &mut Arena) -> Thunks {
     a.mov_imm64(host::RAX, result::NEXT);
     epilogue(&mut a);
 
+    for user in [false, true] {
+        t.second_look[usize::from(user)] = origin + a.here() as u64;
+        look_up_target(&mut a, user, true);
+        let hit = a.jrcxz();
+        a.jmp_to(t.leave);
+        a.land(hit);
+        a.jmp_indirect(context::jump_code(host::R11));
+        for write in [false, true] {
+            for size in 0..SIZES {
+                t.find[usize::from(user)][usize::from(write)][size] = origin + a.here() as u64;
+                look_for_page(&mut a, user, write, host::R15, 1 << size);
+                a.load(host::R11, context::tlb_host(user, host::R11));
+                a.ret();
+            }
+        }
+    }
+
     t.handle = origin + a.here() as u64;
     save_flags(&mut a);
     save_registers(&mut a);
     a.store(context::LIN, host::R15);
+    // The vector registers' way home leaves RCX and R11 alone.
     save_vectors(&mut a);
     a.lea(host::RDI, At::base(host::RBP, -ANCHOR));
-    a.mov(host::RSI, host::R11);
+    a.mov(host::RSI, host::RCX);
+    a.mov(host::RDX, host::R11);
     a.lea(host::RSP, At::base(host::RSP, -8));
     a.call_indirect(context::HANDLE);
     a.lea(host::RSP, At::base(host::RSP, 8));
@@ -184,6 +247,7 @@ pub fn make(arena: &mut Arena) -> Thunks {
     a.pext(host::RCX, host::RCX, context::MASK_EXCEPTIONS);
     a.lea(host::RCX, At::base(host::RCX, -0x3f));
     let masked = a.jrcxz();
+    add_page(&mut a);
     a.lea(host::RSP, At::base(host::RSP, 8));
     a.store(context::RIP, host::R15);
     save_flags(&mut a);

@@ -4,12 +4,12 @@ use iced_x86::{Instruction, OpKind};
 use softmetal_bus::PAGE_SIZE;
 
 use super::super::super::backend::{Brought, Edge, Turn};
-use super::super::assembler::{At, ShortJump, host};
-use super::super::context;
+use super::super::assembler::{At, host};
 use super::super::policy::{Way, near_size};
 use super::super::registers::{STACK, number};
+use super::super::{context, thunks};
 use super::memory::fits;
-use super::{Block, Emitted, Out, Site, Slow, To, Unknown};
+use super::{Block, Emitted, Kind, Out, Slow, To, Unknown};
 use crate::block::MAX_LEN;
 
 /// What RET adds to the stack pointer.
@@ -96,8 +96,9 @@ impl Block<'_> {
         }
     }
 
-    /// Goes on if a trace counts here.
-    pub(super) fn guard(&mut self, [page, epoch]: [u64; 2]) {
+    /// Goes on if a trace counts here; where the way out for a budget that is used up begins, which nobody passes on the way.
+    pub(super) fn guard(&mut self, [page, epoch]: [u64; 2]) -> usize {
+        let mut spent = 0;
         for (place, value) in [(context::PAGE, page), (context::epoch(self.user), epoch)] {
             self.a.load(host::RCX, place);
             self.a.mov_imm64(host::R15, value.wrapping_neg());
@@ -105,8 +106,10 @@ impl Block<'_> {
             let fine = self.a.jrcxz();
             let fails = self.a.jmp();
             self.unpinned.push(fails);
+            spent = self.leave_if_spent();
             self.a.land(fine);
         }
+        spent
     }
 
     pub(super) fn push_return(&mut self, k: usize, bytes: usize, back: i64) {
@@ -141,14 +144,11 @@ impl Block<'_> {
         true
     }
 
-    /// `n` instructions are retired; where to go if that was the last of the budget: near.
-    fn account(&mut self, n: usize) -> ShortJump {
-        self.a.load(host::RCX, context::BUDGET);
-        self.a.lea(host::RCX, At::base(host::RCX, -(n as i32)));
-        self.a.store(context::BUDGET, host::RCX);
-        // The upper half is 0 in the rare case, so that the jump is not taken in the other.
-        self.a.rorx(host::RCX, host::RCX, 32);
-        self.a.jecxz()
+    /// `n` instructions are retired. Whether that was the last of the budget is asked where a block begins.
+    fn account(&mut self, n: usize) {
+        self.a.load32(host::RCX, context::BUDGET);
+        self.a.lea32(host::RCX, At::base(host::RCX, -(n as i32)));
+        self.a.store_bytes(4, context::BUDGET, host::RCX);
     }
 
     /// A jump back to the block's start is a loop, whose way lies straight; others are rare or not known.
@@ -183,16 +183,23 @@ impl Block<'_> {
         // What of the page lies within a limit, or before a wrap, has been looked at for this block alone.
         let near = if self.mode.bounded() { target == i64::from(self.start) } else { (0..=LAST).contains(&target) };
         if let (Ok(target), true) = (u16::try_from(target), near) {
-            let spent = self.account(k + 1);
+            self.account(k + 1);
+            // Of a trace, a sample must tell by which edge it was met.
+            let spent = (!self.turns.is_empty()).then(|| {
+                self.a.load_bytes(2, host::RCX, context::BUDGET_LEFT);
+                self.a.jrcxz()
+            });
             let jump = self.a.jmp();
-            self.a.land(spent);
-            let out = self.a.jmp();
+            let spent = spent.map(|spent| {
+                self.a.land(spent);
+                self.a.jmp()
+            });
             let field = self.a.field(jump);
             let target = u64::from(target);
             let closes = k + 1 == self.instructions.len() && target == u64::from(self.start);
             let closes = closes.then(|| self.a.address(self.first));
             let edge = Edge { field, target: self.page + target, mode: self.mode, brought, closes, guards: false, trace: 0, samples: 0 };
-            self.outs.push(Out { from: [out, jump], edge: self.edges.len(), target: target as u16 });
+            self.outs.push(Out { from: jump, spent, edge: self.edges.len(), target: target as u16 });
             self.edges.push(edge);
             return;
         }
@@ -218,36 +225,29 @@ impl Block<'_> {
         let fine = self.a.jrcxz();
         let handled = self.a.jmp();
         self.a.land(fine);
-        self.slow.push(Slow { from: handled, site: 2 * k, lin: host::R15, resume: self.a.here() });
+        self.slow.push(Slow { from: handled, k, kind: Kind::Handler, lin: host::R15, resume: self.a.here() });
     }
 
     /// To the block at R15, after instruction `k`.
     fn indirect(&mut self, k: usize) {
-        let spent = self.account(k + 1);
+        self.account(k + 1);
         let bounded = self.mode.bounded();
         if bounded {
             self.aside_for_linear();
         }
-        self.look_up_target();
+        thunks::look_up_target(&mut self.a, self.user, false);
         if bounded {
             self.a.load(host::R15, context::TARGET);
         }
         let hit = self.a.jrcxz();
-        self.a.land(spent);
-        self.a.jmp_to(self.thunks.leave);
+        self.a.jmp_to(if bounded { self.thunks.leave } else { self.second_look() });
         self.a.land(hit);
         self.a.jmp_indirect(context::jump_code(host::R11));
     }
 
-    /// R11 is the place of linear address R15 in the jump cache; RCX is 0 if the address is there.
-    fn look_up_target(&mut self) {
-        self.a.pext(host::R11, host::R15, context::MASK_JUMP);
-        self.a.load(host::RCX, context::jumps(self.user));
-        self.a.lea(host::R11, At::indexed(host::R11, host::R11, 0, 0));
-        self.a.lea(host::R11, context::jump_place(host::RCX, host::R11));
-        self.a.load(host::RCX, context::jump_tag(host::R11));
-        // The tag is inverted, not negated.
-        self.a.lea(host::RCX, At::indexed(host::RCX, host::R15, 0, 1));
+    /// Where to jump with an address in R15 that the jump cache's first table does not know.
+    fn second_look(&self) -> u64 {
+        self.thunks.second_look[usize::from(self.user)]
     }
 
     /// To the block at R15, if that is admitted, by instruction `k`, which sets the stack pointer to `stack`.
@@ -260,7 +260,7 @@ impl Block<'_> {
             return self.indirect(k);
         }
         // What the jump cache knows has been admitted.
-        self.look_up_target();
+        thunks::look_up_target(&mut self.a, self.user, false);
         let hit = self.a.jrcxz();
         let from = self.a.jmp();
         self.a.land(hit);
@@ -268,10 +268,8 @@ impl Block<'_> {
         if let Some(stack) = stack {
             self.set_stack(stack);
         }
-        let spent = self.account(k + 1);
+        self.account(k + 1);
         self.a.jmp_indirect(context::jump_code(host::R11));
-        self.a.land(spent);
-        self.a.jmp_to(self.thunks.leave);
     }
 
     /// Targets that the jump cache does not know.
@@ -282,15 +280,21 @@ impl Block<'_> {
             self.beyond_half();
             let fine = self.a.jrcxz();
             // The handler goes on, or refuses.
-            self.call_site(2 * u.k);
+            self.call_site(u.k, Kind::Handler, host::R15);
             self.a.land(fine);
             if let Some(stack) = u.stack {
                 self.set_stack(stack);
             }
-            let spent = self.account(u.k + 1);
-            self.a.land(spent);
-            self.a.jmp_to(self.thunks.leave);
+            self.account(u.k + 1);
+            self.a.jmp_to(self.second_look());
         }
+    }
+
+    /// Leaves by an edge that is not linked, to offset `target` of the page.
+    fn leave_by_edge(&mut self, number: usize, target: u16) {
+        self.a.mov_imm64(host::R15, target.into());
+        self.a.push_imm(number as i32);
+        self.a.jmp_to(self.thunks.leave_by_edge);
     }
 
     /// RCX is 0 if R15 lies in the half of the address space that the code is in.
@@ -311,7 +315,7 @@ impl Block<'_> {
     }
 
     /// All that does not lie on the straight way.
-    pub(super) fn finish(mut self, near: usize, body: usize) -> Emitted {
+    pub(super) fn finish(mut self, [far, near, body]: [usize; 3]) -> Emitted {
         self.taken_branches();
         for (jump, k, way) in std::mem::take(&mut self.surprises) {
             let here = self.a.here();
@@ -321,24 +325,20 @@ impl Block<'_> {
         for s in std::mem::take(&mut self.slow) {
             let here = self.a.here();
             self.a.bind(s.from, here);
-            if s.lin != host::R15 {
-                self.a.mov(host::R15, s.lin);
-            }
-            self.call_handler(s.site);
+            self.call_site(s.k, s.kind, s.lin);
+            self.bring_x87();
+            self.bring_vectors();
             let back = self.a.jmp();
             self.a.bind(back, s.resume);
         }
         self.unknown_targets();
         for out in std::mem::take(&mut self.outs) {
             let here = self.a.here();
-            for j in out.from {
-                self.a.bind(j, here);
+            for jump in [Some(out.from), out.spent].into_iter().flatten() {
+                self.a.bind(jump, here);
             }
-            self.a.load(host::R15, context::PAGE);
-            self.a.lea(host::R15, At::base(host::R15, out.target.into()));
             let number = self.first_edge + out.edge + 1;
-            self.a.store_imm64(context::EDGE, number as i32);
-            self.a.jmp_to(self.thunks.leave);
+            self.leave_by_edge(number, out.target);
         }
         if !self.unpinned.is_empty() {
             let here = self.a.here();
@@ -347,20 +347,23 @@ impl Block<'_> {
             }
             let (target, mode, brought) = (self.page + u64::from(self.start), self.mode, self.needs);
             self.edges.push(Edge { field: 0, target, mode, brought, closes: None, guards: true, trace: 0, samples: 0 });
-            self.a.store_imm64(context::EDGE, (self.first_edge + self.edges.len()) as i32);
+            self.leave_by_edge(self.first_edge + self.edges.len(), self.start);
         }
         let gone = self.a.here();
-        self.a.load(host::R15, context::PAGE);
-        self.a.lea(host::R15, At::base(host::R15, self.start.into()));
-        self.a.jmp_to(self.thunks.leave);
-        let aside = self.a.parts().1.len();
-        for (citation, site) in std::mem::take(&mut self.cited) {
-            self.a.align::<Site>();
-            let here = self.a.here();
-            self.a.bind(citation, here);
-            self.a.bytes(&self.sites[site].bytes());
+        for j in std::mem::take(&mut self.spent) {
+            self.a.bind(j, gone);
         }
-        let [near, body, gone] = [near, body, gone].map(|at| self.a.address(at));
-        Emitted { code: self.a, aside, near, body, needs: self.needs, gone, edges: self.edges }
+        self.a.mov_imm64(host::R15, self.start.into());
+        self.a.jmp_to(self.thunks.leave_in_page);
+        if !self.calls.is_empty() {
+            let here = self.a.here();
+            for call in std::mem::take(&mut self.calls) {
+                self.a.bind(call, here);
+            }
+            self.a.mov_imm64(host::RCX, self.ops.as_ptr() as u64);
+            self.a.jmp_to(self.thunks.handle);
+        }
+        let [far, near, body, gone] = [far, near, body, gone].map(|at| self.a.address(at));
+        Emitted { code: self.a, far, near, body, needs: self.needs, gone, edges: self.edges }
     }
 }

@@ -3,11 +3,12 @@
 use iced_x86::{Instruction, Register};
 
 use super::super::assembler::{Assembler, At, host};
-use super::super::context;
 use super::super::registers::{home, number};
+use super::super::thunks::{self, SIZES};
+use super::super::{context, policy};
 use super::groups::Role;
 use super::shared::{Found, Miss};
-use super::{Block, Slow};
+use super::{Block, Kind, Slow};
 use crate::state::seg;
 
 pub(super) fn fits(v: i64) -> bool {
@@ -87,12 +88,15 @@ impl Block<'_> {
             return Found { at: At::base(host::R11, 0), lin, miss: self.look(lin, look) };
         }
         self.held = None;
-        self.a.pext(host::R11, lin, context::MASK_PAGE);
-        self.a.load(host::RCX, context::tlb_tag(self.user, write, host::R11));
+        let size = bytes.trailing_zeros() as usize;
+        if self.aside && alignment == 0 && bytes.is_power_of_two() && size < SIZES {
+            return self.check_aside(lin, size, write);
+        }
         if alignment == 0 {
-            self.a.lea(host::RCX, At::indexed(host::RCX, lin, 0, bytes as i32 - 1));
-            self.a.shrx(host::RCX, host::RCX, host::RBP);
+            thunks::look_for_page(&mut self.a, self.user, write, lin, bytes);
         } else {
+            self.a.pext(host::R11, lin, context::MASK_PAGE);
+            self.a.load(host::RCX, context::tlb_tag(self.user, write, host::R11));
             self.a.lea(host::RCX, At::indexed(host::RCX, lin, 0, 0));
             let mask = if alignment == 16 { context::MASK_ALIGNED_16 } else { context::MASK_ALIGNED_32 };
             self.a.pext(host::RCX, host::RCX, mask);
@@ -104,6 +108,18 @@ impl Block<'_> {
         Found { at: At::indexed(lin, host::R11, 0, 0), lin, miss: Miss::Handled(miss) }
     }
 
+    /// The same, in less code.
+    fn check_aside(&mut self, lin: u8, size: usize, write: bool) -> Found {
+        if lin != host::R15 {
+            self.a.mov(host::R15, lin);
+        }
+        self.a.call_to(self.thunks.find[usize::from(self.user)][usize::from(write)][size]);
+        let hit = self.a.jrcxz();
+        let miss = self.a.jmp();
+        self.a.land(hit);
+        Found { at: At::indexed(lin, host::R11, 0, 0), lin, miss: Miss::Handled(miss) }
+    }
+
     /// The instruction is complete: where its way through the handler comes back.
     pub(super) fn missed(&mut self, Found { lin, miss, .. }: Found, k: usize) {
         match miss {
@@ -112,7 +128,8 @@ impl Block<'_> {
                     self.detours.push((self.slow.len(), k + 1));
                 }
                 let resume = self.a.here();
-                self.slow.push(Slow { from, site: 2 * k + 1, lin, resume });
+                let kind = if policy::uses_x87(&self.instructions[k]) { Kind::MissedX87 } else { Kind::Missed };
+                self.slow.push(Slow { from, k, kind, lin, resume });
             }
             Miss::Aside(from) => self.strays.push((from, k)),
             Miss::Never => {}

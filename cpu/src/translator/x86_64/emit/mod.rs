@@ -18,7 +18,7 @@ mod native;
 mod shared;
 mod stack;
 
-use std::mem::offset_of;
+use std::sync::Arc;
 
 use iced_x86::{Encoder, Instruction, InstructionInfoFactory};
 
@@ -26,27 +26,16 @@ use self::groups::Plan;
 pub use self::groups::SLOTS;
 pub use self::narrow::To;
 use self::shared::Kept;
+use super::super::SPARE;
 use super::super::backend::{Brought, Edge, Input, Turn};
 use super::arena::Origin;
 use super::assembler::{Assembler, At, Jump, host};
 use super::context;
 use super::policy::{self, Host, Way};
 use super::thunks::Thunks;
+use crate::block::MAX_OPS;
 use crate::op::Op;
 use crate::state::Mode;
-
-/// Operations as translated code hands them to [`super::handle`]; a copy lies beside the code.
-#[derive(Clone, Copy)]
-#[repr(C)]
-pub struct Site {
-    /// The first; it lies among the translation's own.
-    pub op: *const Op,
-    /// How many there are.
-    pub run: u16,
-    /// The start of its block, counted from the start of the page.
-    pub start: i32,
-    pub kind: Kind,
-}
 
 /// What [`super::handle`] is called for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,7 +43,7 @@ pub struct Site {
 pub enum Kind {
     /// To carry out the operations.
     Handler,
-    /// To carry out an operation whose access at [`context::LIN`] missed the TLB.
+    /// To carry out an operation whose access at [`Site::lin`] missed the TLB.
     Missed,
     /// The same, of an operation that uses the x87 registers.
     MissedX87,
@@ -62,23 +51,42 @@ pub enum Kind {
     BringX87,
 }
 
+/// What translated code has [`super::handle`] do, with operations of its translation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Site {
+    /// The first of them, ...
+    pub first: usize,
+    /// ... and how many there are.
+    pub run: usize,
+    /// The start of their block, counted from the start of the page.
+    pub start: i32,
+    pub kind: Kind,
+    /// The host register with the address that missed.
+    pub lin: u8,
+}
+
+const _: () = assert!(SPARE <= 1 << 8 && MAX_OPS <= 1 << 6, "a site has so many bits for them");
+
 impl Site {
-    /// As it lies in memory.
-    fn bytes(&self) -> [u8; size_of::<Self>()] {
-        let mut bytes = [0; size_of::<Self>()];
-        bytes[offset_of!(Self, op)..][..8].copy_from_slice(&(self.op as u64).to_le_bytes());
-        bytes[offset_of!(Self, run)..][..2].copy_from_slice(&self.run.to_le_bytes());
-        bytes[offset_of!(Self, start)..][..4].copy_from_slice(&self.start.to_le_bytes());
-        bytes[offset_of!(Self, kind)] = self.kind as u8;
-        bytes
+    /// As a number, mostly one of 32 bits.
+    fn pack(self) -> u64 {
+        let number = (self.start as u64) << 20 | u64::from(self.lin) << 16 | (self.kind as u64) << 14;
+        number | (self.run as u64 - 1) << 8 | self.first as u64
+    }
+
+    /// From such a number.
+    pub fn unpack(number: u64) -> Self {
+        let field = |at: u32, bits: u32| (number >> at & ((1 << bits) - 1)) as usize;
+        let kind = [Kind::Handler, Kind::Missed, Kind::MissedX87, Kind::BringX87][field(14, 2)];
+        Self { first: field(0, 8), run: field(8, 6) + 1, start: (number as i64 >> 20) as i32, kind, lin: field(16, 4) as u8 }
     }
 }
 
 /// What a block became. Places are host addresses.
 pub struct Emitted {
     pub code: Assembler,
-    /// Bytes of code aside; what comes behind them is data.
-    pub aside: usize,
+    /// The entry for somebody who knows the linear address alone.
+    pub far: u64,
     /// The entry that takes the page over from its predecessor.
     pub near: u64,
     /// The entry for a predecessor that leaves with all that the block needs.
@@ -89,9 +97,12 @@ pub struct Emitted {
     pub edges: Vec<Edge>,
 }
 
+/// A way through the handler of instruction `k`.
 struct Slow {
     from: Jump,
-    site: usize,
+    k: usize,
+    kind: Kind,
+    /// Of an access that missed: the register with its address.
     lin: u8,
     resume: usize,
 }
@@ -105,7 +116,9 @@ struct Unknown {
 }
 
 struct Out {
-    from: [Jump; 2],
+    from: Jump,
+    /// From where the budget is used up.
+    spent: Option<Jump>,
     edge: usize,
     target: u16,
 }
@@ -124,9 +137,12 @@ struct Block<'a> {
     thunks: Thunks,
     user: bool,
     start: u16,
-    sites: &'a [Site],
-    /// References to copies of sites.
-    cited: Vec<(Jump, usize)>,
+    ops: &'a Arc<[Op]>,
+    starts: &'a [i32],
+    /// By instruction: how many, from it on, are carried out by handlers that hand over by themselves.
+    runs: &'a [u8],
+    /// Calls of handlers.
+    calls: Vec<Jump>,
     instructions: &'a [Instruction],
     ways: &'a [Way],
     turns: &'a [Turn],
@@ -139,7 +155,9 @@ struct Block<'a> {
     surprises: Vec<(Jump, usize, Way)>,
     /// Ways out of a trace that is entered where it does not count.
     unpinned: Vec<Jump>,
-    /// Where the first instruction is.
+    /// Jumps for a budget that is used up.
+    spent: Vec<Jump>,
+    /// Where the block begins for its own way back.
     first: usize,
     edges: Vec<Edge>,
     first_edge: usize,
@@ -186,18 +204,11 @@ impl Emitter {
             input.instructions.iter_mut().for_each(narrow::widen);
         }
         let ways = self.ways(&input.instructions, input.available, input.mode);
-        let site = |k: usize, kind| Site { op: &raw const input.ops[k], run: 1, start: input.starts[k], kind };
-        let missed = |i: &Instruction| if policy::uses_x87(i) { Kind::MissedX87 } else { Kind::Missed };
-        // Two for each instruction: by its handler, and for an access that missed; and one to bring the x87 registers.
-        let mut sites = Vec::with_capacity(2 * ways.len() + 1);
-        for (k, i) in input.instructions.iter().enumerate() {
-            sites.extend([site(k, Kind::Handler), site(k, missed(i))]);
-        }
-        sites.push(site(0, Kind::BringX87));
         // Handlers that follow each other hand over by themselves.
+        let mut runs = vec![1; ways.len()];
         for k in (1..ways.len()).rev() {
-            if joined(k, &ways, &sites) {
-                sites[2 * k - 2].run = sites[2 * k].run + 1;
+            if joined(k, &ways, input.starts) {
+                runs[k - 1] = runs[k] + 1;
             }
         }
         let mut barred = Vec::new();
@@ -207,7 +218,7 @@ impl Emitter {
             } else {
                 Plan::default()
             };
-            match self.attempt(&input, &sites, &ways, plan, (thunks, origin)) {
+            match self.attempt(&input, &runs, &ways, plan, (thunks, origin)) {
                 Ok(emitted) => return emitted,
                 Err(k) => barred.push(k),
             }
@@ -218,12 +229,12 @@ impl Emitter {
     fn attempt(
         &mut self,
         input: &Input,
-        sites: &[Site],
+        runs: &[u8],
         ways: &[Way],
         plan: Plan,
         (thunks, origin): (Thunks, Origin),
     ) -> Result<Emitted, usize> {
-        let (start, n) = (sites[0].start as u16, input.instructions.len());
+        let (start, n) = (input.starts[0] as u16, input.instructions.len());
         let mut b = Block {
             a: Assembler::new(origin, std::mem::take(&mut self.buffer)),
             thunks,
@@ -231,8 +242,10 @@ impl Emitter {
             page: input.page,
             mode: input.mode,
             start,
-            sites,
-            cited: Vec::with_capacity(2 * n),
+            ops: input.ops,
+            starts: input.starts,
+            runs,
+            calls: Vec::with_capacity(2 * n),
             instructions: &input.instructions,
             ways,
             turns: input.turns,
@@ -246,6 +259,7 @@ impl Emitter {
             unknown: Vec::new(),
             surprises: Vec::new(),
             unpinned: Vec::new(),
+            spent: Vec::new(),
             first: 0,
             edges: Vec::with_capacity(n),
             first_edge: input.first_edge,
@@ -259,6 +273,8 @@ impl Emitter {
             detours: Vec::new(),
             refused: None,
         };
+        let mut spent = b.leave_if_spent();
+        let far = b.a.here();
         if input.mode.bounded() {
             let end = input.instructions.last().map_or(0, Instruction::next_ip) as i32;
             b.within_reach(end - i32::from(start));
@@ -270,9 +286,14 @@ impl Emitter {
         b.bring_vectors();
         let body = b.a.here();
         if let Some(pinned) = input.pinned {
-            b.guard(pinned);
+            spent = b.guard(pinned);
         }
         b.first = b.a.here();
+        b.a.load_bytes(2, host::RCX, context::BUDGET_LEFT);
+        b.a.jrcxz_back(spent);
+        if !input.turns.is_empty() {
+            b.first = b.a.here();
+        }
         let last = input.instructions.len() - 1;
         let mut joins = Vec::with_capacity(last + 2);
         for k in 0..=last {
@@ -304,7 +325,7 @@ impl Emitter {
         }
         match b.refused {
             Some(k) => Err(k),
-            None => Ok(b.finish(near, body)),
+            None => Ok(b.finish([far, near, body])),
         }
     }
 
@@ -316,12 +337,12 @@ impl Emitter {
             Way::Nothing => {}
             Way::Native => b.native(&mut self.encoder, k, i, self.info.info(i)),
             Way::Handler => {
-                if k == 0 || !joined(k, ways, b.sites) {
+                if k == 0 || !joined(k, ways, b.starts) {
                     b.handler(k);
                 }
             }
             Way::HandlerLast => {
-                b.call_site(2 * k);
+                b.call_site(k, Kind::Handler, host::R15);
                 b.edge(k, To::after(i), Brought::default());
                 return true;
             }
@@ -345,8 +366,8 @@ impl Emitter {
 }
 
 /// Whether the handler of instruction `k` follows that of the one before it.
-fn joined(k: usize, ways: &[Way], sites: &[Site]) -> bool {
-    ways[k] == Way::Handler && ways[k - 1] == Way::Handler && sites[2 * k].start == sites[2 * k - 2].start
+fn joined(k: usize, ways: &[Way], starts: &[i32]) -> bool {
+    ways[k] == Way::Handler && ways[k - 1] == Way::Handler && starts[k] == starts[k - 1]
 }
 
 impl Block<'_> {
@@ -355,13 +376,20 @@ impl Block<'_> {
         self.turns.get(k).copied()
     }
 
+    /// The way out for a budget that is used up; where it begins.
+    fn leave_if_spent(&mut self) -> usize {
+        let at = self.a.here();
+        let jump = self.a.jmp();
+        self.spent.push(jump);
+        at
+    }
+
     /// Brings the vector registers into the host's, if they are not there.
     fn bring_vectors(&mut self) {
         if self.needs.vectors {
             self.a.load_byte(host::RCX, context::VECTORS_HOME);
             let there = self.a.jrcxz();
-            self.a.load(host::R15, context::PAGE);
-            self.a.lea(host::R15, At::base(host::R15, self.start.into()));
+            self.a.mov_imm64(host::R15, self.start.into());
             self.a.call_to(self.thunks.vectors);
             self.a.land(there);
         }
@@ -372,26 +400,25 @@ impl Block<'_> {
         if self.needs.x87 {
             self.a.load_byte(host::RCX, context::X87_HOME);
             let there = self.a.jrcxz();
-            self.call_site(self.sites.len() - 1);
+            self.call_site(0, Kind::BringX87, host::R15);
             self.a.land(there);
         }
     }
 
-    fn call_site(&mut self, site: usize) {
+    /// Calls [`super::handle`], for instruction `k`; `lin` is the register with an address that missed.
+    fn call_site(&mut self, k: usize, kind: Kind, lin: u8) {
         self.held = None;
-        let citation = self.a.lea_of(host::R11);
-        self.cited.push((citation, site));
-        self.a.call_to(self.thunks.handle);
+        let run = if kind == Kind::Handler { self.runs[k].into() } else { 1 };
+        let site = Site { first: k, run, start: self.starts[k], kind, lin };
+        self.a.mov_imm64(host::R11, site.pack());
+        let call = self.a.call();
+        self.calls.push(call);
     }
 
-    fn call_handler(&mut self, site: usize) {
-        self.call_site(site);
-        self.bring_x87();
-        self.bring_vectors();
-    }
-
+    /// The handler of instruction `k` carries it out, aside.
     fn handler(&mut self, k: usize) {
-        // The site of an access that missed differs only in that.
-        self.call_handler(2 * k);
+        self.held = None;
+        let from = self.a.jmp();
+        self.slow.push(Slow { from, k, kind: Kind::Handler, lin: host::R15, resume: self.a.here() });
     }
 }

@@ -6,7 +6,7 @@ use super::super::assembler::{Assembler, At, Jump, host};
 use super::super::policy::near_size;
 use super::super::registers::{COUNT, home, is_high_byte, named, number};
 use super::super::{context, policy, thunks};
-use super::{Block, Slow};
+use super::{Block, Kind, Slow};
 
 impl Block<'_> {
     pub(super) fn native(&mut self, encoder: &mut Encoder, k: usize, i: &Instruction, info: &InstructionInfo) {
@@ -240,7 +240,7 @@ impl Block<'_> {
         let resume = self.a.here();
         // The handler of an operand that missed the TLB has divided as well.
         self.slow[first..].iter_mut().for_each(|s| s.resume = resume);
-        self.slow.extend(slow.into_iter().map(|from| Slow { from, site: 2 * k, lin: host::R15, resume }));
+        self.slow.extend(slow.into_iter().map(|from| Slow { from, k, kind: Kind::Handler, lin: host::R15, resume }));
     }
 
     /// RDTSC and RDTSCP, from what is left of the budget.
@@ -251,7 +251,7 @@ impl Block<'_> {
         let fine = self.a.jrcxz();
         let from = self.a.jmp();
         self.a.land(fine);
-        self.a.load(host::RCX, context::BUDGET);
+        self.a.load32(host::RCX, context::BUDGET);
         self.a.not(host::RCX);
         self.a.load(host::R11, context::STAMP);
         self.a.lea(host::R11, At::indexed(host::R11, host::RCX, 0, k as i32 + 1));
@@ -261,7 +261,7 @@ impl Block<'_> {
         if i.mnemonic() == iced_x86::Mnemonic::Rdtscp {
             self.a.load32(COUNT, context::TSC_AUX);
         }
-        self.slow.push(Slow { from, site: 2 * k, lin: host::R15, resume: self.a.here() });
+        self.slow.push(Slow { from, k, kind: Kind::Handler, lin: host::R15, resume: self.a.here() });
     }
 
     /// Emits what destroys RAX, which is in R11 meanwhile.
