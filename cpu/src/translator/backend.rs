@@ -130,6 +130,8 @@ pub struct Edge {
     pub trace: u32,
     /// How often it was met by a sample.
     pub samples: u8,
+    /// A call returns here, as to any address that is looked up: it leads to [`Made::far`].
+    pub returns: bool,
 }
 
 /// Register files that are in the host's where a block is entered or left.

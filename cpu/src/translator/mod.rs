@@ -272,6 +272,9 @@ impl<B: Backend> Translator<B> {
     /// Where edge `e` enters translation `number`.
     fn entry(&self, number: u32, e: &Edge) -> u64 {
         let t = &self.translations[number as usize - 1];
+        if e.returns {
+            return t.far;
+        }
         if let (Some(first), true) = (e.closes, t.trace == e.trace) {
             return first;
         }

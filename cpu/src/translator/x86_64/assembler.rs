@@ -282,6 +282,11 @@ impl Assembler {
     pub fn ret(&mut self) {
         self.code.push(0xc3);
     }
+    /// RET, with `n` bytes more to drop.
+    pub fn ret_dropping(&mut self, n: u16) {
+        self.code.push(0xc2);
+        self.bytes(&n.to_le_bytes());
+    }
     pub fn jmp_indirect(&mut self, at: At) {
         self.op(false, &[0xff], 4, Rm::Mem(at));
     }
@@ -315,6 +320,13 @@ impl Assembler {
     }
     pub fn stmxcsr(&mut self, at: At) {
         self.op(false, &[0x0f, 0xae], 3, Rm::Mem(at));
+    }
+
+    /// LEA of an address in this code.
+    pub fn lea_of(&mut self, to: u8) -> Jump {
+        // RIP-relative.
+        self.bytes(&[0x48 | (to >> 3) << 2, 0x8d, 5 | (to & 7) << 3, 0, 0, 0, 0]);
+        Jump(self.here())
     }
 
     /// Overwrites code, of which there are 4 to 8 bytes, by one instruction that does nothing.

@@ -9,6 +9,7 @@ use std::mem::offset_of;
 use super::super::SPARE;
 use super::assembler::{At, host};
 use super::emit::SLOTS;
+use super::returns::Returns;
 use super::x87::Area;
 use crate::mmu::{Fast, Mmu, TLB_ENTRIES, same_but_for_the_space};
 use crate::op::Op;
@@ -147,6 +148,8 @@ pub struct Context {
     pub jumps: [Jumps; 2],
     /// What those are valid by.
     pub epochs: [u64; 2],
+    /// Where returns lead; valid as long as `jumps` are.
+    pub returns: Returns,
     /// What comes next ends where this ends.
     _near: Line,
     _room: [u64; 2],
@@ -193,6 +196,7 @@ impl Default for Context {
             failed: None,
             jumps: [Jumps::new(), Jumps::new()],
             epochs: [0; 2],
+            returns: Returns::default(),
             _near: Line,
             _room: [0; 2],
             mask_page: (TLB_ENTRIES as u64 - 1) << 12,
@@ -259,7 +263,7 @@ impl Jumps {
         Self { tables: JUMP_BITS.map(Table::new), stamp: (0, Mode(0)), others: Vec::new() }
     }
 
-    /// The jump cache of the processor's privilege, epoch and mode.
+    /// The jump cache of the processor's privilege, epoch and mode; the stack of returns is that one's, too.
     #[inline(always)]
     pub fn of(cpu: &mut Cpu) -> &mut Self {
         let mode = cpu.state.mode;
@@ -268,7 +272,9 @@ impl Jumps {
         if jumps.stamp != stamp {
             jumps.change(stamp);
             cpu.jit.epochs[usize::from(mode.user())] = stamp.0;
+            cpu.jit.returns.forget(mode.user());
         }
+        cpu.jit.returns.select(mode.user());
         &mut cpu.jit.jumps[usize::from(mode.user())]
     }
 
@@ -338,6 +344,8 @@ places! {
     EDGE = jit.edge;
     TARGET = jit.target;
     HANDLE = jit.handle;
+    STACK_TOP = jit.returns.top;
+    HOST_STACK = jit.returns.host;
     MASK_PAGE = jit.mask_page;
     MASK_JUMP = jit.mask_jump;
     MASK_SECOND = jit.mask_second;

@@ -10,6 +10,7 @@
 //! | [`emit`] | from a block's instructions to host code |
 //! | [`registers`] | where the guest's registers are meanwhile |
 //! | [`context`] | what translated code works with, and where it finds it |
+//! | [`returns`] | the stack that returns are predicted by |
 //! | [`thunks`] | the way in and out |
 //! | [`assembler`] | bytes of host instructions |
 //! | [`x87`] | the x87 registers, in the host's while translated code uses them (unsafe) |
@@ -26,6 +27,7 @@ mod emit;
 #[allow(missing_docs)]
 mod policy;
 mod registers;
+mod returns;
 mod thunks;
 mod undefined;
 mod x87;
@@ -38,6 +40,7 @@ pub use self::context::Context;
 use self::context::Jumps;
 use self::emit::{Emitter, Kind, Site, To};
 use self::policy::{Host, Way};
+use self::returns::{SLICE, Stacks};
 use self::thunks::{Thunks, result};
 use super::SPARE;
 use super::backend::{Back, Backend, Input, Leads, Made};
@@ -70,6 +73,8 @@ fn host_and_memory() -> Result<(Host, Arena), String> {
 /// All code.
 pub struct Native {
     arena: Arena,
+    /// What [`Context::returns`] is about.
+    _stacks: Stacks,
     thunks: Thunks,
     emitter: Emitter,
 }
@@ -80,9 +85,12 @@ impl Backend for Native {
     fn new(cpu: &mut Cpu) -> Result<Self, String> {
         let (host, mut arena) = host_and_memory()?;
         let thunks = thunks::make(&mut arena);
+        let mut stacks =
+            Stacks::new().map_err(|e| format!("the translator needs memory for its stack, which the host does not give: {e}"))?;
+        cpu.jit.returns = stacks.returns(thunks.leave);
         cpu.jit.handle = handle as *const () as u64;
         cpu.jit.jumps.iter_mut().for_each(Jumps::clear);
-        Ok(Self { arena, thunks, emitter: Emitter::new(host) })
+        Ok(Self { arena, _stacks: stacks, thunks, emitter: Emitter::new(host) })
     }
 
     fn leads(&mut self, instructions: &[Instruction], available: &[bool], mode: Mode) -> Vec<Leads> {
@@ -135,6 +143,8 @@ impl Backend for Native {
     fn clear(&mut self, cpu: &mut Cpu) {
         self.arena.truncate(self.thunks.len);
         cpu.jit.jumps.iter_mut().for_each(Jumps::clear);
+        cpu.jit.returns.forget(false);
+        cpu.jit.returns.forget(true);
     }
 
     fn within_limit(cpu: &Cpu, block: &Block) -> bool {
@@ -147,11 +157,12 @@ impl Backend for Native {
         let s = &mut cpu.state;
         let flags = s.lazy.bits();
         let jit = &mut cpu.jit;
-        jit.grant(s.icount, left);
+        jit.grant(s.icount, left.min(SLICE));
         jit.page = rip.wrapping_sub(block.physical & (PAGE_SIZE as u64 - 1));
         jit.flags = to_host(flags);
         jit.vectors_home = 1;
         jit.edge = 0;
+        jit.returns.make_room();
         let linear = cpu.linear_rip();
         Jumps::of(cpu).set(linear, far);
         // SAFETY: the code was made for this processor's layout, by `emit` and `thunks`, and lives as long as the arena;

@@ -154,7 +154,9 @@ fn load_vectors(a: &mut Assembler) {
     a.bind(done, here);
 }
 
+/// Back to Rust, on whatever stack.
 fn epilogue(a: &mut Assembler) {
+    a.load(host::RSP, context::HOST_STACK);
     a.lea(host::RSP, At::base(host::RSP, 8));
     for &r in CALLEE_SAVED.iter().rev() {
         a.pop(r);
@@ -174,6 +176,8 @@ pub fn make(arena: &mut Arena) -> Thunks {
     a.lea(host::RSP, At::base(host::RSP, -8));
     a.lea(host::RBP, At::base(host::RDI, ANCHOR));
     a.store(context::TARGET, host::RSI);
+    a.store(context::HOST_STACK, host::RSP);
+    a.load(host::RSP, context::STACK_TOP);
     load_registers(&mut a);
     restore_flags(&mut a);
     a.jmp_indirect(context::TARGET);
@@ -186,6 +190,7 @@ pub fn make(arena: &mut Arena) -> Thunks {
 
     t.leave = origin + a.here() as u64;
     a.store(context::RIP, host::R15);
+    a.store(context::STACK_TOP, host::RSP);
     save_flags(&mut a);
     save_registers(&mut a);
     save_vectors(&mut a);
@@ -218,18 +223,21 @@ pub fn make(arena: &mut Arena) -> Thunks {
     a.lea(host::RDI, At::base(host::RBP, -ANCHOR));
     a.mov(host::RSI, host::RCX);
     a.mov(host::RDX, host::R11);
-    a.lea(host::RSP, At::base(host::RSP, -8));
+    // Without where this goes back to.
+    a.lea(host::RCX, At::base(host::RSP, 8));
+    a.store(context::STACK_TOP, host::RCX);
+    a.load(host::RSP, context::HOST_STACK);
     a.call_indirect(context::HANDLE);
-    a.lea(host::RSP, At::base(host::RSP, 8));
     // TEST RAX, RAX
     a.bytes(&[0x48, 0x85, 0xc0]);
     let out = a.jcc(5);
+    a.load(host::RSP, context::STACK_TOP);
+    a.lea(host::RSP, At::base(host::RSP, -8));
     load_registers(&mut a);
     restore_flags(&mut a);
     a.ret();
     let here = a.here();
     a.bind(out, here);
-    a.lea(host::RSP, At::base(host::RSP, 8));
     // CMP RAX, LAST; JA
     a.bytes(&[0x48, 0x83, 0xf8, result::LAST]);
     let on = a.jcc(7);
@@ -237,6 +245,7 @@ pub fn make(arena: &mut Arena) -> Thunks {
     let here = a.here();
     a.bind(on, here);
     a.store(context::TARGET, host::RAX);
+    a.load(host::RSP, context::STACK_TOP);
     load_registers(&mut a);
     restore_flags(&mut a);
     a.load(host::R15, context::RIP);
@@ -247,18 +256,23 @@ pub fn make(arena: &mut Arena) -> Thunks {
     a.pext(host::RCX, host::RCX, context::MASK_EXCEPTIONS);
     a.lea(host::RCX, At::base(host::RCX, -0x3f));
     let masked = a.jrcxz();
-    add_page(&mut a);
-    a.lea(host::RSP, At::base(host::RSP, 8));
-    a.store(context::RIP, host::R15);
-    save_flags(&mut a);
-    save_registers(&mut a);
-    a.mov_imm64(host::RAX, result::INTERPRET);
-    epilogue(&mut a);
+    let unmasked = a.jmp();
     a.land(masked);
     load_vectors(&mut a);
     a.ldmxcsr(context::MXCSR);
     a.store_imm64(context::VECTORS_HOME, 0);
     a.ret();
+    let here = a.here();
+    a.bind(unmasked, here);
+    // Without where this goes back to.
+    a.lea(host::RCX, At::base(host::RSP, 8));
+    a.store(context::STACK_TOP, host::RCX);
+    add_page(&mut a);
+    a.store(context::RIP, host::R15);
+    save_flags(&mut a);
+    save_registers(&mut a);
+    a.mov_imm64(host::RAX, result::INTERPRET);
+    epilogue(&mut a);
 
     t.len = a.code.len().next_multiple_of(16);
     arena.append(&a.code, &[]);

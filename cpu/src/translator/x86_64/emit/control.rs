@@ -17,6 +17,13 @@ fn stack_increment(i: &Instruction) -> i32 {
     near_size(i) as i32 + i32::from(if i.op_count() > 0 { i.immediate16() } else { 0 })
 }
 
+/// A place in the page where a block may begin that lies in it: from its last bytes, one may run over into whatever is the
+/// next page then.
+fn near(at: i64) -> Option<u16> {
+    const LAST: u16 = (PAGE_SIZE - MAX_LEN) as u16;
+    u16::try_from(at).ok().filter(|&at| at <= LAST)
+}
+
 impl Block<'_> {
     /// Near transfers that always end the block.
     pub(super) fn transfer(&mut self, way: Way, k: usize, i: &Instruction) {
@@ -26,8 +33,10 @@ impl Block<'_> {
             Way::Call => {
                 self.reachable(k, To::of(i));
                 self.push_return(k, bytes, back);
-                self.edge(k, To::of(i), self.needs);
+                let returns = self.returns_to(bytes, back);
+                self.lead(k, To::of(i), self.needs, returns);
             }
+            Way::Ret if self.predicts(bytes) => self.predicted_return(k, i),
             Way::Ret => {
                 let found = self.at_stack(STACK, 0, bytes, false);
                 self.a.load_bytes(bytes, host::R15, found.at);
@@ -46,22 +55,90 @@ impl Block<'_> {
                         self.a.load(host::R15, context::TARGET);
                         self.admitted(k, bytes);
                         self.push_return(k, bytes, back);
+                        let returns = self.returns_to(bytes, back);
                         self.a.load(host::R15, context::TARGET);
-                        self.indirect(k);
+                        self.indirect(k, returns);
                     }
                     return;
                 }
                 self.target(k, i);
                 self.admitted(k, bytes);
                 self.push_return(k, bytes, back);
+                let returns = self.returns_to(bytes, back);
                 if number(i.op0_register()) == 4 {
                     // CALL RSP: the target is what RSP was before.
                     self.a.lea(host::R15, At::base(STACK, 8));
                 } else {
                     self.target(k, i);
                 }
-                self.indirect(k);
+                self.indirect(k, returns);
             }
+        }
+    }
+
+    /// Transfers of so many bytes use the stack of returns.
+    fn predicts(&self, bytes: usize) -> bool {
+        !self.mode.bounded() && bytes == if self.mode.long() { 8 } else { 4 }
+    }
+
+    /// A call that has pushed `back` of RCX: where it returns to, if that is predicted. The address is on the host's stack then.
+    fn returns_to(&mut self, bytes: usize, back: i64) -> Option<u16> {
+        let returns = near(back).filter(|_| self.predicts(bytes));
+        if returns.is_some() {
+            self.a.push(host::RCX);
+        }
+        returns
+    }
+
+    /// Behind a call: goes to the block at R15.
+    fn return_point(&mut self, to: u16) {
+        let from = self.a.jmp();
+        self.returns.push((from, self.edges.len()));
+        let (target, mode) = (self.page + u64::from(to), self.mode);
+        let field = self.a.field(from);
+        let brought = Brought::default();
+        self.edges.push(Edge { field, target, mode, brought, closes: None, guards: false, trace: 0, samples: 0, returns: true });
+    }
+
+    /// A RET: by the host's, if it leads where the last call came from.
+    fn predicted_return(&mut self, k: usize, i: &Instruction) {
+        let bytes = near_size(i);
+        let found = self.at_stack(STACK, 0, bytes, false);
+        self.a.load_bytes(bytes, host::RCX, found.at);
+        self.missed(found, k);
+        self.a.load(host::R15, At::base(host::RSP, 8));
+        self.a.not(host::RCX);
+        self.a.lea(host::RCX, At::indexed(host::RCX, host::R15, 0, 1));
+        let paired = self.a.jrcxz();
+        let from = self.a.jmp();
+        self.a.land(paired);
+        self.unpaired.push((from, k, self.a.here()));
+        self.set_stack(At::base(STACK, stack_increment(i)));
+        self.account(k + 1);
+        self.a.ret_dropping(8);
+    }
+
+    /// Returns that do not lead where the last call came from: RCX is what R15 is beyond the address.
+    fn unpaired_returns(&mut self) {
+        for (from, k, paired) in std::mem::take(&mut self.unpaired) {
+            let here = self.a.here();
+            self.a.bind(from, here);
+            self.a.not(host::RCX);
+            self.a.lea(host::R15, At::indexed(host::R15, host::RCX, 0, 1));
+            self.a.load(host::RCX, At::base(host::RSP, 24));
+            self.a.not(host::RCX);
+            self.a.lea(host::RCX, At::indexed(host::RCX, host::R15, 0, 1));
+            let deeper = self.a.jrcxz();
+            let elsewhere = self.a.jmp_short();
+            self.a.land(deeper);
+            // By RET, so that the host's predictor is an entry deeper as well.
+            let to = self.a.lea_of(host::RCX);
+            self.a.bind(to, paired);
+            self.a.store(At::base(host::RSP, 0), host::RCX);
+            self.a.ret_dropping(8);
+            self.a.land(elsewhere);
+            let i = &self.instructions[k];
+            self.admitted_jump(k, near_size(i), Some(At::base(STACK, stack_increment(i))));
         }
     }
 
@@ -177,29 +254,35 @@ impl Block<'_> {
 
     /// To a block that is known by where it is, after instruction `k`.
     pub(super) fn edge(&mut self, k: usize, to: To, brought: Brought) {
-        // From the last bytes of a page, a block may run over into whatever is the next page then.
-        const LAST: i64 = (PAGE_SIZE - MAX_LEN) as i64;
+        self.lead(k, to, brought, None);
+    }
+
+    /// The same; of a call, with where it returns to.
+    fn lead(&mut self, k: usize, to: To, brought: Brought, returns: Option<u16>) {
         let target = to.at;
         // What of the page lies within a limit, or before a wrap, has been looked at for this block alone.
-        let near = if self.mode.bounded() { target == i64::from(self.start) } else { (0..=LAST).contains(&target) };
-        if let (Ok(target), true) = (u16::try_from(target), near) {
+        let known = near(target).filter(|_| !self.mode.bounded() || target == i64::from(self.start));
+        if let Some(target) = known {
             self.account(k + 1);
             // Of a trace, a sample must tell by which edge it was met.
             let spent = (!self.turns.is_empty()).then(|| {
                 self.a.load_bytes(2, host::RCX, context::BUDGET_LEFT);
                 self.a.jrcxz()
             });
-            let jump = self.a.jmp();
+            let jump = if returns.is_some() { self.a.call() } else { self.a.jmp() };
+            if let Some(to) = returns {
+                self.return_point(to);
+            }
             let spent = spent.map(|spent| {
                 self.a.land(spent);
                 self.a.jmp()
             });
             let field = self.a.field(jump);
-            let target = u64::from(target);
-            let closes = k + 1 == self.instructions.len() && target == u64::from(self.start);
+            let closes = k + 1 == self.instructions.len() && target == self.start;
             let closes = closes.then(|| self.a.address(self.first));
-            let edge = Edge { field, target: self.page + target, mode: self.mode, brought, closes, guards: false, trace: 0, samples: 0 };
-            self.outs.push(Out { from: jump, spent, edge: self.edges.len(), target: target as u16 });
+            let (call, to) = (returns.is_some(), self.page + u64::from(target));
+            let edge = Edge { field, target: to, mode: self.mode, brought, closes, guards: false, trace: 0, samples: 0, returns: false };
+            self.outs.push(Out { from: jump, spent, call, edge: self.edges.len(), target });
             self.edges.push(edge);
             return;
         }
@@ -211,7 +294,7 @@ impl Block<'_> {
             self.a.lea(host::R15, At::indexed(host::R15, host::RCX, 0, 0));
         }
         self.cut(to.bytes);
-        self.indirect(k);
+        self.indirect(k, returns);
     }
 
     /// The handler does it all, and refuses, if the target in R15 is not canonical, or beyond the limit of CS; or where it lies in the other half of
@@ -228,8 +311,8 @@ impl Block<'_> {
         self.slow.push(Slow { from: handled, k, kind: Kind::Handler, lin: host::R15, resume: self.a.here() });
     }
 
-    /// To the block at R15, after instruction `k`.
-    fn indirect(&mut self, k: usize) {
+    /// To the block at R15, after instruction `k`; of a call, with where it returns to.
+    fn indirect(&mut self, k: usize, returns: Option<u16>) {
         self.account(k + 1);
         let bounded = self.mode.bounded();
         if bounded {
@@ -240,9 +323,22 @@ impl Block<'_> {
             self.a.load(host::R15, context::TARGET);
         }
         let hit = self.a.jrcxz();
+        if returns.is_some() {
+            self.drop_half();
+        }
         self.a.jmp_to(if bounded { self.thunks.leave } else { self.second_look() });
         self.a.land(hit);
-        self.a.jmp_indirect(context::jump_code(host::R11));
+        if let Some(to) = returns {
+            self.a.call_indirect(context::jump_code(host::R11));
+            self.return_point(to);
+        } else {
+            self.a.jmp_indirect(context::jump_code(host::R11));
+        }
+    }
+
+    /// Drops what a call that does not take place has pushed.
+    fn drop_half(&mut self) {
+        self.a.lea(host::RSP, At::base(host::RSP, 8));
     }
 
     /// Where to jump with an address in R15 that the jump cache's first table does not know.
@@ -257,7 +353,7 @@ impl Block<'_> {
             if let Some(stack) = stack {
                 self.set_stack(stack);
             }
-            return self.indirect(k);
+            return self.indirect(k, None);
         }
         // What the jump cache knows has been admitted.
         thunks::look_up_target(&mut self.a, self.user, false);
@@ -322,6 +418,7 @@ impl Block<'_> {
             self.a.bind(jump, here);
             self.transfer(way, k, &self.instructions[k]);
         }
+        self.unpaired_returns();
         for s in std::mem::take(&mut self.slow) {
             let here = self.a.here();
             self.a.bind(s.from, here);
@@ -333,12 +430,23 @@ impl Block<'_> {
         }
         self.unknown_targets();
         for out in std::mem::take(&mut self.outs) {
-            let here = self.a.here();
-            for jump in [Some(out.from), out.spent].into_iter().flatten() {
-                self.a.bind(jump, here);
+            let mut here = self.a.here();
+            if let Some(spent) = out.spent {
+                self.a.bind(spent, here);
+                if out.call {
+                    self.drop_half();
+                    here = self.a.here();
+                }
             }
+            self.a.bind(out.from, here);
             let number = self.first_edge + out.edge + 1;
             self.leave_by_edge(number, out.target);
+        }
+        for (from, edge) in std::mem::take(&mut self.returns) {
+            let here = self.a.here();
+            self.a.bind(from, here);
+            self.a.store_imm64(context::EDGE, (self.first_edge + edge + 1) as i32);
+            self.a.jmp_to(self.thunks.leave);
         }
         if !self.unpinned.is_empty() {
             let here = self.a.here();
@@ -346,7 +454,7 @@ impl Block<'_> {
                 self.a.bind(j, here);
             }
             let (target, mode, brought) = (self.page + u64::from(self.start), self.mode, self.needs);
-            self.edges.push(Edge { field: 0, target, mode, brought, closes: None, guards: true, trace: 0, samples: 0 });
+            self.edges.push(Edge { field: 0, target, mode, brought, closes: None, guards: true, trace: 0, samples: 0, returns: false });
             self.leave_by_edge(self.first_edge + self.edges.len(), self.start);
         }
         let gone = self.a.here();

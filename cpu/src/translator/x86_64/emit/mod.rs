@@ -20,7 +20,7 @@ mod stack;
 
 use std::sync::Arc;
 
-use iced_x86::{Encoder, Instruction, InstructionInfoFactory};
+use iced_x86::{Encoder, FlowControl, Instruction, InstructionInfoFactory};
 
 use self::groups::Plan;
 pub use self::groups::SLOTS;
@@ -34,6 +34,7 @@ use super::context;
 use super::policy::{self, Host, Way};
 use super::thunks::Thunks;
 use crate::block::MAX_OPS;
+use crate::exec;
 use crate::op::Op;
 use crate::state::Mode;
 
@@ -119,6 +120,8 @@ struct Out {
     from: Jump,
     /// From where the budget is used up.
     spent: Option<Jump>,
+    /// It is a call.
+    call: bool,
     edge: usize,
     target: u16,
 }
@@ -151,6 +154,10 @@ struct Block<'a> {
     outs: Vec<Out>,
     taken: Vec<(Jump, usize, To)>,
     unknown: Vec<Unknown>,
+    /// Where calls return to, and the edges.
+    returns: Vec<(Jump, usize)>,
+    /// Returns that do not lead where the last call came from: from where, the instruction, and where the others go on.
+    unpaired: Vec<(Jump, usize, usize)>,
     /// Indirect transfers that do not go where the path goes.
     surprises: Vec<(Jump, usize, Way)>,
     /// Ways out of a trace that is entered where it does not count.
@@ -257,6 +264,8 @@ impl Emitter {
             outs: Vec::with_capacity(n),
             taken: Vec::with_capacity(n),
             unknown: Vec::new(),
+            returns: Vec::new(),
+            unpaired: Vec::new(),
             surprises: Vec::new(),
             unpinned: Vec::new(),
             spent: Vec::new(),
@@ -408,10 +417,22 @@ impl Block<'_> {
     /// Calls [`super::handle`], for instruction `k`; `lin` is the register with an address that missed.
     fn call_site(&mut self, k: usize, kind: Kind, lin: u8) {
         self.held = None;
-        let run = if kind == Kind::Handler { self.runs[k].into() } else { 1 };
-        let site = Site { first: k, run, start: self.starts[k], kind, lin };
+        let run = if kind == Kind::Handler { self.runs[k] } else { 1 };
+        let site = Site { first: k, run: run.into(), start: self.starts[k], kind, lin };
         self.a.mov_imm64(host::R11, site.pack());
-        let call = self.a.call();
+        let last = &self.instructions[k + usize::from(run) - 1];
+        let branches = kind != Kind::BringX87 && (exec::ends_block(last) || last.flow_control() != FlowControl::Next);
+        let call = if branches {
+            // Not by CALL: it does not come back, and the host's predictor of returns would wait for that.
+            let resume = self.a.lea_of(host::RCX);
+            self.a.push(host::RCX);
+            let jump = self.a.jmp();
+            let here = self.a.here();
+            self.a.bind(resume, here);
+            jump
+        } else {
+            self.a.call()
+        };
         self.calls.push(call);
     }
 
