@@ -281,3 +281,23 @@ fn turn(instructions: &[Instruction], leads: &[Leads], next: i64) -> Option<(Tur
         target.filter(|t| t.0 == next).map(|(to, loops)| (Turn::Taken, loops && to <= last.ip() as i64))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn samples_are_about_a_period_apart_wherever_the_count_is() {
+        let mut sampler = Sampler::default();
+        let mut last = 1000;
+        assert!(sampler.is_due(last));
+        for _ in 0..1000 {
+            let until = sampler.until(last);
+            assert!((PERIOD / 2..PERIOD * 3 / 2).contains(&until));
+            last += until;
+            assert!(!sampler.is_due(last - 1) && sampler.is_due(last));
+        }
+        // A machine that goes back finds its samples there as well.
+        assert!(sampler.is_due(5) && !sampler.is_due(6));
+    }
+}
