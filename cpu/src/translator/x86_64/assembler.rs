@@ -83,6 +83,12 @@ impl Assembler {
         self.code.split_at(self.aside.min(self.code.len()))
     }
 
+    /// The host address and the length of each.
+    pub fn pieces(&self) -> [(u64, usize); 2] {
+        let (straight, aside) = self.parts();
+        [(self.origin.straight, straight.len()), (self.origin.aside, aside.len())]
+    }
+
     /// The host address of the code at offset `at`.
     pub fn address(&self, at: usize) -> u64 {
         if at < self.aside { self.origin.straight + at as u64 } else { self.origin.aside + (at - self.aside) as u64 }

@@ -108,17 +108,14 @@ impl Backend for Native {
     }
 
     fn make(&mut self, input: Input) -> Option<Made> {
-        let origin = self.arena.next();
-        let emitted = self.emitter.emit(input, self.thunks, origin);
-        let (straight, aside) = emitted.code.parts();
-        let made = (straight.len().max(aside.len()) <= MOST).then(|| {
+        let (code, made) = self.emitter.emit(input, self.thunks, self.arena.next());
+        let (straight, aside) = code.parts();
+        let fits = straight.len().max(aside.len()) <= MOST;
+        if fits {
             self.arena.append(straight, aside);
-            let code = [(origin.straight, straight.len()), (origin.aside, aside.len())];
-            let (far, near, body, needs, gone) = (emitted.far, emitted.near, emitted.body, emitted.needs, emitted.gone);
-            Made { code, far, near, body, needs, gone, edges: emitted.edges }
-        });
-        self.emitter.recycle(emitted.code);
-        made
+        }
+        self.emitter.recycle(code);
+        fits.then_some(made)
     }
 
     fn bytes(&self, (at, len): (u64, usize)) -> &[u8] {

@@ -3,13 +3,13 @@
 use iced_x86::{Instruction, OpKind};
 use softmetal_bus::PAGE_SIZE;
 
-use super::super::super::backend::{Brought, Edge, Turn};
-use super::super::assembler::{At, host};
+use super::super::super::backend::{Brought, Edge, Made, Turn};
+use super::super::assembler::{Assembler, At, host};
 use super::super::policy::{Way, near_size};
 use super::super::registers::{STACK, number};
 use super::super::{context, thunks};
 use super::memory::fits;
-use super::{Block, Emitted, Kind, Out, Slow, To, Unknown};
+use super::{Block, Kind, Out, Slow, To, Unknown};
 use crate::block::MAX_LEN;
 
 /// What RET adds to the stack pointer.
@@ -411,7 +411,7 @@ impl Block<'_> {
     }
 
     /// All that does not lie on the straight way.
-    pub(super) fn finish(mut self, [far, near, body]: [usize; 3]) -> Emitted {
+    pub(super) fn finish(mut self, [far, near, body]: [usize; 3]) -> (Assembler, Made) {
         self.taken_branches();
         for (jump, k, way) in std::mem::take(&mut self.surprises) {
             let here = self.a.here();
@@ -472,6 +472,7 @@ impl Block<'_> {
             self.a.jmp_to(self.thunks.handle);
         }
         let [far, near, body, gone] = [far, near, body, gone].map(|at| self.a.address(at));
-        Emitted { code: self.a, far, near, body, needs: self.needs, gone, edges: self.edges }
+        let made = Made { code: self.a.pieces(), far, near, body, needs: self.needs, gone, edges: self.edges };
+        (self.a, made)
     }
 }

@@ -27,7 +27,7 @@ pub use self::groups::SLOTS;
 pub use self::narrow::To;
 use self::shared::Kept;
 use super::super::SPARE;
-use super::super::backend::{Brought, Edge, Input, Turn};
+use super::super::backend::{Brought, Edge, Input, Made, Turn};
 use super::arena::Origin;
 use super::assembler::{Assembler, At, Jump, host};
 use super::context;
@@ -81,21 +81,6 @@ impl Site {
         let kind = [Kind::Handler, Kind::Missed, Kind::MissedX87, Kind::BringX87][field(14, 2)];
         Self { first: field(0, 8), run: field(8, 6) + 1, start: (number as i64 >> 20) as i32, kind, lin: field(16, 4) as u8 }
     }
-}
-
-/// What a block became. Places are host addresses.
-pub struct Emitted {
-    pub code: Assembler,
-    /// The entry for somebody who knows the linear address alone.
-    pub far: u64,
-    /// The entry that takes the page over from its predecessor.
-    pub near: u64,
-    /// The entry for a predecessor that leaves with all that the block needs.
-    pub body: u64,
-    pub needs: Brought,
-    /// The code that takes the entry's place when the block is retired.
-    pub gone: u64,
-    pub edges: Vec<Edge>,
 }
 
 /// A way through the handler of instruction `k`.
@@ -206,7 +191,7 @@ impl Emitter {
     }
 
     /// Makes code that will be at `origin`; the instructions' addresses count from the start of the page.
-    pub fn emit(&mut self, mut input: Input, thunks: Thunks, origin: Origin) -> Emitted {
+    pub fn emit(&mut self, mut input: Input, thunks: Thunks, origin: Origin) -> (Assembler, Made) {
         if !input.mode.long() {
             input.instructions.iter_mut().for_each(narrow::widen);
         }
@@ -240,7 +225,7 @@ impl Emitter {
         ways: &[Way],
         plan: Plan,
         (thunks, origin): (Thunks, Origin),
-    ) -> Result<Emitted, usize> {
+    ) -> Result<(Assembler, Made), usize> {
         let (start, n) = (input.starts[0] as u16, input.instructions.len());
         let mut b = Block {
             a: Assembler::new(origin, std::mem::take(&mut self.buffer)),
