@@ -46,6 +46,10 @@ pub trait Backend: Sized {
     /// Drops all code; places are void.
     fn clear(&mut self, cpu: &mut Cpu);
 
+    /// A translation whose code often goes ways that it was not made for, and the linear address of its page: each is told
+    /// about once.
+    fn stray(&mut self, cpu: &mut Cpu) -> Option<(u32, u64)>;
+
     /// Whether all of `block`, which begins at RIP, is within the limit of CS.
     fn within_limit(cpu: &Cpu, block: &Block) -> bool;
 
@@ -73,6 +77,10 @@ pub struct Input<'a> {
     pub mode: Mode,
     /// The number of the first edge.
     pub first_edge: usize,
+    /// The number of the translation.
+    pub number: u32,
+    /// It has strayed often: what is made for that is worth its room.
+    pub copies: bool,
 }
 
 /// What code was made.

@@ -51,6 +51,8 @@ const OFFSET: u64 = PAGE_SIZE as u64 - 1;
 
 /// A translated block.
 struct Translation {
+    /// The block's index; of a trace, that of its head.
+    block: u32,
     near: u64,
     body: u64,
     far: u64,
@@ -189,6 +191,7 @@ impl<B: Backend> Translator<B> {
         for number in cache.retired.drain(..) {
             self.retire(number);
         }
+        self.translate_strays(cache, cpu);
         let block = cache.get(index);
         if !B::within_limit(cpu, block) {
             return None;
@@ -209,9 +212,31 @@ impl<B: Backend> Translator<B> {
             self.clear(cpu);
         }
         let block = cache.get(index);
-        let number = self.translate(block, offset, &cpu.memory, cpu.linear_rip())?;
+        let page = cpu.linear_rip() - (block.physical & OFFSET);
+        let source = decode(block, offset, (block.physical & OFFSET) as i32, &cpu.memory)?;
+        let number = self.make(source, (index, block), page)?;
         block.translation.set(number);
         Some(number)
+    }
+
+    /// Translates anew what strays often.
+    fn translate_strays(&mut self, cache: &BlockCache, cpu: &mut Cpu) {
+        while let Some((number, page)) = self.backend.stray(cpu) {
+            let Some(t) = self.translations.get(number as usize - 1) else { continue };
+            let block = cache.get(t.block);
+            // The entries of a trace's head are the trace's.
+            if block.translation.get() != number || t.trace != 0 || !self.backend.has_room() {
+                continue;
+            }
+            let source = block.offset.and_then(|offset| decode(block, offset, (block.physical & OFFSET) as i32, &cpu.memory));
+            let Some(made) = source.and_then(|source| self.code(source, block, page, Some(number))) else { continue };
+            let t = &mut self.translations[number as usize - 1];
+            let old = t.entries();
+            (t.near, t.body, t.far, t.gone) = (made.near, made.body, made.far, made.gone);
+            for (entry, to) in old.into_iter().zip(t.entries()) {
+                self.backend.divert(entry, to);
+            }
+        }
     }
 
     /// Drops all code. The numbers that blocks know are void.
@@ -223,14 +248,18 @@ impl<B: Backend> Translator<B> {
         self.recorder = None;
     }
 
-    /// Translates `block`, whose first byte is at `offset` of guest memory and at linear address `linear`; its number.
-    fn translate(&mut self, block: &Block, offset: u64, memory: &GuestMemory, linear: u64) -> Option<u32> {
-        let source = decode(block, offset, (block.physical & OFFSET) as i32, memory)?;
-        self.make(source, block, linear - (block.physical & OFFSET))
+    /// Translates `source`, which begins with block `index`, `head`, in the page at linear address `page`; its number.
+    fn make(&mut self, source: Source, (index, head): (u32, &Block), page: u64) -> Option<u32> {
+        let ops = source.ops.clone();
+        let Made { far, near, body, gone, needs, .. } = self.code(source, head, page, None)?;
+        let (trace, parts, [samples, failures, tries, moves]) = (0, Vec::new(), [0; 4]);
+        let t = Translation { block: index, near, body, far, gone, needs, trace, parts, samples, failures, tries, moves, _ops: ops };
+        self.translations.push(t);
+        Some(self.translations.len() as u32)
     }
 
-    /// Translates `source`, which begins with `head`, in the page at linear address `page`; its number.
-    fn make(&mut self, source: Source, head: &Block, page: u64) -> Option<u32> {
+    /// Makes the code of `source`: of a new translation, or of `strays`.
+    fn code(&mut self, source: Source, head: &Block, page: u64, strays: Option<u32>) -> Option<Made> {
         let Source { instructions, available, ops, starts, turns, bytes, pinned } = source;
         let made = self.backend.make(Input {
             instructions,
@@ -242,6 +271,8 @@ impl<B: Backend> Translator<B> {
             page: head.physical & !OFFSET,
             mode: head.mode,
             first_edge: self.edges.len(),
+            number: strays.unwrap_or(self.translations.len() as u32 + 1),
+            copies: strays.is_some(),
         })?;
         if let Some(listener) = &mut self.listener {
             let at = |start: i32| page.wrapping_add(start as u64);
@@ -249,12 +280,9 @@ impl<B: Backend> Translator<B> {
             let code = made.code.map(|piece| (piece.0, self.backend.bytes(piece)));
             listener(&Translated { rip: guest[0].0, trace: !turns.is_empty(), guest: &guest, code });
         }
-        let Made { far, near, body, gone, needs, edges, .. } = made;
-        self.edges.extend(edges);
-        let (trace, parts, [samples, failures, tries, moves]) = (0, Vec::new(), [0; 4]);
-        self.translations.push(Translation { near, body, far, gone, needs, trace, parts, samples, failures, tries, moves, _ops: ops });
+        self.edges.extend_from_slice(&made.edges);
         self.translated += 1;
-        Some(self.translations.len() as u32)
+        Some(made)
     }
 
     /// The block of translation `number` is retired: whoever enters it comes back at once.

@@ -66,6 +66,9 @@ impl Backend for Native {
     fn clear(&mut self, _: &mut Cpu) {
         match *self {}
     }
+    fn stray(&mut self, _: &mut Cpu) -> Option<(u32, u64)> {
+        match *self {}
+    }
     fn within_limit(_: &Cpu, _: &Block) -> bool {
         false
     }

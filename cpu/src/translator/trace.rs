@@ -216,7 +216,7 @@ impl<B: Backend> Translator<B> {
         let settled = !closes || translation(head.number).tries + 1 == TRIES;
         let block = cache.get(head.index);
         let first_edge = self.edges.len();
-        let number = self.make(source, block, page)?;
+        let number = self.make(source, (head.index, block), page)?;
         let mut parts: Vec<u32> = steps[chosen].iter().map(|s| s.number).collect();
         parts.sort_unstable();
         parts.dedup();

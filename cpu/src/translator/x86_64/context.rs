@@ -101,6 +101,39 @@ impl Table {
     }
 }
 
+/// So often, a block's handlers may carry out what its code was made for.
+const STRAYS: u8 = 64;
+
+/// How often translations have strayed.
+#[derive(Default)]
+pub struct Strays {
+    /// By number.
+    times: Vec<u8>,
+    /// Those that have done so often, and the linear addresses of their pages.
+    pub often: Vec<(u32, u64)>,
+}
+
+impl Strays {
+    /// Translation `number`, in the page at linear address `page`, has strayed.
+    pub fn count(&mut self, number: u32, page: u64) {
+        let n = number as usize;
+        if n >= self.times.len() {
+            self.times.resize((n + 1).next_power_of_two(), 0);
+        }
+        self.times[n] += 1;
+        if self.times[n] == STRAYS {
+            self.times[n] = 0;
+            self.often.push((number, page));
+        }
+    }
+
+    /// Numbers are void.
+    pub fn clear(&mut self) {
+        self.times.clear();
+        self.often.clear();
+    }
+}
+
 /// Begins a line of the host's cache.
 #[repr(align(64))]
 struct Line;
@@ -148,6 +181,8 @@ pub struct Context {
     pub jumps: [Jumps; 2],
     /// What those are valid by.
     pub epochs: [u64; 2],
+    /// Which translations stray.
+    pub strays: Strays,
     /// Where returns lead; valid as long as `jumps` are.
     pub returns: Returns,
     /// What comes next ends where this ends.
@@ -196,6 +231,7 @@ impl Default for Context {
             failed: None,
             jumps: [Jumps::new(), Jumps::new()],
             epochs: [0; 2],
+            strays: Strays::default(),
             returns: Returns::default(),
             _near: Line,
             _room: [0; 2],

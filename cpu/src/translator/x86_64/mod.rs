@@ -142,6 +142,11 @@ impl Backend for Native {
         cpu.jit.jumps.iter_mut().for_each(Jumps::clear);
         cpu.jit.returns.forget(false);
         cpu.jit.returns.forget(true);
+        cpu.jit.strays.clear();
+    }
+
+    fn stray(&mut self, cpu: &mut Cpu) -> Option<(u32, u64)> {
+        cpu.jit.strays.often.pop()
     }
 
     fn within_limit(cpu: &Cpu, block: &Block) -> bool {
@@ -230,6 +235,10 @@ extern "sysv64" fn handle(cpu: *mut Cpu, ops: *const Op, site: u64) -> u64 {
         // An access has nothing to do with them; whatever else there is may have.
         Kind::Missed => {}
         Kind::MissedX87 | Kind::Handler => x87::take_home(cpu),
+    }
+    if site.strays() {
+        let number = std::mem::take(&mut cpu.jit.edge) as u32;
+        cpu.jit.strays.count(number, cpu.jit.page);
     }
     let lin = registers::guest(site.lin).map_or(cpu.jit.lin, |n| cpu.state.regs[usize::from(n)]);
     cpu.state.regs[usize::from(BLOCK_RIP)] = start;

@@ -308,7 +308,7 @@ impl Block<'_> {
         let fine = self.a.jrcxz();
         let handled = self.a.jmp();
         self.a.land(fine);
-        self.slow.push(Slow { from: handled, k, kind: Kind::Handler, lin: host::R15, resume: self.a.here() });
+        self.slow.push(Slow { from: handled, k, until: k, kind: Kind::Handler, lin: host::R15, resume: self.a.here() });
     }
 
     /// To the block at R15, after instruction `k`; of a call, with where it returns to.
@@ -376,7 +376,7 @@ impl Block<'_> {
             self.beyond_half();
             let fine = self.a.jrcxz();
             // The handler goes on, or refuses.
-            self.call_site(u.k, Kind::Handler, host::R15);
+            self.call_site(u.k, u.k, Kind::Handler, host::R15);
             self.a.land(fine);
             if let Some(stack) = u.stack {
                 self.set_stack(stack);
@@ -422,11 +422,12 @@ impl Block<'_> {
         for s in std::mem::take(&mut self.slow) {
             let here = self.a.here();
             self.a.bind(s.from, here);
-            self.call_site(s.k, s.kind, s.lin);
-            self.bring_x87();
-            self.bring_vectors();
-            let back = self.a.jmp();
-            self.a.bind(back, s.resume);
+            if self.call_site(s.k, s.until, s.kind, s.lin) {
+                self.bring_x87();
+                self.bring_vectors();
+                let back = self.a.jmp();
+                self.a.bind(back, s.resume);
+            }
         }
         self.unknown_targets();
         for out in std::mem::take(&mut self.outs) {
@@ -463,7 +464,15 @@ impl Block<'_> {
         }
         self.a.mov_imm64(host::R15, self.start.into());
         self.a.jmp_to(self.thunks.leave_in_page);
-        if !self.calls.is_empty() {
+        let strays = !self.stray_calls.is_empty();
+        if strays {
+            let here = self.a.here();
+            for call in std::mem::take(&mut self.stray_calls) {
+                self.a.bind(call, here);
+            }
+            self.a.store_imm64(context::EDGE, self.number as i32);
+        }
+        if strays || !self.calls.is_empty() {
             let here = self.a.here();
             for call in std::mem::take(&mut self.calls) {
                 self.a.bind(call, here);

@@ -4,9 +4,10 @@
 //! that all of them do, with all that they need; the others (its members) are so many bytes from what it has found, and check
 //! nothing.
 //!
-//! While a group is open (from its leader to its last member) the block exists twice: with the group, and *aside*, where
-//! each access looks for itself. The leader goes aside if its check fails; so does whatever misses the TLB meanwhile, once
-//! its handler is done, since that may have taken the group's page out of the TLB. Where no group is open the ways join.
+//! While groups are open (from a leader to a last member) they count as long as the TLB stays as it is. If a leader's check
+//! fails, or whatever misses the TLB meanwhile, the block *strays*: handlers carry out what is left to where no group is open.
+//! Traces, and blocks that have strayed often ([`super::Input::copies`]), exist twice there instead: with the groups, and
+//! *aside*, where each access looks for itself. The leader goes aside; so does whatever misses, once its handler is done.
 //! So nothing is found in the TLB that the interpreter would not find there, and each fault has its exact state.
 
 use iced_x86::{Instruction, InstructionInfo, InstructionInfoFactory, Mnemonic as M, OpAccess, OpKind, Register};
@@ -67,9 +68,9 @@ impl Plan {
         self.regions.iter().any(|r| (r.0..=r.1).contains(&k))
     }
 
-    /// Whether groups are open when instruction `k` is complete.
-    pub fn is_open_after(&self, k: usize) -> bool {
-        self.regions.iter().any(|r| (r.0..r.1).contains(&k))
+    /// Where groups are open when instruction `k` is complete: the last instruction there.
+    pub fn open_after(&self, k: usize) -> Option<usize> {
+        self.regions.iter().find(|r| (r.0..r.1).contains(&k)).map(|r| r.1)
     }
 
     /// The regions, in order.

@@ -126,14 +126,19 @@ impl Block<'_> {
     pub(super) fn missed(&mut self, Found { lin, miss, .. }: Found, k: usize) {
         match miss {
             Miss::Handled(from) => {
-                if !self.aside && self.plan.is_open_after(k) {
-                    self.detours.push((self.slow.len(), k + 1));
+                let mut until = k;
+                if let (Some(end), false) = (self.plan.open_after(k), self.aside) {
+                    let next = if self.copies { k + 1 } else { end + 1 };
+                    self.detours.push((self.slow.len(), next));
+                    until = next - 1;
                 }
                 let resume = self.a.here();
-                let kind = if policy::uses_x87(&self.instructions[k]) { Kind::MissedX87 } else { Kind::Missed };
-                self.slow.push(Slow { from, k, kind, lin, resume });
+                let x87 = self.instructions[k..=until].iter().any(policy::uses_x87);
+                let kind = if x87 { Kind::MissedX87 } else { Kind::Missed };
+                self.slow.push(Slow { from, k, until, kind, lin, resume });
             }
-            Miss::Aside(from) => self.strays.push((from, k)),
+            Miss::Aside(from) if self.copies => self.strays.push((from, k)),
+            Miss::Aside(from) => self.missed(Found { at: At::base(lin, 0), lin, miss: Miss::Handled(from) }, k),
             Miss::Never => {}
         }
     }

@@ -44,9 +44,10 @@ use crate::state::Mode;
 pub enum Kind {
     /// To carry out the operations.
     Handler,
-    /// To carry out an operation whose access at [`Site::lin`] missed the TLB.
+    /// To carry out an operation whose access at [`Site::lin`] missed the TLB. With further ones, it is one of a block that strays,
+    /// whose number is in [`super::Context::edge`].
     Missed,
-    /// The same, of an operation that uses the x87 registers.
+    /// The same, of operations that use the x87 registers.
     MissedX87,
     /// To bring the x87 registers into the host's.
     BringX87,
@@ -69,6 +70,11 @@ pub struct Site {
 const _: () = assert!(SPARE <= 1 << 8 && MAX_OPS <= 1 << 6, "a site has so many bits for them");
 
 impl Site {
+    /// The block strays.
+    pub fn strays(self) -> bool {
+        matches!(self.kind, Kind::Missed | Kind::MissedX87) && self.run > 1
+    }
+
     /// As a number, mostly one of 32 bits.
     fn pack(self) -> u64 {
         let number = (self.start as u64) << 20 | u64::from(self.lin) << 16 | (self.kind as u64) << 14;
@@ -83,10 +89,11 @@ impl Site {
     }
 }
 
-/// A way through the handler of instruction `k`.
+/// A way through the handlers of the instructions from `k` to `until`.
 struct Slow {
     from: Jump,
     k: usize,
+    until: usize,
     kind: Kind,
     /// Of an access that missed: the register with its address.
     lin: u8,
@@ -129,8 +136,10 @@ struct Block<'a> {
     starts: &'a [i32],
     /// By instruction: how many, from it on, are carried out by handlers that hand over by themselves.
     runs: &'a [u8],
-    /// Calls of handlers.
+    /// Calls of handlers, and those of them that tell which translation this is.
     calls: Vec<Jump>,
+    stray_calls: Vec<Jump>,
+    number: u32,
     instructions: &'a [Instruction],
     ways: &'a [Way],
     turns: &'a [Turn],
@@ -161,6 +170,8 @@ struct Block<'a> {
     current: usize,
     /// ... without its groups.
     aside: bool,
+    /// Where groups are open, all is emitted without them as well.
+    copies: bool,
     /// What the stack pointer is still to be moved by.
     owed: i32,
     /// The group whose find is in R11.
@@ -238,6 +249,8 @@ impl Emitter {
             starts: input.starts,
             runs,
             calls: Vec::with_capacity(2 * n),
+            stray_calls: Vec::new(),
+            number: input.number,
             instructions: &input.instructions,
             ways,
             turns: input.turns,
@@ -260,6 +273,7 @@ impl Emitter {
             plan,
             current: 0,
             aside: false,
+            copies: input.copies || !input.turns.is_empty(),
             owed: 0,
             held: None,
             kept: Vec::new(),
@@ -304,7 +318,12 @@ impl Emitter {
         }
         b.a.turn_aside();
         b.aside = true;
-        for (from, to) in b.plan.regions().to_vec() {
+        if !b.copies {
+            let joins: Vec<_> = joins.iter().copied().enumerate().collect();
+            b.lead_strays(&joins);
+        }
+        let copied = if b.copies { b.plan.regions().to_vec() } else { Vec::new() };
+        for (from, to) in copied {
             let mut places = Vec::new();
             let mut ended = false;
             for k in from..=to {
@@ -315,7 +334,7 @@ impl Emitter {
                 let back = b.a.jmp();
                 b.a.bind(back, joins[to + 1]);
             }
-            b.lead_aside(&places);
+            b.lead_strays(&places);
         }
         match b.refused {
             Some(k) => Err(k),
@@ -336,7 +355,7 @@ impl Emitter {
                 }
             }
             Way::HandlerLast => {
-                b.call_site(k, Kind::Handler, host::R15);
+                b.call_site(k, k, Kind::Handler, host::R15);
                 b.edge(k, To::after(i), Brought::default());
                 return true;
             }
@@ -394,18 +413,18 @@ impl Block<'_> {
         if self.needs.x87 {
             self.a.load_byte(host::RCX, context::X87_HOME);
             let there = self.a.jrcxz();
-            self.call_site(0, Kind::BringX87, host::R15);
+            self.call_site(0, 0, Kind::BringX87, host::R15);
             self.a.land(there);
         }
     }
 
-    /// Calls [`super::handle`], for instruction `k`; `lin` is the register with an address that missed.
-    fn call_site(&mut self, k: usize, kind: Kind, lin: u8) {
+    /// Calls [`super::handle`], for instructions `k` to `until`; `lin` is the register with an address that missed. Whether it may
+    /// come back.
+    fn call_site(&mut self, k: usize, until: usize, kind: Kind, lin: u8) -> bool {
         self.held = None;
-        let run = if kind == Kind::Handler { self.runs[k] } else { 1 };
-        let site = Site { first: k, run: run.into(), start: self.starts[k], kind, lin };
+        let site = Site { first: k, run: until - k + 1, start: self.starts[k], kind, lin };
         self.a.mov_imm64(host::R11, site.pack());
-        let last = &self.instructions[k + usize::from(run) - 1];
+        let last = &self.instructions[until];
         let branches = kind != Kind::BringX87 && (exec::ends_block(last) || last.flow_control() != FlowControl::Next);
         let call = if branches {
             // Not by CALL: it does not come back, and the host's predictor of returns would wait for that.
@@ -418,13 +437,15 @@ impl Block<'_> {
         } else {
             self.a.call()
         };
-        self.calls.push(call);
+        if site.strays() { &mut self.stray_calls } else { &mut self.calls }.push(call);
+        !(branches && matches!(self.ways[until], Way::Jmp | Way::JmpIndirect | Way::Call | Way::CallIndirect | Way::Ret))
     }
 
     /// The handler of instruction `k` carries it out, aside.
     fn handler(&mut self, k: usize) {
         self.held = None;
         let from = self.a.jmp();
-        self.slow.push(Slow { from, k, kind: Kind::Handler, lin: host::R15, resume: self.a.here() });
+        let until = k + usize::from(self.runs[k]) - 1;
+        self.slow.push(Slow { from, k, until, kind: Kind::Handler, lin: host::R15, resume: self.a.here() });
     }
 }

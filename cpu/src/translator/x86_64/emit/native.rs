@@ -240,7 +240,7 @@ impl Block<'_> {
         let resume = self.a.here();
         // The handler of an operand that missed the TLB has divided as well.
         self.slow[first..].iter_mut().for_each(|s| s.resume = resume);
-        self.slow.extend(slow.into_iter().map(|from| Slow { from, k, kind: Kind::Handler, lin: host::R15, resume }));
+        self.slow.extend(slow.into_iter().map(|from| Slow { from, k, until: k, kind: Kind::Handler, lin: host::R15, resume }));
     }
 
     /// RDTSC and RDTSCP, from what is left of the budget.
@@ -261,7 +261,7 @@ impl Block<'_> {
         if i.mnemonic() == iced_x86::Mnemonic::Rdtscp {
             self.a.load32(COUNT, context::TSC_AUX);
         }
-        self.slow.push(Slow { from, k, kind: Kind::Handler, lin: host::R15, resume: self.a.here() });
+        self.slow.push(Slow { from, k, until: k, kind: Kind::Handler, lin: host::R15, resume: self.a.here() });
     }
 
     /// Emits what destroys RAX, which is in R11 meanwhile.

@@ -11,7 +11,7 @@ use super::groups::{Look, Role};
 pub(super) enum Miss {
     /// Through its handler.
     Handled(Jump),
-    /// To where the instruction looks for itself alone.
+    /// To where the instruction looks for itself alone, or the handlers of all that the group is open for.
     Aside(Jump),
     /// Its page is known.
     Never,
@@ -89,8 +89,8 @@ impl Block<'_> {
         Miss::Aside(miss)
     }
 
-    /// Whatever goes aside in a region finds its instruction among `places`.
-    pub(super) fn lead_aside(&mut self, places: &[(usize, usize)]) {
+    /// Whatever strays finds its instruction, or where it goes on, among `places`.
+    pub(super) fn lead_strays(&mut self, places: &[(usize, usize)]) {
         let place = |k: usize| places.iter().find(|p| p.0 == k).map(|p| p.1);
         for &(jump, k) in &self.strays {
             if let Some(at) = place(k) {
