@@ -22,6 +22,7 @@ pub mod crash;
 pub mod error;
 pub mod gdb;
 pub mod host;
+pub mod images;
 mod lockstep;
 pub mod machine;
 pub mod media;

@@ -25,25 +25,13 @@ pub use crate::board::Firmware;
 use crate::board::firmware::Parts;
 use crate::board::{Board, Plugs, SharedBoard, chips::id};
 use crate::error::UserError;
+pub use crate::images::{Contents, Images};
 use crate::lockstep::Lockstep;
 use crate::media::{DriveName, MediumEvent};
 use crate::resume;
 use crate::screen;
 use crate::snapshot::Digests;
 use crate::start;
-
-/// What is booted; kept for resets.
-#[derive(Clone, Debug, Default)]
-pub struct Images {
-    /// What runs first.
-    pub firmware: Firmware,
-    /// A kernel: bzImage, PVH or multiboot ELF, or a boot sector. Empty if the firmware is to find something to boot.
-    pub kernel: Vec<u8>,
-    /// The initial RAM disk, or a multiboot module.
-    pub initrd: Option<Vec<u8>>,
-    /// The kernel's command line.
-    pub cmdline: String,
-}
 
 /// What a machine is made of.
 pub struct Config {
@@ -139,7 +127,8 @@ impl Machine {
         let entropy = !model.has(Feature::Rdrand);
         let mut board = Board::new(layout, memory.clone(), attention.clone(), plugs, entropy, &images.firmware);
         if images.firmware.is_foreign() && !images.kernel.is_empty() {
-            board.offer_kernel(&images.kernel, images.initrd.as_deref(), &images.cmdline);
+            let initrd = images.initrd.as_ref().map(Contents::bytes).transpose()?;
+            board.offer_kernel(&images.kernel.bytes()?, initrd.as_ref().map(|bytes| &***bytes), &images.cmdline);
         }
         let board = SharedBoard::new(board);
         let cpu = Processor::new(memory.clone(), Box::new(board.clone()), attention.clone(), model);
@@ -160,27 +149,30 @@ impl Machine {
         if let Err(why) = machine.set_engine(Engine::Translator) {
             log::info!("the interpreter carries out instructions: {why}");
         }
-        machine.boot().map_err(|e| UserError(e.to_string()))?;
+        machine.boot()?;
         Ok(machine)
     }
 
     /// Puts the images into memory and the processor at their start.
-    fn boot(&mut self) -> Result<(), LoadError> {
+    fn boot(&mut self) -> Result<(), UserError> {
+        let refused = |e: LoadError| UserError(e.to_string());
         self.cpu.reset();
         let Images { firmware, kernel, initrd, cmdline } = &self.images;
         if firmware.is_foreign() {
             return Ok(());
         }
         if kernel.is_empty() {
-            let entry = softmetal_firmware::power_on(&self.layout, &self.memory, 1)?;
+            let entry = softmetal_firmware::power_on(&self.layout, &self.memory, 1).map_err(refused)?;
             self.enter(&entry);
             return Ok(());
         }
+        let (kernel, initrd) = (kernel.bytes()?, initrd.as_ref().map(Contents::bytes).transpose()?);
         let modules = initrd.iter().map(|bytes| Module { bytes, cmdline: "" }).collect();
-        let boot = Boot { kernel, modules, cmdline, vga: self.vga };
-        let entry: Entry = softmetal_firmware::boot(&boot, &self.layout, &self.memory, 1)?;
+        let boot = Boot { kernel: &kernel, modules, cmdline, vga: self.vga };
+        let entry: Entry = softmetal_firmware::boot(&boot, &self.layout, &self.memory, 1).map_err(refused)?;
+        drop((kernel, initrd));
         if matches!(entry, Entry::Long { .. }) && !self.cpu.cpu.model.has(Feature::Lm) {
-            return Err(LoadError::NoLongMode);
+            return Err(refused(LoadError::NoLongMode));
         }
         self.enter(&entry);
         Ok(())
@@ -242,8 +234,8 @@ impl Machine {
         self.board.lock().reset(self.cpu.icount());
         self.cpu.forget_code();
         if let Err(e) = self.boot() {
-            // The same images were loaded into the same memory before.
-            log::error!("the machine cannot boot again: {e}");
+            log::error!("the machine cannot boot again and stands still: {e}");
+            self.cpu.cpu.state.halted = true;
         }
     }
 

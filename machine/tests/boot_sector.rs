@@ -58,7 +58,7 @@ fn run() -> (String, u64) {
 
 fn boot(kernel: Vec<u8>) -> (String, u64) {
     let plugs = Plugs { seed: 1, ..Plugs::default() };
-    let images = Images { kernel, ..Images::default() };
+    let images = Images { kernel: kernel.into(), ..Images::default() };
     let mut m = Machine::new(Config { memory: 16 << 20, model: Default::default(), plugs, images }).unwrap();
     assert_eq!(m.run_until(10_000_000), Turn::Request(Request::PowerOff));
     let text = m.take_output().into_iter().flat_map(|(_, bytes)| bytes).collect();
@@ -139,7 +139,7 @@ fn a_store_to_the_screen_is_a_change_of_it() {
     kernel.resize(510, 0);
     kernel.extend([0x55, 0xaa]);
     let plugs = Plugs { vga: true, seed: 1, ..Plugs::default() };
-    let images = Images { kernel, ..Images::default() };
+    let images = Images { kernel: kernel.into(), ..Images::default() };
     let mut machine = Machine::new(Config { memory: 16 << 20, model: Default::default(), plugs, images }).unwrap();
     let all = std::slice::from_ref(&(0..u32::MAX)).to_vec();
     assert_eq!(machine.screen_changes(), all, "at first");

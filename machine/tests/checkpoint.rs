@@ -56,8 +56,13 @@ fn sector() -> Vec<u8> {
 
 fn machine() -> Machine {
     let plugs = Plugs { seed: 1, ..Plugs::default() };
-    Machine::new(Config { memory: 32 << 20, model: Default::default(), plugs, images: Images { kernel: sector(), ..Images::default() } })
-        .unwrap()
+    Machine::new(Config {
+        memory: 32 << 20,
+        model: Default::default(),
+        plugs,
+        images: Images { kernel: sector().into(), ..Images::default() },
+    })
+    .unwrap()
 }
 
 fn run(m: &mut Machine, n: u64) -> String {
@@ -175,7 +180,7 @@ fn a_run_at_the_hosts_pace_is_repeated() {
     let machine = |host_paced| {
         let disk = Disk { backend: SharedDisk::new(vec![0x5a; 1 << 20]), interface: Interface::Ide };
         let plugs = Plugs { disks: vec![disk], host_paced, seed: 1, ..Plugs::default() };
-        let images = Images { kernel: flushes_and_reads(), ..Images::default() };
+        let images = Images { kernel: flushes_and_reads().into(), ..Images::default() };
         Machine::new(Config { memory: 32 << 20, model: Default::default(), plugs, images }).unwrap()
     };
     let mut m = machine(true);
@@ -245,7 +250,7 @@ fn smis() -> Vec<u8> {
 fn system_management_mode_in_lockstep_and_in_a_snapshot() {
     let machine = || {
         let plugs = Plugs { smm: true, seed: 1, ..Plugs::default() };
-        let images = Images { kernel: smis(), ..Images::default() };
+        let images = Images { kernel: smis().into(), ..Images::default() };
         Machine::new(Config { memory: 32 << 20, model: Default::default(), plugs, images }).unwrap()
     };
     let inside = |m: &Machine| m.processor().cpu.state.smm.active;

@@ -26,7 +26,7 @@ impl Random {
 }
 
 fn machine(image: &[u8], engine: Engine) -> Machine {
-    let images = Images { kernel: image.to_vec(), ..Images::default() };
+    let images = Images { kernel: image.to_vec().into(), ..Images::default() };
     let mut machine = Machine::new(Config { memory: 16 << 20, model: Default::default(), plugs: Plugs::default(), images }).unwrap();
     machine.set_engine(engine).unwrap();
     machine

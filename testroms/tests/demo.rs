@@ -17,7 +17,7 @@ struct Run {
 impl Run {
     /// The demonstration, run until it waits for keys.
     fn new() -> Self {
-        let images = Images { kernel: demo(), ..Images::default() };
+        let images = Images { kernel: demo().into(), ..Images::default() };
         let plugs = Plugs { rtc: 1_767_225_600, ..Plugs::default() };
         let machine = Machine::new(Config { memory: 512 << 20, model: Default::default(), plugs, images }).unwrap();
         let mut run = Self { machine, log: String::new() };

@@ -8,7 +8,7 @@ use softmetal_machine::machine::{Config, Images, Machine, Turn};
 use softmetal_testroms::programs::{programs, runs};
 
 fn log_of(name: &str, image: Vec<u8>, model: Option<&str>) -> String {
-    let images = Images { kernel: image, ..Images::default() };
+    let images = Images { kernel: image.into(), ..Images::default() };
     let model = model.map_or_else(Model::default, |m| Model::by_name(m).expect("a model"));
     let plugs = Plugs { smm: true, ..Plugs::default() };
     let mut machine = Machine::new(Config { memory: 64 << 20, model, plugs, images }).unwrap();

@@ -111,13 +111,13 @@ pub fn images(args: &MachineArgs) -> Result<Option<Images>, UserError> {
             None => existing(image)?,
         },
     };
-    let bytes = files::read("kernel", &kernel, args.memory)?;
-    let kind = detect(&bytes[..bytes.len().min(HEAD_LEN)]);
+    let contents = files::contents("kernel", &kernel, args.memory)?;
+    let kind = detect(&contents.head(HEAD_LEN)?);
     refuse(&kernel, kind)?;
-    let initrd = initrd.map(|path| files::read("initrd", &path, args.memory)).transpose()?;
+    let initrd = initrd.map(|path| files::contents("initrd", &path, args.memory)).transpose()?;
     let linux = matches!(kind, ImageKind::BzImage | ImageKind::ElfPvh);
     let cmdline = cmdline.unwrap_or_else(|| if linux { LINUX_CMDLINE.into() } else { String::new() });
-    Ok(Some(Images { kernel: bytes, initrd, cmdline, ..Images::default() }))
+    Ok(Some(Images { kernel: contents, initrd, cmdline, ..Images::default() }))
 }
 
 /// The name of a catalogue entry, if `image` is one and no path.

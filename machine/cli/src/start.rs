@@ -71,7 +71,7 @@ pub fn start(args: &MachineArgs, matches: &ArgMatches, purpose: &Purpose) -> Res
         None if purpose.test => return Err(UserError::new("there is nothing to boot; give an IMAGE, like: softmetal test busybox")),
         None => {
             options.farewell = Some(END_OF_TRANSMISSION);
-            Images { kernel: softmetal_testroms::demo(), ..Images::default() }
+            Images { kernel: softmetal_testroms::demo().into(), ..Images::default() }
         }
     };
     check_places(args)?;

@@ -215,7 +215,13 @@ fn machine() -> Machine {
     kernel.resize(510, 0);
     kernel.extend([0x55, 0xaa]);
     let plugs = Plugs { seed: 1, ..Plugs::default() };
-    Machine::new(Config { memory: 16 << 20, model: Default::default(), plugs, images: Images { kernel, ..Images::default() } }).unwrap()
+    Machine::new(Config {
+        memory: 16 << 20,
+        model: Default::default(),
+        plugs,
+        images: Images { kernel: kernel.into(), ..Images::default() },
+    })
+    .unwrap()
 }
 
 /// Where `bytes` are in the boot sector.

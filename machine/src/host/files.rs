@@ -1,35 +1,107 @@
 //! Files that are read whole, and what the host has of memory.
 
-use std::fs::File;
-use std::io::Read;
-use std::path::Path;
+use std::borrow::Cow;
+use std::fs::{File, Metadata};
+use std::io::{Error, Read, Seek};
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use memmap2::{MmapMut, MmapOptions};
 
 use crate::error::UserError;
+use crate::images::{Bytes, Contents, Source};
 
 /// Reads `path` (`-` is stdin) whole. `what` names it in errors: `kernel`, `initrd`.
 ///
 /// # Errors
 /// [`UserError`] when it cannot be opened or read, is a directory, is empty, or holds more than `limit` bytes.
 pub fn read(what: &str, path: &Path, limit: u64) -> Result<Vec<u8>, UserError> {
-    let name = path.display();
-    let failed = |e: std::io::Error| UserError::file(what, path, &e);
+    let failed = |e: Error| UserError::file(what, path, &e);
     let mut bytes = Vec::new();
     if path == Path::new("-") {
         std::io::stdin().lock().take(limit + 1).read_to_end(&mut bytes).map_err(failed)?;
     } else {
-        let file = File::open(path).map_err(failed)?;
-        if file.metadata().is_ok_and(|m| m.is_dir()) {
-            return Err(UserError(format!("the {what} {name} is a directory; give a file")));
-        }
-        file.take(limit + 1).read_to_end(&mut bytes).map_err(failed)?;
+        open(what, path)?.take(limit + 1).read_to_end(&mut bytes).map_err(failed)?;
     }
-    if bytes.is_empty() {
+    check_size(what, path, bytes.len() as u64, limit)?;
+    Ok(bytes)
+}
+
+/// What `path` (`-` is stdin) contains, read at each boot if it is a file that can be read again.
+///
+/// # Errors
+/// As [`read`].
+pub fn contents(what: &'static str, path: &Path, limit: u64) -> Result<Contents, UserError> {
+    if path != Path::new("-") {
+        let file = open(what, path)?;
+        let metadata = file.metadata().map_err(|e| UserError::file(what, path, &e))?;
+        if metadata.is_file() {
+            check_size(what, path, metadata.len(), limit)?;
+            return Ok(Contents::of(Unchanged { what, path: path.into(), stamp: stamp(&metadata), file }));
+        }
+    }
+    read(what, path, limit).map(Contents::from)
+}
+
+fn open(what: &str, path: &Path) -> Result<File, UserError> {
+    let file = File::open(path).map_err(|e| UserError::file(what, path, &e))?;
+    if file.metadata().is_ok_and(|m| m.is_dir()) {
+        return Err(UserError(format!("the {what} {} is a directory; give a file", path.display())));
+    }
+    Ok(file)
+}
+
+fn check_size(what: &str, path: &Path, size: u64, limit: u64) -> Result<(), UserError> {
+    let name = path.display();
+    if size == 0 {
         return Err(UserError(format!("the {what} {name} is empty (0 bytes); give a complete file")));
     }
-    if bytes.len() as u64 > limit {
+    if size > limit {
         return Err(UserError(format!("the {what} {name} is larger than the guest's memory of {} MiB; give more --memory", limit >> 20)));
     }
-    Ok(bytes)
+    Ok(())
+}
+
+/// A file that must stay as it is.
+struct Unchanged {
+    what: &'static str,
+    path: PathBuf,
+    file: File,
+    stamp: (u64, Option<SystemTime>),
+}
+
+/// What tells that a file has changed: its size, and when it was written last.
+fn stamp(metadata: &Metadata) -> (u64, Option<SystemTime>) {
+    (metadata.len(), metadata.modified().ok())
+}
+
+impl Source for Unchanged {
+    fn bytes(&self) -> Result<Bytes<'_>, UserError> {
+        let read = || -> std::io::Result<MmapMut> {
+            let mut bytes = MmapOptions::new().len(self.stamp.0 as usize).map_anon()?;
+            // A hint: fewer faults of the host.
+            #[cfg(target_os = "linux")]
+            let _ = bytes.advise(memmap2::Advice::HugePage);
+            let mut file = &self.file;
+            file.rewind()?;
+            file.read_exact(&mut bytes)?;
+            Ok(bytes)
+        };
+        let bytes = read();
+        if self.file.metadata().is_ok_and(|m| stamp(&m) != self.stamp) {
+            let (what, name) = (self.what, self.path.display());
+            return Err(UserError(format!("the {what} {name} was changed while the machine ran; start the machine anew")));
+        }
+        Ok(Box::new(bytes.map_err(|e| UserError::file(self.what, &self.path, &e))?))
+    }
+
+    fn head(&self, len: usize) -> Result<Cow<'_, [u8]>, UserError> {
+        let mut bytes = Vec::new();
+        let mut file = &self.file;
+        let read = file.rewind().and_then(|()| file.take(len as u64).read_to_end(&mut bytes));
+        read.map_err(|e| UserError::file(self.what, &self.path, &e))?;
+        Ok(bytes.into())
+    }
 }
 
 /// The first `len` bytes of `path`, or as many as there are.
@@ -38,12 +110,7 @@ pub fn read(what: &str, path: &Path, limit: u64) -> Result<Vec<u8>, UserError> {
 /// [`UserError`] as in [`read`].
 pub fn head(what: &str, path: &Path, len: usize) -> Result<Vec<u8>, UserError> {
     let mut bytes = Vec::new();
-    let failed = |e: std::io::Error| UserError::file(what, path, &e);
-    let file = File::open(path).map_err(failed)?;
-    if file.metadata().is_ok_and(|m| m.is_dir()) {
-        return Err(UserError(format!("the {what} {} is a directory; give a file", path.display())));
-    }
-    file.take(len as u64).read_to_end(&mut bytes).map_err(failed)?;
+    open(what, path)?.take(len as u64).read_to_end(&mut bytes).map_err(|e| UserError::file(what, path, &e))?;
     Ok(bytes)
 }
 
@@ -113,5 +180,26 @@ mod tests {
         assert_eq!(read("kernel", &path, 10).unwrap(), b"0123456789");
         assert!(read("kernel", &path, 9).unwrap_err().0.contains("larger"));
         assert!(creatable("log", &path).is_ok() && creatable("log", &dir.path().join("no/f")).is_err());
+    }
+
+    #[test]
+    fn contents_are_read_again_as_long_as_they_are_the_same() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("f");
+        std::fs::write(&path, "0123456789").unwrap();
+        assert!(contents("kernel", dir.path(), 10).unwrap_err().0.contains("directory"));
+        assert!(contents("kernel", &path, 9).unwrap_err().0.contains("larger"));
+        let c = contents("kernel", &path, 10).unwrap();
+        assert_eq!(*c.head(3).unwrap(), *b"012");
+        for _ in 0..2 {
+            assert_eq!(**c.bytes().unwrap(), *b"0123456789");
+        }
+        // Another file of that name is none of ours; the same one with other bytes is.
+        std::fs::rename(&path, dir.path().join("g")).unwrap();
+        std::fs::write(&path, "other").unwrap();
+        assert_eq!(**c.bytes().unwrap(), *b"0123456789");
+        std::fs::write(dir.path().join("g"), "shorter").unwrap();
+        let Err(UserError(why)) = c.bytes() else { panic!("it is shorter now") };
+        assert!(why.contains("changed"), "{why}");
     }
 }

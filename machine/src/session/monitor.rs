@@ -152,7 +152,7 @@ mod tests {
         };
         let (one, two) = (file("a disc"), file("b disc"));
         let plugs = Plugs { cdroms: vec![Drive::new()], ..Plugs::default() };
-        let images = Images { kernel: [&[0xf4; 510][..], &[0x55, 0xaa]].concat(), ..Images::default() };
+        let images = Images { kernel: [&[0xf4; 510][..], &[0x55, 0xaa]].concat().into(), ..Images::default() };
         let mut m = Machine::new(Config { memory: 16 << 20, model: Default::default(), plugs, images }).unwrap();
         let log = m.record(true);
         assert!(log.is_empty());

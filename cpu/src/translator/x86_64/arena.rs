@@ -16,6 +16,10 @@ const SIZE: usize = 64 << 20;
 /// The size of the host's large pages.
 const CHUNK: usize = 2 << 20;
 
+/// So much is committed at once: a fault for each page, in either mapping, would cost the host several times as much.
+const STEP: usize = 128 << 10;
+const _: () = assert!(SIZE % STEP == 0 && CHUNK % STEP == 0, "what is committed lies within a half, and a large page");
+
 /// Code memory.
 pub struct Arena {
     writable: MmapMut,
@@ -66,13 +70,15 @@ impl Arena {
     pub fn append(&mut self, straight: &[u8], aside: &[u8]) {
         let before = (self.used / CHUNK, self.used_aside / CHUNK);
         for (code, start, used) in [(straight, 0, &mut self.used), (aside, SIZE, &mut self.used_aside)] {
-            let last = start + *used + code.len().saturating_sub(1);
-            if *used % CHUNK == 0 || (start + *used) / CHUNK != last / CHUNK {
-                // The first who touches a large page decides that it is one.
-                std::hint::black_box(self.executable[last / CHUNK * CHUNK]);
-            }
-            self.writable[start + *used..][..code.len()].copy_from_slice(code);
+            let at = start + *used;
             *used += code.len();
+            let end = (start + *used).next_multiple_of(STEP);
+            for step in (at.next_multiple_of(STEP)..end).step_by(STEP) {
+                // The first who touches a large page decides that it is one. These are hints: each page is there at its first access.
+                let _ = self.executable.advise_range(Advice::PopulateRead, step, STEP);
+                let _ = self.writable.advise_range(Advice::PopulateWrite, step, STEP);
+            }
+            self.writable[at..][..code.len()].copy_from_slice(code);
         }
         if before != (self.used / CHUNK, self.used_aside / CHUNK) {
             self.let_go();

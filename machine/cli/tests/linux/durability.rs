@@ -70,8 +70,8 @@ fn guest() -> Option<&'static Path> {
     let boot = || {
         let linux = images("busybox")?;
         let images = Images {
-            kernel: std::fs::read(&linux.kernel).unwrap(),
-            initrd: Some(std::fs::read(&linux.initrd).unwrap()),
+            kernel: std::fs::read(&linux.kernel).unwrap().into(),
+            initrd: Some(std::fs::read(&linux.initrd).unwrap().into()),
             cmdline: linux.cmdline.into(),
             ..Images::default()
         };
