@@ -3,8 +3,11 @@
 //! **Invariant:** what is here is also in the TLB proper, so a hit here never spares a walk that the interpreter would make.
 //!
 //! A tag is the page's linear address, negated: adding it to an address of the page leaves the offset. An empty place has
-//! the tag of a page that belongs elsewhere.
+//! the tag of a page that belongs elsewhere: that of page 0, so that the host commits memory only for what is used. But next to
+//! page 0, where an access may run over into it, that is the tag of a page far away.
 
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+use super::low::Low;
 use super::tlb::ENTRIES;
 
 const OFFSET: u64 = 0xfff;
@@ -22,27 +25,56 @@ pub(super) struct Place {
 const LOCAL: u8 = 1;
 const GLOBAL: u8 = 2;
 
-/// Places by index and privilege (user is 1).
-#[repr(C, align(64))]
-pub struct Fast {
+/// The tables, of which each privilege has its own.
+#[derive(Clone, Copy)]
+pub enum Column {
     /// Pages that loads may hit.
-    pub(crate) read: [[u64; ENTRIES]; 2],
+    Read,
     /// Pages that stores may hit.
-    pub(crate) write: [[u64; ENTRIES]; 2],
+    Write,
     /// What is added to a linear address to make the host's.
-    pub(crate) host: [[u64; ENTRIES]; 2],
+    Host,
+}
+
+impl Column {
+    /// Where that of a privilege begins among all words.
+    pub const fn start(self, user: bool) -> usize {
+        (2 * self as usize + user as usize) * ENTRIES
+    }
+}
+
+/// Words of all tables.
+const WORDS: usize = 6 * ENTRIES;
+
+#[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
+type Low = Box<[u64]>;
+
+/// Places by index and privilege (user is 1).
+pub struct Fast {
+    /// All tables.
+    words: Low,
     /// Places that may not be empty: those whose page is not global, ...
-    local: Vec<(u16, u8)>,
+    local: Vec<(u16, bool)>,
     /// ... and those whose page is.
-    global: Vec<(u16, u8)>,
+    global: Vec<(u16, bool)>,
     /// Which of these lists each place is in.
-    listed: Box<[[u8; ENTRIES]; 2]>,
+    listed: [Box<[u8]>; 2],
     /// The part of the TLB proper that each privilege's places are from.
     parts: [usize; 2],
 }
 
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+fn words() -> Low {
+    Low::new(WORDS)
+}
+
+#[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
+fn words() -> Low {
+    vec![0; WORDS].into()
+}
+
 const fn empty(index: usize) -> u64 {
-    (((index ^ (ENTRIES / 2)) as u64) << 12).wrapping_neg()
+    if index == 0 || index == ENTRIES - 1 { ((ENTRIES as u64 / 2) << 12).wrapping_neg() } else { 0 }
 }
 
 fn index(lin: u64) -> usize {
@@ -51,16 +83,28 @@ fn index(lin: u64) -> usize {
 
 impl Fast {
     pub(super) fn new() -> Self {
-        let tags = [std::array::from_fn(empty), std::array::from_fn(empty)];
-        Self {
-            read: tags,
-            write: tags,
-            host: [[0; ENTRIES]; 2],
-            local: Vec::new(),
-            global: Vec::new(),
-            listed: Box::new([[0; ENTRIES]; 2]),
-            parts: [0; 2],
+        let listed = [(); 2].map(|()| vec![0; ENTRIES].into());
+        let mut fast = Self { words: words(), local: Vec::new(), global: Vec::new(), listed, parts: [0; 2] };
+        for user in [false, true] {
+            [0, ENTRIES - 1].into_iter().for_each(|i| fast.set_tags(i, user, [empty(i); 2]));
         }
+        fast
+    }
+
+    /// Where all tables begin, on the host; none if code cannot reach that by a displacement.
+    #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+    pub(crate) fn address(&self) -> Option<i32> {
+        self.words.address()
+    }
+
+    fn word(&mut self, column: Column, i: usize, user: bool) -> &mut u64 {
+        &mut self.words[column.start(user) + i]
+    }
+
+    /// Sets what loads and stores hit in place `i`.
+    fn set_tags(&mut self, i: usize, user: bool, [read, write]: [u64; 2]) {
+        *self.word(Column::Read, i, user) = read;
+        *self.word(Column::Write, i, user) = write;
     }
 
     /// From now on the places of a privilege are from `part` of the TLB proper.
@@ -75,35 +119,34 @@ impl Fast {
     /// Enters the page of `lin`, whose bytes are at `host`.
     pub(super) fn fill(&mut self, lin: u64, place: Place, host: u64, stores: bool) {
         let (i, h) = (index(lin), usize::from(place.user));
-        let page = lin & !OFFSET;
+        let (page, tag) = (lin & !OFFSET, (lin & !OFFSET).wrapping_neg());
         let (list, bit) = if place.global { (&mut self.global, GLOBAL) } else { (&mut self.local, LOCAL) };
         if self.listed[h][i] & bit == 0 {
             self.listed[h][i] |= bit;
-            list.push((i as u16, h as u8));
+            list.push((i as u16, place.user));
         }
-        self.read[h][i] = page.wrapping_neg();
-        self.write[h][i] = if stores { page.wrapping_neg() } else { empty(i) };
-        self.host[h][i] = host.wrapping_sub(page);
+        self.set_tags(i, place.user, [tag, if stores { tag } else { empty(i) }]);
+        *self.word(Column::Host, i, place.user) = host.wrapping_sub(page);
     }
 
     /// Empties the place of `lin` for one privilege.
     pub(super) fn drop_one(&mut self, lin: u64, user: bool) {
-        let (i, h) = (index(lin), usize::from(user));
-        (self.read[h][i], self.write[h][i]) = (empty(i), empty(i));
+        let i = index(lin);
+        self.set_tags(i, user, [empty(i); 2]);
     }
 
     /// Stores to the page of `lin` no longer hit.
     pub(super) fn protect(&mut self, lin: u64) {
         let i = index(lin);
-        for h in [0, 1] {
-            self.write[h][i] = empty(i);
+        for user in [false, true] {
+            *self.word(Column::Write, i, user) = empty(i);
         }
     }
 
     /// No stores hit.
     pub(super) fn protect_all(&mut self) {
-        for &(i, h) in self.local.iter().chain(&self.global) {
-            self.write[usize::from(h)][usize::from(i)] = empty(i.into());
+        for &(i, user) in self.local.iter().chain(&self.global) {
+            self.words[Column::Write.start(user) + usize::from(i)] = empty(i.into());
         }
     }
 
@@ -122,11 +165,11 @@ impl Fast {
         self.global = global;
     }
 
-    fn empty(&mut self, list: &mut Vec<(u16, u8)>, bit: u8) {
-        for (i, h) in list.drain(..) {
-            let (i, h) = (usize::from(i), usize::from(h));
-            (self.read[h][i], self.write[h][i]) = (empty(i), empty(i));
-            self.listed[h][i] &= !bit;
+    fn empty(&mut self, list: &mut Vec<(u16, bool)>, bit: u8) {
+        for (i, user) in list.drain(..) {
+            let i = usize::from(i);
+            self.set_tags(i, user, [empty(i); 2]);
+            self.listed[usize::from(user)][i] &= !bit;
         }
     }
 }

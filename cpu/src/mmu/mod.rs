@@ -3,6 +3,8 @@
 
 mod code;
 mod fast;
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+mod low;
 mod spaces;
 mod tlb;
 mod walk;
@@ -10,7 +12,7 @@ mod walk;
 pub use tlb::{Access, Mmu, Rights, Translation};
 pub use walk::PHYSICAL_BITS;
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
-pub(crate) use {code::same_but_for_the_space, fast::Fast, tlb::ENTRIES as TLB_ENTRIES};
+pub(crate) use {code::same_but_for_the_space, fast::Column, tlb::ENTRIES as TLB_ENTRIES};
 
 use softmetal_bus::{PAGE_SIZE, PageKind};
 

@@ -16,7 +16,7 @@ use crate::width::Value;
 
 const OFFSET: u64 = PAGE_SIZE as u64 - 1;
 /// Entries in each part.
-pub(crate) const ENTRIES: usize = 4096;
+pub(crate) const ENTRIES: usize = 65536;
 /// One part for the system, one for CPL 3, and one that is always empty (alignment checks); a power of two, so that no
 /// index needs a check.
 const PARTS: usize = 4;
@@ -28,8 +28,8 @@ const ALL: usize = PARTS * ENTRIES;
 const OPEN: usize = 16;
 /// How many physical pages it is remembered of what backs them.
 const KINDS: usize = 256;
-/// A page that is written through several linear addresses.
-const MANY: u64 = u64::MAX;
+/// Of a page that is written through more linear addresses than are noted.
+const MANY: [u64; 2] = [u64::MAX; 2];
 
 /// Whose rights an access has. What decides them (CPL, EFLAGS.AC with SMAP) is looked at when it changes, not at each
 /// access: CPL 3 has its own part of the TLB, and the user pages that the system has reached leave its part when AC is
@@ -112,6 +112,19 @@ const GLOBAL: u64 = 4;
 /// Bit of [`Entry::offset`]: [`Translation::user`].
 const USER: u64 = 8;
 
+/// All entries, empty; the host commits memory only for what is used.
+fn empty_entries() -> Box<[Entry; ALL]> {
+    let layout = std::alloc::Layout::new::<[Entry; ALL]>();
+    // SAFETY: the layout is not empty; memory of that layout that is all 0 is so many times `EMPTY`.
+    unsafe {
+        let p = std::alloc::alloc_zeroed(layout);
+        if p.is_null() {
+            std::alloc::handle_alloc_error(layout);
+        }
+        Box::from_raw(p.cast())
+    }
+}
+
 const EMPTY: Entry = Entry { read: 0, write: 0, host: std::ptr::null_mut(), offset: 0 };
 
 /// A user page that the system had reached before AC was cleared.
@@ -148,8 +161,8 @@ pub struct Mmu {
     entries: Box<[Entry; ALL]>,
     code: CodeTlb,
     spaces: Spaces,
-    /// By page of guest memory: 0, or the one linear page through which it is writable in `entries`, or [`MANY`].
-    writers: Box<[u64]>,
+    /// By page of guest memory: the linear pages through which it is writable in `entries`, or 0, or [`MANY`].
+    writers: Box<[[u64; 2]]>,
     /// Where the entries of the current rights begin in `entries`.
     part: usize,
     /// The user pages in the system's part, if there is SMAP; oldest first.
@@ -181,10 +194,10 @@ impl Mmu {
         let pages = (memory.len() / PAGE_SIZE as u64) as usize;
         Self {
             memory,
-            entries: vec![EMPTY; ALL].into_boxed_slice().try_into().unwrap_or_else(|_| unreachable!()),
+            entries: empty_entries(),
             code: CodeTlb::new(),
             spaces: Spaces::new(),
-            writers: vec![0; pages].into_boxed_slice(),
+            writers: vec![[0; 2]; pages].into_boxed_slice(),
             part: SYSTEM_PART,
             open: Vec::with_capacity(OPEN),
             closed: [Closed::default(); OPEN],
@@ -330,7 +343,12 @@ impl Mmu {
         if write {
             let w = &mut self.writers[(offset >> 12) as usize];
             let page = (lin & !OFFSET) | 1;
-            *w = if *w == 0 || *w == page { page } else { MANY };
+            if !w.contains(&page) {
+                match w.iter_mut().find(|w| **w == 0) {
+                    Some(free) => *free = page,
+                    None => *w = MANY,
+                }
+            }
         }
         if t.is_large() {
             self.note_large(lin, t.shift);
@@ -394,21 +412,18 @@ impl Mmu {
     /// Drops write permission to the memory page at `offset`: it holds code from now on.
     pub fn protect(&mut self, offset: u64) {
         let page = (offset >> 12) as usize;
-        match std::mem::take(&mut self.writers[page]) {
-            0 => {}
-            MANY => {
-                self.fast.protect_all();
-                for e in self.entries.iter_mut().filter(|e| e.offset >> 12 == page as u64) {
+        let writers = std::mem::take(&mut self.writers[page]);
+        if writers == MANY {
+            self.fast.protect_all();
+            self.entries.iter_mut().filter(|e| e.write != 0 && e.offset >> 12 == page as u64).for_each(|e| e.write = 0);
+            return;
+        }
+        for lin in writers.into_iter().filter(|lin| *lin != 0) {
+            self.fast.protect(lin);
+            for part in [SYSTEM_PART, USER_PART] {
+                let e = &mut self.entries[Self::index(lin) | part];
+                if e.offset >> 12 == page as u64 {
                     e.write = 0;
-                }
-            }
-            lin => {
-                self.fast.protect(lin);
-                for part in [SYSTEM_PART, USER_PART] {
-                    let e = &mut self.entries[Self::index(lin) | part];
-                    if e.offset >> 12 == page as u64 {
-                        e.write = 0;
-                    }
                 }
             }
         }
@@ -442,10 +457,8 @@ impl Mmu {
 
     /// Drops write permission everywhere: marks of written pages were collected.
     pub fn protect_all(&mut self) {
-        for e in self.entries.iter_mut() {
-            e.write = 0;
-        }
-        self.writers.fill(0);
+        self.entries.iter_mut().filter(|e| e.write != 0).for_each(|e| e.write = 0);
+        self.writers.fill([0; 2]);
         self.fast.protect_all();
     }
 
@@ -532,10 +545,11 @@ impl Mmu {
         self.code.switched();
         if again {
             self.fast.clear();
-            self.entries.fill(EMPTY);
+            // What is not in use is not touched, or the host would commit memory for it.
+            self.entries.iter_mut().filter(|e| e.read != 0 || e.offset != 0).for_each(|e| *e = EMPTY);
             self.closed.fill(Closed::default());
             self.code.flushed();
-            self.writers.fill(0);
+            self.writers.fill([0; 2]);
             self.large = [const { Pages::NONE }; 2];
         }
     }
@@ -555,9 +569,15 @@ impl Mmu {
         self.code.invalidate(lin, large, &self.spaces);
         if large {
             self.fast.clear();
-            let near = |tag: u64| tag >> 30 == lin >> 30;
-            for e in self.entries.iter_mut().filter(|e| e.offset & LARGE != 0 && near(e.read)) {
-                (e.read, e.write) = (0, 0);
+            // Where all of it may be, whichever of the sizes up to 4 MiB it has, or up to 1 GiB.
+            let shift = if self.large[1].may_hold(lin >> 30) { 30 } else { 22 };
+            let first = Self::index(lin >> shift << shift);
+            let places = first..first + ENTRIES.min(1 << (shift - 12));
+            for part in [SYSTEM_PART, USER_PART] {
+                let parts = self.entries[part..part + ENTRIES][places.clone()].iter_mut();
+                for e in parts.filter(|e| e.offset & LARGE != 0 && e.read >> shift == lin >> shift) {
+                    (e.read, e.write) = (0, 0);
+                }
             }
         }
     }

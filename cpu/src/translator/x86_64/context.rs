@@ -11,7 +11,7 @@ use super::assembler::{At, host};
 use super::emit::SLOTS;
 use super::returns::Returns;
 use super::x87::Area;
-use crate::mmu::{Fast, Mmu, TLB_ENTRIES, same_but_for_the_space};
+use crate::mmu::{Column, TLB_ENTRIES, same_but_for_the_space};
 use crate::op::Op;
 use crate::state::{Cpu, Mode, State, bits, seg};
 
@@ -434,21 +434,18 @@ pub const fn base(n: u8) -> At {
     at(offset_of!(Cpu, state) + offset_of!(State, bases) + 8 * n as usize)
 }
 
-const fn entry(offset: usize, index: u8) -> At {
-    At::indexed(host::RBP, index, 3, offset as i32 - ANCHOR)
+const fn entry(tables: i32, column: Column, user: bool, index: u8) -> At {
+    At { base: None, index: Some(index), scale: 3, disp: tables + 8 * column.start(user) as i32 }
 }
 
-const FAST: usize = offset_of!(Cpu, mmu) + offset_of!(Mmu, fast);
-
-/// The tag in TLB place `index`.
-pub const fn tlb_tag(user: bool, write: bool, index: u8) -> At {
-    let array = if write { offset_of!(Fast, write) } else { offset_of!(Fast, read) };
-    entry(FAST + array + user as usize * 8 * TLB_ENTRIES, index)
+/// The tag in TLB place `index`; the tables are at address `tables`.
+pub const fn tlb_tag(tables: i32, user: bool, write: bool, index: u8) -> At {
+    entry(tables, if write { Column::Write } else { Column::Read }, user, index)
 }
 
 /// What TLB place `index` adds.
-pub const fn tlb_host(user: bool, index: u8) -> At {
-    entry(FAST + offset_of!(Fast, host) + user as usize * 8 * TLB_ENTRIES, index)
+pub const fn tlb_host(tables: i32, user: bool, index: u8) -> At {
+    entry(tables, Column::Host, user, index)
 }
 
 /// Where the address of the entries of the jump cache's first table is, or with `second` of its second.

@@ -84,7 +84,8 @@ impl Backend for Native {
 
     fn new(cpu: &mut Cpu) -> Result<Self, String> {
         let (host, mut arena) = host_and_memory()?;
-        let thunks = thunks::make(&mut arena);
+        let tables = cpu.mmu.fast.address().ok_or("the translator needs memory below 2 GiB, which the host does not give")?;
+        let thunks = thunks::make(&mut arena, tables);
         let mut stacks =
             Stacks::new().map_err(|e| format!("the translator needs memory for its stack, which the host does not give: {e}"))?;
         cpu.jit.returns = stacks.returns(thunks.leave);

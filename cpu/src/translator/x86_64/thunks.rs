@@ -22,6 +22,8 @@ pub mod result {
 /// Host addresses.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Thunks {
+    /// The TLB's tables for translated code.
+    pub tables: i32,
     /// Called from Rust: goes to `target`.
     pub enter: u64,
     /// Jumped to with the next RIP in R15.
@@ -59,9 +61,9 @@ pub fn look_up_target(a: &mut Assembler, user: bool, second: bool) {
 }
 
 /// R11 is the place in the TLB of the page of the linear address in `lin`; RCX is 0 if it is there with all of the `bytes` bytes.
-pub fn look_for_page(a: &mut Assembler, user: bool, write: bool, lin: u8, bytes: usize) {
+pub fn look_for_page(a: &mut Assembler, tables: i32, user: bool, write: bool, lin: u8, bytes: usize) {
     a.pext(host::R11, lin, context::MASK_PAGE);
-    a.load(host::RCX, context::tlb_tag(user, write, host::R11));
+    a.load(host::RCX, context::tlb_tag(tables, user, write, host::R11));
     a.lea(host::RCX, At::indexed(host::RCX, lin, 0, bytes as i32 - 1));
     a.shrx(host::RCX, host::RCX, host::RBP);
 }
@@ -164,12 +166,12 @@ fn epilogue(a: &mut Assembler) {
     a.ret();
 }
 
-/// Makes them, at the start of the arena.
-pub fn make(arena: &mut Arena) -> Thunks {
+/// Makes them, at the start of the arena; the TLB's tables are at `tables`.
+pub fn make(arena: &mut Arena, tables: i32) -> Thunks {
     let at = arena.next();
     let mut a = Assembler::new(at, Vec::new());
     let origin = at.straight;
-    let mut t = Thunks { enter: origin, ..Thunks::default() };
+    let mut t = Thunks { tables, enter: origin, ..Thunks::default() };
     for r in CALLEE_SAVED {
         a.push(r);
     }
@@ -207,8 +209,8 @@ pub fn make(arena: &mut Arena) -> Thunks {
         for write in [false, true] {
             for size in 0..SIZES {
                 t.find[usize::from(user)][usize::from(write)][size] = origin + a.here() as u64;
-                look_for_page(&mut a, user, write, host::R15, 1 << size);
-                a.load(host::R11, context::tlb_host(user, host::R11));
+                look_for_page(&mut a, tables, user, write, host::R15, 1 << size);
+                a.load(host::R11, context::tlb_host(tables, user, host::R11));
                 a.ret();
             }
         }

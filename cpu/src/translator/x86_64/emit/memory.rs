@@ -95,10 +95,10 @@ impl Block<'_> {
             return self.check_aside(lin, size, write);
         }
         if alignment == 0 {
-            thunks::look_for_page(&mut self.a, self.user, write, lin, bytes);
+            thunks::look_for_page(&mut self.a, self.thunks.tables, self.user, write, lin, bytes);
         } else {
             self.a.pext(host::R11, lin, context::MASK_PAGE);
-            self.a.load(host::RCX, context::tlb_tag(self.user, write, host::R11));
+            self.a.load(host::RCX, context::tlb_tag(self.thunks.tables, self.user, write, host::R11));
             self.a.lea(host::RCX, At::indexed(host::RCX, lin, 0, 0));
             let mask = if alignment == 16 { context::MASK_ALIGNED_16 } else { context::MASK_ALIGNED_32 };
             self.a.pext(host::RCX, host::RCX, mask);
@@ -106,7 +106,7 @@ impl Block<'_> {
         let hit = self.a.jrcxz();
         let miss = self.a.jmp();
         self.a.land(hit);
-        self.a.load(host::R11, context::tlb_host(self.user, host::R11));
+        self.a.load(host::R11, context::tlb_host(self.thunks.tables, self.user, host::R11));
         Found { at: At::indexed(lin, host::R11, 0, 0), lin, miss: Miss::Handled(miss) }
     }
 

@@ -62,7 +62,7 @@ impl Block<'_> {
             host::R15
         };
         self.a.pext(host::R11, first, context::MASK_PAGE);
-        self.a.load(host::RCX, context::tlb_tag(self.user, look.write, host::R11));
+        self.a.load(host::RCX, context::tlb_tag(self.thunks.tables, self.user, look.write, host::R11));
         // Tag and address give the offset in the page.
         let whole = look.before + look.after;
         let (tail, mask) = match (look.offset, look.alignment) {
@@ -80,7 +80,7 @@ impl Block<'_> {
         let hit = self.a.jrcxz();
         let miss = self.a.jmp();
         self.a.land(hit);
-        self.a.load(host::R11, context::tlb_host(self.user, host::R11));
+        self.a.load(host::R11, context::tlb_host(self.thunks.tables, self.user, host::R11));
         self.a.lea(host::R11, At::indexed(host::R11, first, 0, look.before));
         let from = self.a.here();
         self.a.store(context::found(look.slot), host::R11);
