@@ -24,6 +24,8 @@ const SYSTEM_PART: usize = 0;
 const USER_PART: usize = ENTRIES;
 const EMPTY_PART: usize = 2 * ENTRIES;
 const ALL: usize = PARTS * ENTRIES;
+/// Entries that are told apart by [`Mmu::in_use`].
+const CHUNK: usize = 64;
 /// How many user pages the system may reach at a time under SMAP.
 const OPEN: usize = 16;
 /// How many physical pages it is remembered of what backs them.
@@ -159,6 +161,8 @@ pub struct Mmu {
     memory: Arc<GuestMemory>,
     // caches: nothing here is architectural state
     entries: Box<[Entry; ALL]>,
+    /// Which chunks of `entries` may not be empty.
+    in_use: Box<[bool; ALL / CHUNK]>,
     code: CodeTlb,
     spaces: Spaces,
     /// By page of guest memory: the linear pages through which it is writable in `entries`, or 0, or [`MANY`].
@@ -195,6 +199,7 @@ impl Mmu {
         Self {
             memory,
             entries: empty_entries(),
+            in_use: Box::new([false; ALL / CHUNK]),
             code: CodeTlb::new(),
             spaces: Spaces::new(),
             writers: vec![[0; 2]; pages].into_boxed_slice(),
@@ -244,6 +249,12 @@ impl Mmu {
     #[must_use]
     pub fn checks_alignment(&self) -> bool {
         self.part == EMPTY_PART
+    }
+
+    /// The entries that may not be empty.
+    fn entries(&mut self) -> impl Iterator<Item = &mut Entry> {
+        let chunks = self.entries.chunks_exact_mut(CHUNK).zip(&*self.in_use);
+        chunks.filter(|(_, in_use)| **in_use).flat_map(|(chunk, _)| chunk)
     }
 
     #[inline(always)]
@@ -362,7 +373,9 @@ impl Mmu {
             self.open.push(page);
         }
         let flag = |is: bool, bit: u64| if is { bit } else { 0 };
-        self.entries[Self::index(lin) | rights.part()] = Entry {
+        let i = Self::index(lin) | rights.part();
+        self.in_use[i / CHUNK] = true;
+        self.entries[i] = Entry {
             read: tag,
             write: if write { tag } else { 0 },
             host,
@@ -415,7 +428,7 @@ impl Mmu {
         let writers = std::mem::take(&mut self.writers[page]);
         if writers == MANY {
             self.fast.protect_all();
-            self.entries.iter_mut().filter(|e| e.write != 0 && e.offset >> 12 == page as u64).for_each(|e| e.write = 0);
+            self.entries().filter(|e| e.offset >> 12 == page as u64).for_each(|e| e.write = 0);
             return;
         }
         for lin in writers.into_iter().filter(|lin| *lin != 0) {
@@ -457,7 +470,7 @@ impl Mmu {
 
     /// Drops write permission everywhere: marks of written pages were collected.
     pub fn protect_all(&mut self) {
-        self.entries.iter_mut().filter(|e| e.write != 0).for_each(|e| e.write = 0);
+        self.entries().for_each(|e| e.write = 0);
         self.writers.fill([0; 2]);
         self.fast.protect_all();
     }
@@ -545,8 +558,8 @@ impl Mmu {
         self.code.switched();
         if again {
             self.fast.clear();
-            // What is not in use is not touched, or the host would commit memory for it.
-            self.entries.iter_mut().filter(|e| e.read != 0 || e.offset != 0).for_each(|e| *e = EMPTY);
+            self.entries().for_each(|e| *e = EMPTY);
+            self.in_use.fill(false);
             self.closed.fill(Closed::default());
             self.code.flushed();
             self.writers.fill([0; 2]);
