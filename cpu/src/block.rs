@@ -496,7 +496,7 @@ impl BlockCache {
     }
 }
 
-fn key(physical: u64, mode: Mode) -> u64 {
+pub(crate) fn key(physical: u64, mode: Mode) -> u64 {
     const { assert!(crate::mmu::PHYSICAL_BITS <= 48, "the key has room for the mode below the address") };
     physical << 16 | u64::from(mode.0)
 }

@@ -43,12 +43,19 @@ pub trait Backend: Sized {
     /// Undoes [`Backend::divert`]; the last comes first, since entries may be one.
     fn restore(&mut self, entry: u64, saved: Self::Saved);
 
+    /// Makes code that goes to the linear address that an edge to another page leads to, by what is known of addresses; leaves where
+    /// nothing is. There must be room.
+    fn look_up(&mut self, user: bool) -> u64;
+
     /// Drops all code; places are void.
     fn clear(&mut self, cpu: &mut Cpu);
 
     /// A translation whose code often goes ways that it was not made for, and the linear address of its page: each is told
     /// about once.
     fn stray(&mut self, cpu: &mut Cpu) -> Option<(u32, u64)>;
+
+    /// Forgets what is known of addresses: code finds only by its own jumps what [`Backend::run`] has not been told of since.
+    fn forget_addresses(&mut self, cpu: &mut Cpu);
 
     /// Whether all of `block`, which begins at RIP, is within the limit of CS.
     fn within_limit(cpu: &Cpu, block: &Block) -> bool;
@@ -121,13 +128,21 @@ pub enum Turn {
     Taken,
 }
 
-/// A direct jump to another block of the page.
+/// Where an edge leads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// To a physical address in the same page.
+    Here(u64),
+    /// To a linear address counted from the start of the page. `leaves` is the code that comes back to find it.
+    Elsewhere { at: i64, leaves: u64 },
+}
+
+/// A direct jump to another block.
 #[derive(Clone, Copy, Debug)]
 pub struct Edge {
     /// Where its target is written.
     pub field: u64,
-    /// The target's physical address.
-    pub target: u64,
+    pub target: Target,
     pub mode: Mode,
     pub brought: Brought,
     /// Of the last instruction's way back to the first: where that is, behind all that must be looked at first.
@@ -140,6 +155,35 @@ pub struct Edge {
     pub samples: u8,
     /// A call returns here, as to any address that is looked up: it leads to [`Made::far`].
     pub returns: bool,
+    /// The number of the page that it lies in.
+    pub page: u32,
+    /// To another page: the translation that it leads to now, or 0.
+    pub leads_to: u32,
+    /// It is in the list of those that are to be taken back.
+    pub listed: bool,
+    /// How often it was taken back too soon.
+    pub taken_back: u8,
+}
+
+impl Edge {
+    /// One whose target is written at `field`, of code of `mode`.
+    pub fn new(field: u64, target: Target, mode: Mode, brought: Brought) -> Self {
+        Self {
+            field,
+            target,
+            mode,
+            brought,
+            closes: None,
+            guards: false,
+            trace: 0,
+            samples: 0,
+            returns: false,
+            page: 0,
+            leads_to: 0,
+            listed: false,
+            taken_back: 0,
+        }
+    }
 }
 
 /// Register files that are in the host's where a block is entered or left.

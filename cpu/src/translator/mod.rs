@@ -4,18 +4,21 @@
 //! |---|---|
 //! | [`backend`] | what makes and runs code on one kind of host |
 //! | [`x86_64`] | the back end for x86-64 |
+//! | [`links`] | jumps and calls from page to page |
 //! | [`path`] | which way hot loops go |
 //! | [`trace`] | traces: hot loops as one piece of code |
 //!
 //! * A translation belongs to one [`crate::block::Block`] and knows its place in the page only; the page's linear address
 //!   is in [`Context::page`]. So code that is mapped at several addresses is translated once.
 //! * Blocks of one page are chained by patched jumps, which nothing has to undo: a page's blocks are retired together, and
-//!   the entry of a retired one leads out. All other ways, those to a block that runs over into a second page included, go through a jump cache that is emptied with the address space.
+//!   the entry of a retired one leads out. Jumps to other pages, and to a block that runs over into one, are patched as well, and
+//!   taken back with the address space. All other ways go through a jump cache that is emptied with it.
 //! * The budget is counted down where a block is left, and asked for where one begins. Translated code is entered with at least
 //!   the longest block's worth, and leaves when less is left: the interpreter runs the rest, to the exact instruction.
 
 #[allow(missing_docs)]
 mod backend;
+mod links;
 #[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
 mod none;
 #[allow(missing_docs)]
@@ -31,6 +34,7 @@ use softmetal_bus::{GuestMemory, PAGE_SIZE};
 
 pub use self::backend::{Back, Backend};
 use self::backend::{Brought, Edge, Input, Made, Turn};
+use self::links::Links;
 #[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
 pub use self::none::{Context, Native, available, shadow_may_end};
 use self::path::Recorder;
@@ -69,6 +73,10 @@ struct Translation {
     tries: u8,
     /// ... and how often one was dropped because of where its pages are.
     moves: u8,
+    /// The number of its page.
+    page: u32,
+    /// Edges of other pages that have led to it.
+    callers: Vec<u32>,
     /// What its code points to.
     _ops: Arc<[Op]>,
 }
@@ -137,6 +145,7 @@ pub struct Translator<B: Backend = Native> {
     traces: Vec<Trace<B::Saved>>,
     recorder: Option<Recorder>,
     sampler: Sampler,
+    links: Links,
     translated: u64,
     /// Times that a block is interpreted before it is translated.
     heat: u32,
@@ -157,6 +166,7 @@ impl<B: Backend> Translator<B> {
             traces: Vec::new(),
             recorder: None,
             sampler: Sampler::default(),
+            links: Links::default(),
             translated: 0,
             heat: HOT,
             listener: None,
@@ -169,7 +179,7 @@ impl<B: Backend> Translator<B> {
         let number = self.translation(cache, index, cpu);
         if let Some(number) = number {
             let block = cache.get(index);
-            let edge = self.arrive(edge, number, block);
+            let edge = self.arrive(edge, number, block, cpu);
             if self.recorder.is_none() && self.sampler.is_due(cpu.state.icount) {
                 self.sample(edge, number, block, cpu);
             }
@@ -245,6 +255,8 @@ impl<B: Backend> Translator<B> {
         self.translations.clear();
         self.edges.clear();
         self.traces.clear();
+        self.links = Links::default();
+        cpu.jit.linked_in = [None; 2];
         self.recorder = None;
     }
 
@@ -253,8 +265,23 @@ impl<B: Backend> Translator<B> {
         let ops = source.ops.clone();
         let Made { far, near, body, gone, needs, .. } = self.code(source, head, page, None)?;
         let (trace, parts, [samples, failures, tries, moves]) = (0, Vec::new(), [0; 4]);
-        let t = Translation { block: index, near, body, far, gone, needs, trace, parts, samples, failures, tries, moves, _ops: ops };
-        self.translations.push(t);
+        self.translations.push(Translation {
+            block: index,
+            near,
+            body,
+            far,
+            gone,
+            needs,
+            trace,
+            parts,
+            samples,
+            failures,
+            tries,
+            moves,
+            page: self.links.page(head.physical, head.mode),
+            callers: Vec::new(),
+            _ops: ops,
+        });
         Some(self.translations.len() as u32)
     }
 
@@ -280,7 +307,8 @@ impl<B: Backend> Translator<B> {
             let code = made.code.map(|piece| (piece.0, self.backend.bytes(piece)));
             listener(&Translated { rip: guest[0].0, trace: !turns.is_empty(), guest: &guest, code });
         }
-        self.edges.extend_from_slice(&made.edges);
+        let page = self.links.page(head.physical, head.mode);
+        self.edges.extend(made.edges.iter().map(|e| Edge { page, ..*e }));
         self.translated += 1;
         Some(made)
     }
@@ -291,6 +319,7 @@ impl<B: Backend> Translator<B> {
         for trace in std::mem::take(&mut t.parts) {
             self.drop_trace(trace);
         }
+        self.unlink_callers(number);
         let t = &self.translations[number as usize - 1];
         for entry in t.entries() {
             self.backend.divert(entry, t.gone);
@@ -312,6 +341,7 @@ impl<B: Backend> Translator<B> {
 
     /// Runs translation `number`, of `block`, as [`Backend::run`].
     pub fn run(&mut self, cpu: &mut Cpu, number: u32, block: &Block, left: u64) -> Back {
+        self.enter_page(cpu, self.translations[number as usize - 1].page, block);
         let t = &self.translations[number as usize - 1];
         let left = left.min(self.sampler.until(cpu.state.icount) + SPARE);
         self.backend.run(cpu, block, (t.far, t.near), left)

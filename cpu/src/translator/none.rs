@@ -12,6 +12,8 @@ use crate::state::{Cpu, Mode, State};
 pub struct Context {
     /// Always none.
     pub failed: Option<Op>,
+    /// Always none.
+    pub linked_in: [Option<u64>; 2],
 }
 
 impl Context {
@@ -63,10 +65,16 @@ impl Backend for Native {
     fn restore(&mut self, _: u64, (): ()) {
         match *self {}
     }
+    fn look_up(&mut self, _: bool) -> u64 {
+        match *self {}
+    }
     fn clear(&mut self, _: &mut Cpu) {
         match *self {}
     }
     fn stray(&mut self, _: &mut Cpu) -> Option<(u32, u64)> {
+        match *self {}
+    }
+    fn forget_addresses(&mut self, _: &mut Cpu) {
         match *self {}
     }
     fn within_limit(_: &Cpu, _: &Block) -> bool {

@@ -16,7 +16,7 @@
 use iced_x86::{FlowControl, Instruction};
 use softmetal_bus::splitmix64;
 
-use super::backend::{Backend, Leads, Turn};
+use super::backend::{Backend, Leads, Target, Turn};
 use super::path::{self, Recorder, TRIES, Visit};
 use super::{OFFSET, Source, Translator, decode};
 use crate::block::{Block, BlockCache};
@@ -87,10 +87,14 @@ pub(super) struct Trace<S> {
 impl<B: Backend> Translator<B> {
     /// Edge `edge` (from 1; 0 is none) has led to translation `number` of `block`, or an interrupt has come between: patches it
     /// to lead there by itself. The edge, if it did lead there.
-    pub(super) fn arrive(&mut self, edge: u32, number: u32, block: &Block) -> Option<usize> {
+    pub(super) fn arrive(&mut self, edge: u32, number: u32, block: &Block, cpu: &mut Cpu) -> Option<usize> {
         let edge = (edge as usize).checked_sub(1)?;
         let e = *self.edges.get(edge)?;
-        if e.target != block.physical || e.mode != block.mode {
+        if matches!(e.target, Target::Elsewhere { .. }) {
+            self.link_pages(edge, number, block, cpu);
+            return None;
+        }
+        if e.target != Target::Here(block.physical) || e.mode != block.mode {
             return None;
         }
         if e.guards {

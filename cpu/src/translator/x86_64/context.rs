@@ -183,6 +183,8 @@ pub struct Context {
     pub epochs: [u64; 2],
     /// Which translations stray.
     pub strays: Strays,
+    /// By privilege: the epoch that jumps between pages are patched for, if any are.
+    pub linked_in: [Option<u64>; 2],
     /// Where returns lead; valid as long as `jumps` are.
     pub returns: Returns,
     /// What comes next ends where this ends.
@@ -232,6 +234,7 @@ impl Default for Context {
             jumps: [Jumps::new(), Jumps::new()],
             epochs: [0; 2],
             strays: Strays::default(),
+            linked_in: [None; 2],
             returns: Returns::default(),
             _near: Line,
             _room: [0; 2],

@@ -35,7 +35,8 @@ mod x87;
 use iced_x86::Instruction;
 use softmetal_bus::PAGE_SIZE;
 
-use self::arena::Arena;
+use self::arena::{Arena, Origin};
+use self::assembler::{Assembler, host};
 pub use self::context::Context;
 use self::context::Jumps;
 use self::emit::{Emitter, Kind, Site, To};
@@ -138,8 +139,24 @@ impl Backend for Native {
         self.arena.patch(entry, &saved);
     }
 
+    fn look_up(&mut self, user: bool) -> u64 {
+        let at = self.arena.next();
+        let mut a = Assembler::new(Origin { straight: at.aside, ..at }, Vec::new());
+        thunks::look_up_target(&mut a, user, false);
+        let hit = a.jrcxz();
+        a.jmp_to(self.thunks.second_look[usize::from(user)]);
+        a.land(hit);
+        a.jmp_indirect(context::jump_code(host::R11));
+        self.arena.append(&[], &a.code);
+        at.aside
+    }
+
     fn clear(&mut self, cpu: &mut Cpu) {
         self.arena.truncate(self.thunks.len);
+        self.forget_addresses(cpu);
+    }
+
+    fn forget_addresses(&mut self, cpu: &mut Cpu) {
         cpu.jit.jumps.iter_mut().for_each(Jumps::clear);
         cpu.jit.returns.forget(false);
         cpu.jit.returns.forget(true);
@@ -213,6 +230,10 @@ fn chain(cpu: &mut Cpu) -> u64 {
         return result::NEXT;
     }
     let linear = cpu.linear_rip();
+    let user = cpu.state.mode.user();
+    if cpu.jit.linked_in[usize::from(user)].is_some_and(|e| e != cpu.mmu.code_epoch(user)) {
+        return result::NEXT;
+    }
     let Some(code) = Jumps::of(cpu).get(linear) else { return result::NEXT };
     if in_shadow {
         (cpu.state.shadow, cpu.state.debug_shadow) = (false, false);

@@ -30,6 +30,8 @@ pub struct Thunks {
     pub leave: u64,
     /// Jumped to with the number of an edge pushed, and the offset in the page of the next RIP in R15.
     pub leave_by_edge: u64,
+    /// Jumped to with the number of an edge pushed, and the next RIP in R15.
+    pub leave_page_by_edge: u64,
     /// Jumped to with the offset in the page of the next RIP in R15.
     pub leave_in_page: u64,
     /// Jumped to with the next RIP in R15, which is a linear address that the jump cache's first table does not know: goes there
@@ -184,12 +186,19 @@ pub fn make(arena: &mut Arena, tables: i32) -> Thunks {
     restore_flags(&mut a);
     a.jmp_indirect(context::TARGET);
 
+    t.leave_page_by_edge = origin + a.here() as u64;
+    a.pop(host::RCX);
+    a.store(context::EDGE, host::RCX);
+    let out = a.jmp();
+
     t.leave_by_edge = origin + a.here() as u64;
     a.pop(host::RCX);
     a.store(context::EDGE, host::RCX);
     t.leave_in_page = origin + a.here() as u64;
     add_page(&mut a);
 
+    let here = a.here();
+    a.bind(out, here);
     t.leave = origin + a.here() as u64;
     a.store(context::RIP, host::R15);
     a.store(context::STACK_TOP, host::RSP);

@@ -3,7 +3,7 @@
 use iced_x86::{Instruction, OpKind};
 use softmetal_bus::PAGE_SIZE;
 
-use super::super::super::backend::{Brought, Edge, Made, Turn};
+use super::super::super::backend::{Brought, Edge, Made, Target, Turn};
 use super::super::assembler::{Assembler, At, host};
 use super::super::policy::{Way, near_size};
 use super::super::registers::{STACK, number};
@@ -94,10 +94,8 @@ impl Block<'_> {
     fn return_point(&mut self, to: u16) {
         let from = self.a.jmp();
         self.returns.push((from, self.edges.len()));
-        let (target, mode) = (self.page + u64::from(to), self.mode);
-        let field = self.a.field(from);
-        let brought = Brought::default();
-        self.edges.push(Edge { field, target, mode, brought, closes: None, guards: false, trace: 0, samples: 0, returns: true });
+        let (target, field) = (Target::Here(self.page + u64::from(to)), self.a.field(from));
+        self.edges.push(Edge { returns: true, ..Edge::new(field, target, self.mode, Brought::default()) });
     }
 
     /// A RET: by the host's, if it leads where the last call came from.
@@ -280,10 +278,9 @@ impl Block<'_> {
             let field = self.a.field(jump);
             let closes = k + 1 == self.instructions.len() && target == self.start;
             let closes = closes.then(|| self.a.address(self.first));
-            let (call, to) = (returns.is_some(), self.page + u64::from(target));
-            let edge = Edge { field, target: to, mode: self.mode, brought, closes, guards: false, trace: 0, samples: 0, returns: false };
-            self.outs.push(Out { from: jump, spent, call, edge: self.edges.len(), target });
-            self.edges.push(edge);
+            let (call, to) = (returns.is_some(), Target::Here(self.page + u64::from(target)));
+            self.outs.push(Out { from: jump, spent, call, edge: self.edges.len(), target: Some(target) });
+            self.edges.push(Edge { closes, ..Edge::new(field, to, self.mode, brought) });
             return;
         }
         self.a.load(host::R15, context::PAGE);
@@ -294,7 +291,17 @@ impl Block<'_> {
             self.a.lea(host::R15, At::indexed(host::R15, host::RCX, 0, 0));
         }
         self.cut(to.bytes);
-        self.indirect(k, returns);
+        if self.mode.bounded() {
+            return self.indirect(k, returns);
+        }
+        self.account(k + 1);
+        let from = if returns.is_some() { self.a.call() } else { self.a.jmp() };
+        if let Some(to) = returns {
+            self.return_point(to);
+        }
+        let (field, to) = (self.a.field(from), Target::Elsewhere { at: target, leaves: 0 });
+        self.outs.push(Out { from, spent: None, call: returns.is_some(), edge: self.edges.len(), target: None });
+        self.edges.push(Edge::new(field, to, self.mode, brought));
     }
 
     /// The handler does it all, and refuses, if the target in R15 is not canonical, or beyond the limit of CS; or where it lies in the other half of
@@ -386,11 +393,13 @@ impl Block<'_> {
         }
     }
 
-    /// Leaves by an edge that is not linked, to offset `target` of the page.
-    fn leave_by_edge(&mut self, number: usize, target: u16) {
-        self.a.mov_imm64(host::R15, target.into());
+    /// Leaves by an edge that is not linked, to offset `target` of the page, or to R15.
+    fn leave_by_edge(&mut self, number: usize, target: Option<u16>) {
+        if let Some(target) = target {
+            self.a.mov_imm64(host::R15, target.into());
+        }
         self.a.push_imm(number as i32);
-        self.a.jmp_to(self.thunks.leave_by_edge);
+        self.a.jmp_to(if target.is_some() { self.thunks.leave_by_edge } else { self.thunks.leave_page_by_edge });
     }
 
     /// RCX is 0 if R15 lies in the half of the address space that the code is in.
@@ -441,22 +450,24 @@ impl Block<'_> {
             }
             self.a.bind(out.from, here);
             let number = self.first_edge + out.edge + 1;
+            if let Target::Elsewhere { leaves, .. } = &mut self.edges[out.edge].target {
+                *leaves = self.a.address(here);
+            }
             self.leave_by_edge(number, out.target);
         }
         for (from, edge) in std::mem::take(&mut self.returns) {
             let here = self.a.here();
             self.a.bind(from, here);
-            self.a.store_imm64(context::EDGE, (self.first_edge + edge + 1) as i32);
-            self.a.jmp_to(self.thunks.leave);
+            self.leave_by_edge(self.first_edge + edge + 1, None);
         }
         if !self.unpinned.is_empty() {
             let here = self.a.here();
             for j in std::mem::take(&mut self.unpinned) {
                 self.a.bind(j, here);
             }
-            let (target, mode, brought) = (self.page + u64::from(self.start), self.mode, self.needs);
-            self.edges.push(Edge { field: 0, target, mode, brought, closes: None, guards: true, trace: 0, samples: 0, returns: false });
-            self.leave_by_edge(self.first_edge + self.edges.len(), self.start);
+            let target = Target::Here(self.page + u64::from(self.start));
+            self.edges.push(Edge { guards: true, ..Edge::new(0, target, self.mode, self.needs) });
+            self.leave_by_edge(self.first_edge + self.edges.len(), Some(self.start));
         }
         let gone = self.a.here();
         for j in std::mem::take(&mut self.spent) {

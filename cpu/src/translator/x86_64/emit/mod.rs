@@ -115,7 +115,8 @@ struct Out {
     /// It is a call.
     call: bool,
     edge: usize,
-    target: u16,
+    /// The place in the page where it leads, unless that is in R15.
+    target: Option<u16>,
 }
 
 /// What makes code; reused for all blocks.

@@ -1,6 +1,8 @@
 //! Calls and returns of translated code, against the interpreter: pairs, and all that comes between them.
 #![cfg(all(target_arch = "x86_64", target_os = "linux"))]
 
+mod pages;
+
 use iced_x86::IcedError;
 use iced_x86::code_asm::*;
 use softmetal_cpu::state::reg;
@@ -47,16 +49,21 @@ fn agree_on(kind: fn() -> Harness, code: &[u8], n: u64, slice: u64, more: &dyn F
     right
 }
 
-/// The same in 64-bit mode, to the end at once, in slices, and to each of some instructions in its middle.
-fn agree_with(f: impl FnOnce(&mut CodeAssembler) -> Assembled, more: &dyn Fn(&mut Harness)) -> Outcome {
+/// The same in 64-bit mode, to the end at once, in slices, and to each of `stops` instructions in its middle.
+fn agree_at(stops: u64, f: impl FnOnce(&mut CodeAssembler) -> Assembled, more: &dyn Fn(&mut Harness)) -> Outcome {
     let code = Harness::long().assemble(CODE, f);
     let end = agree_on(Harness::long, &code, END, END, more);
     agree_on(Harness::long, &code, END, 700, more);
     let middle = end.icount / 2;
-    for n in middle..middle + 60 {
+    for n in middle..middle + stops {
         agree_on(Harness::long, &code, n, END, more);
     }
     end
+}
+
+/// The same to each instruction of some rounds.
+fn agree_with(f: impl FnOnce(&mut CodeAssembler) -> Assembled, more: &dyn Fn(&mut Harness)) -> Outcome {
+    agree_at(60, f, more)
 }
 
 fn agree(f: impl FnOnce(&mut CodeAssembler) -> Assembled) -> Outcome {
