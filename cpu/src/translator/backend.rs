@@ -79,6 +79,8 @@ pub struct Input<'a> {
     pub turns: &'a [Turn],
     /// A trace counts only where the page is at this linear address, and code is what it is in this epoch.
     pub pinned: Option<[u64; 2]>,
+    /// Of a trace: what general registers seem to hold whenever it begins.
+    pub known: [Option<u64>; 16],
     /// Physical address of the page.
     pub page: u64,
     pub mode: Mode,

@@ -104,6 +104,8 @@ struct Source {
     bytes: Vec<(i32, Vec<u8>)>,
     /// Of a trace over several pages: the linear address of the first one's, and the epoch in which the others are where they are.
     pinned: Option<[u64; 2]>,
+    /// Of a trace: as [`Input::known`].
+    known: [Option<u64>; 16],
 }
 
 impl Source {
@@ -185,7 +187,7 @@ impl<B: Backend> Translator<B> {
             }
         }
         let Some(recorder) = &mut self.recorder else { return number };
-        let goes_on = number.is_some_and(|n| recorder.note(index, cache.get(index), cpu.linear_rip(), n, cpu.state.icount));
+        let goes_on = number.is_some_and(|n| recorder.note(index, cache.get(index), cpu.linear_rip(), n, &cpu.state));
         if goes_on {
             return None;
         }
@@ -287,7 +289,7 @@ impl<B: Backend> Translator<B> {
 
     /// Makes the code of `source`: of a new translation, or of `strays`.
     fn code(&mut self, source: Source, head: &Block, page: u64, strays: Option<u32>) -> Option<Made> {
-        let Source { instructions, available, ops, starts, turns, bytes, pinned } = source;
+        let Source { instructions, available, ops, starts, turns, bytes, pinned, known } = source;
         let made = self.backend.make(Input {
             instructions,
             ops: &ops,
@@ -295,6 +297,7 @@ impl<B: Backend> Translator<B> {
             available: &available,
             turns: &turns,
             pinned,
+            known,
             page: head.physical & !OFFSET,
             mode: head.mode,
             first_edge: self.edges.len(),
@@ -379,5 +382,5 @@ fn decode(block: &Block, offset: u64, start: i32, memory: &GuestMemory) -> Optio
     let instructions: Vec<_> = block.ops.iter().map(|_| decoder.decode()).collect();
     let available = (0..block.ops.len()).map(|k| block.plain >> k & 1 != 0).collect();
     let starts = vec![start; instructions.len()];
-    Some(Source { instructions, available, ops: block.ops.clone(), starts, turns: Vec::new(), bytes: vec![(start, bytes)], pinned: None })
+    Some(Source { instructions, available, ops: block.ops.clone(), starts, bytes: vec![(start, bytes)], ..Source::default() })
 }

@@ -6,7 +6,7 @@ use softmetal_bus::PAGE_SIZE;
 
 use super::backend::Turn;
 use crate::block::Block;
-use crate::state::Mode;
+use crate::state::{Mode, State};
 
 /// Instructions of a trace at most.
 pub const MOST: usize = 256;
@@ -30,6 +30,8 @@ pub struct Step {
     pub start: i64,
     /// The instruction count before it.
     pub icount: u64,
+    /// The general registers then.
+    pub registers: [u64; 16],
 }
 
 /// Blocks as they are run, one after the other.
@@ -50,15 +52,16 @@ impl Recorder {
         Self { replaces, page: linear & !(PAGE_SIZE as u64 - 1), mode: block.mode, epoch, steps: Vec::new() }
     }
 
-    /// Block `index`, at linear address `linear`, whose translation is `number`, is about to run; false if that is enough, or
-    /// it cannot be in a trace.
-    pub fn note(&mut self, index: u32, block: &Block, linear: u64, number: u32, icount: u64) -> bool {
+    /// Block `index`, at linear address `linear`, whose translation is `number`, is about to run in state `s`; false if that is
+    /// enough, or it cannot be in a trace.
+    pub fn note(&mut self, index: u32, block: &Block, linear: u64, number: u32, s: &State) -> bool {
         let start = linear.wrapping_sub(self.page) as i64;
         if block.crosses || block.mode != self.mode || start.abs() > FARTHEST {
             return false;
         }
-        self.steps.push(Step { index, serial: block.serial, number, start, icount });
-        icount - self.steps[0].icount < WINDOW
+        let registers = std::array::from_fn(|n| s.regs[n]);
+        self.steps.push(Step { index, serial: block.serial, number, start, icount: s.icount, registers });
+        s.icount - self.steps[0].icount < WINDOW
     }
 }
 

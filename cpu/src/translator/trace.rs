@@ -26,6 +26,9 @@ use crate::state::Cpu;
 /// So often, a trace over several pages may be dropped because they are elsewhere, and be made again.
 const MOVES: u8 = 4;
 
+/// RSP among the general registers.
+const STACK: usize = 4;
+
 /// Samples are so many instructions apart, about: some 50 microseconds, of which one takes 0.3.
 const PERIOD: u64 = 1 << 17;
 /// So many of one block have it recorded, or of a trace's side exit, if the loop did not go round in more of them.
@@ -216,7 +219,11 @@ impl<B: Backend> Translator<B> {
         if steps[chosen.clone()].iter().any(|s| page_of(s.start) != base) {
             source.pinned = Some([page, cpu.mmu.code_epoch(mode.user())]);
         }
-        let closes = steps[chosen.end].start == head.start;
+        let end = steps[chosen.end];
+        let closes = end.start == head.start;
+        // Where its stack lies is no other in each round; what else a loop leaves as it was will hardly be another in the next.
+        let stays = |n: usize| if closes { head.registers[n] == end.registers[n] } else { n == STACK };
+        source.known = std::array::from_fn(|n| stays(n).then_some(head.registers[n]));
         let settled = !closes || translation(head.number).tries + 1 == TRIES;
         let block = cache.get(head.index);
         let first_edge = self.edges.len();

@@ -13,6 +13,7 @@
 use iced_x86::{Instruction, InstructionInfo, InstructionInfoFactory, Mnemonic as M, OpAccess, OpKind, Register};
 use softmetal_bus::PAGE_SIZE;
 
+use super::super::super::backend::Input;
 use super::super::policy::{self, Way};
 use super::super::registers::number;
 
@@ -28,14 +29,14 @@ pub enum Role {
     Single,
     /// It looks for all of the group.
     Leader(Look),
-    /// It is found `by` bytes from where its leader found its own, which is in a slot.
+    /// It is found `by` bytes from where its leader found the group's first byte, which is in a slot.
     Member { slot: usize, by: i32 },
 }
 
 /// What a leader looks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Look {
-    /// Where it keeps the host's address of what it has found.
+    /// Where it keeps the host's address of the group's first byte.
     pub slot: usize,
     /// Bytes of the group before the leader's address.
     pub before: i32,
@@ -45,7 +46,7 @@ pub struct Look {
     pub write: bool,
     /// That of the group's first byte, or 0.
     pub alignment: usize,
-    /// The leader's offset in its page, where that is known: then the others lie in that page, aligned as they must be.
+    /// The first byte's offset in its page, where that is known: then the others lie in that page, aligned as they must be.
     pub offset: Option<i32>,
 }
 
@@ -78,18 +79,18 @@ impl Plan {
         &self.regions
     }
 
-    /// Looks for groups; `barred` are instructions that go through their handlers against expectation, and with `path` the
-    /// jumps among them are expected to go on with the next instruction.
-    pub fn new(instructions: &[Instruction], ways: &[Way], info: &mut InstructionInfoFactory, barred: &[usize], path: bool) -> Self {
-        let mut planner = Planner { path, ..Planner::default() };
-        for (k, (i, &way)) in instructions.iter().zip(ways).enumerate() {
+    /// Looks for groups; `barred` are instructions that go through their handlers against expectation. The jumps in a trace are
+    /// expected to go on with the next instruction.
+    pub fn new(input: &Input, ways: &[Way], info: &mut InstructionInfoFactory, barred: &[usize]) -> Self {
+        let mut planner = Planner { path: !input.turns.is_empty(), known: input.known, ..Planner::default() };
+        for (k, (i, &way)) in input.instructions.iter().zip(ways).enumerate() {
             if barred.contains(&k) {
                 planner.barrier();
             } else {
                 planner.instruction(k, i, way, info.info(i));
             }
         }
-        planner.finish(instructions.len())
+        planner.finish(input.instructions.len())
     }
 }
 
@@ -108,6 +109,8 @@ struct Place {
     index: Option<(u32, u32)>,
     /// Of an address relative to RIP: the page, counted from the block's.
     page: Option<i64>,
+    /// The number of the page where it seems to lie.
+    part: Option<u64>,
 }
 
 struct Access {
@@ -141,12 +144,14 @@ struct Planner {
     done: Vec<Group>,
     jumps: usize,
     path: bool,
+    /// As [`Input::known`].
+    known: [Option<u64>; 16],
 }
 
 impl Default for Planner {
     fn default() -> Self {
         let registers = std::array::from_fn(|n| Value { symbol: n as u32, add: 0 });
-        Self { registers, symbols: 16, open: Vec::new(), done: Vec::new(), jumps: 0, path: false }
+        Self { registers, symbols: 16, open: Vec::new(), done: Vec::new(), jumps: 0, path: false, known: [None; 16] }
     }
 }
 
@@ -216,8 +221,15 @@ impl Planner {
     }
 
     fn on_stack(&mut self, k: usize, at: Value, write: bool) {
-        let place = Place { segment: Register::None, base: Some(at.symbol), index: None, page: None };
+        let place = Place { segment: Register::None, base: Some(at.symbol), index: None, page: None, part: None };
         self.access(k, Access { place, at: at.add, bytes: 8, write, alignment: 0 });
+    }
+
+    /// The pages where an access seems to begin and to end, if it is at so many bytes from what a register held at first.
+    fn pages(&self, a: &Access) -> Option<[u64; 2]> {
+        let Place { segment: Register::None, base: Some(symbol), index: None, .. } = a.place else { return None };
+        let first = self.known.get(symbol as usize).copied().flatten()?.wrapping_add(a.at as u64);
+        Some([first, first.wrapping_add(a.bytes as u64 - 1)].map(|at| at / PAGE_SIZE as u64))
     }
 
     /// What is known of registers after an instruction that touches nothing else.
@@ -261,7 +273,7 @@ impl Planner {
             _ => Register::None,
         };
         let alignment = policy::alignment(i) as i64;
-        let mut place = Place { segment, base: None, index: None, page: None };
+        let mut place = Place { segment, base: None, index: None, page: None, part: None };
         let mut at = disp;
         if base == Register::RIP {
             // Within one page wherever the block is mapped; what does not lie in one is no matter of groups.
@@ -288,8 +300,15 @@ impl Planner {
         Some(Access { place, at, bytes, write, alignment })
     }
 
-    fn access(&mut self, k: usize, a: Access) {
+    fn access(&mut self, k: usize, mut a: Access) {
         let jumps = self.jumps;
+        // What lies in two pages each time would have the leader fail each time.
+        if let Some([first, last]) = self.pages(&a) {
+            if first != last {
+                return;
+            }
+            a.place.part = Some(first);
+        }
         if let Some(n) = self.open.iter().position(|g| g.place == a.place) {
             if self.open[n].admits(&a, jumps) {
                 self.open[n].add(k, &a);
@@ -324,8 +343,9 @@ impl Planner {
         let mut spans: Vec<(usize, usize)> = Vec::new();
         for g in &self.done {
             let (leader, last) = (g.members[0].0, g.members[g.members.len() - 1].0);
-            roles[leader] = Role::Leader(g.look());
-            g.members[1..].iter().for_each(|&(k, by)| roles[k] = Role::Member { slot: g.slot, by });
+            let look = g.look();
+            roles[leader] = Role::Leader(look);
+            g.members[1..].iter().for_each(|&(k, by)| roles[k] = Role::Member { slot: g.slot, by: by + look.before });
             spans.push((leader, last));
         }
         spans.sort_unstable();
@@ -381,7 +401,45 @@ impl Group {
             before += self.leader.wrapping_sub(before).wrapping_sub(at).rem_euclid(alignment);
             after += (-(before + after)).rem_euclid(alignment);
         }
-        let offset = self.place.page.map(|page| (self.leader - page) as i32);
+        let offset = self.place.page.map(|page| (self.first - page) as i32);
         Look { slot: self.slot, before: before as i32, after: after as i32, write: self.write, alignment: alignment as usize, offset }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The roles of loads of 8 bytes at these places, with what registers hold at first.
+    fn roles(known: [Option<u64>; 16], at: &[(Place, i64)]) -> Vec<Role> {
+        let mut planner = Planner { known, ..Planner::default() };
+        for (k, &(place, at)) in at.iter().enumerate() {
+            planner.access(k, Access { place, at, bytes: 8, write: false, alignment: 0 });
+        }
+        planner.finish(at.len()).roles
+    }
+
+    const NOWHERE: Place = Place { segment: Register::None, base: None, index: None, page: None, part: None };
+
+    #[test]
+    fn a_look_in_a_known_page_begins_with_the_first_byte() {
+        let place = Place { page: Some(0x1000), ..NOWHERE };
+        let roles = roles([None; 16], &[(place, 0x1060), (place, 0x1020), (place, 0x1068)]);
+        let look = Look { slot: 0, before: 0x40, after: 0x10, write: false, alignment: 0, offset: Some(0x20) };
+        assert_eq!(roles, [Role::Leader(look), Role::Member { slot: 0, by: 0 }, Role::Member { slot: 0, by: 0x48 }]);
+    }
+
+    #[test]
+    fn what_seems_to_lie_in_two_pages_is_no_group() {
+        let place = Place { base: Some(STACK as u32), ..NOWHERE };
+        let at = [-0x10, 0, -8, -4, 8].map(|at| (place, at));
+        let group = |roles: &[Role]| roles.iter().filter(|r| matches!(r, Role::Leader(_))).count();
+        assert_eq!(group(&roles([None; 16], &at)), 1);
+        let mut known = [None; 16];
+        known[STACK] = Some(0x7fff_0000);
+        let roles = roles(known, &at);
+        assert_eq!(group(&roles), 2);
+        assert_eq!(roles[3], Role::Single);
+        assert!(matches!((roles[2], roles[4]), (Role::Member { slot: 0, .. }, Role::Member { slot: 1, .. })));
     }
 }

@@ -49,27 +49,37 @@ impl Block<'_> {
         Some((At { base, index, scale: i.memory_index_scale().trailing_zeros() as u8, disp: disp as i32 }, short))
     }
 
-    /// The linear address of a memory operand that is loaded, or stored to with `write`, in the register given back.
-    pub(super) fn linear(&mut self, i: &Instruction, write: bool) -> Option<u8> {
+    /// Where a memory operand, loaded or with `write` stored to, has its look begin: the linear address, in the register given back.
+    fn linear(&mut self, i: &Instruction, write: bool) -> Option<u8> {
         if !self.mode.long() {
             return self.segmented(i, write);
         }
-        let (at, short) = self.effective(i)?;
+        let (mut at, short) = self.effective(i)?;
+        at.disp = at.disp.checked_sub(self.before())?;
         let segment = match i.memory_segment() {
             Register::FS => Some(seg::FS),
             Register::GS => Some(seg::GS),
             _ => None,
         };
-        match at {
-            At { base: Some(base), index: None, disp: 0, .. } if !short && segment.is_none() => return Some(base),
-            _ if short => self.a.lea32(host::R15, at),
-            _ => self.a.lea(host::R15, at),
+        let Some(n) = segment else {
+            match at {
+                At { base: Some(base), index: None, disp: 0, .. } if !short => return Some(base),
+                _ => self.a.lea_sized(!short, host::R15, at),
+            }
+            return Some(host::R15);
+        };
+        self.held = None;
+        let with_base = match at {
+            _ if short => None,
+            At { base: None, index, .. } if index != Some(host::R11) => Some(At { base: Some(host::R11), ..at }),
+            At { index: None, .. } => Some(At { index: Some(host::R11), scale: 0, ..at }),
+            _ => None,
+        };
+        if with_base.is_none() {
+            self.a.lea_sized(!short, host::R15, at);
         }
-        if let Some(n) = segment {
-            self.held = None;
-            self.a.load(host::R11, context::base(n as u8));
-            self.a.lea(host::R15, At::indexed(host::R15, host::R11, 0, 0));
-        }
+        self.a.load(host::R11, context::base(n as u8));
+        self.a.lea(host::R15, with_base.unwrap_or(At::indexed(host::R15, host::R11, 0, 0)));
         Some(host::R15)
     }
 
@@ -82,10 +92,10 @@ impl Block<'_> {
         Some(self.check(lin, i.memory_size().size(), write, alignment))
     }
 
-    /// Finds `bytes` bytes at linear address `lin` in the TLB.
+    /// Finds `bytes` bytes at linear address `lin` in the TLB; of a group's leader, all that it looks for.
     pub(super) fn check(&mut self, lin: u8, bytes: usize, write: bool, alignment: usize) -> Found {
         if let Role::Leader(look) = self.role() {
-            return Found { at: At::base(host::R11, 0), lin, miss: self.look(lin, look) };
+            return self.look(lin, look);
         }
         self.held = None;
         let size = bytes.trailing_zeros() as usize;

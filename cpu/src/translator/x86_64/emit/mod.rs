@@ -217,11 +217,7 @@ impl Emitter {
         }
         let mut barred = Vec::new();
         loop {
-            let plan = if input.mode.long() {
-                Plan::new(&input.instructions, &ways, &mut self.info, &barred, !input.turns.is_empty())
-            } else {
-                Plan::default()
-            };
+            let plan = if input.mode.long() { Plan::new(&input, &ways, &mut self.info, &barred) } else { Plan::default() };
             match self.attempt(&input, &runs, &ways, plan, (thunks, origin)) {
                 Ok(emitted) => return emitted,
                 Err(k) => barred.push(k),

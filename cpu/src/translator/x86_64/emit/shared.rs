@@ -22,7 +22,7 @@ pub(super) enum Miss {
 pub(super) struct Found {
     /// Where its bytes are on the host.
     pub at: At,
-    /// Its linear address, if it looks for itself or for its group.
+    /// Its linear address, if it looks for itself.
     pub lin: u8,
     pub miss: Miss,
 }
@@ -53,14 +53,13 @@ impl Block<'_> {
         Some(Found { at: At::base(host::R11, by), lin: host::R11, miss: Miss::Never })
     }
 
-    /// A group's leader at `lin` looks for the page of all of them.
-    pub(super) fn look(&mut self, lin: u8, look: Look) -> Miss {
-        let first = if look.before == 0 {
-            lin
-        } else {
-            self.a.lea(host::R15, At::base(lin, -look.before));
-            host::R15
-        };
+    /// Bytes that the current instruction's access looks for before its own.
+    pub(super) fn before(&self) -> i32 {
+        if let Role::Leader(look) = self.role() { look.before } else { 0 }
+    }
+
+    /// A group's leader looks for the page of all of them, the first of which is at `first`.
+    pub(super) fn look(&mut self, first: u8, look: Look) -> Found {
         self.a.pext(host::R11, first, context::MASK_PAGE);
         self.a.load(host::RCX, context::tlb_tag(self.thunks.tables, self.user, look.write, host::R11));
         // Tag and address give the offset in the page.
@@ -81,12 +80,12 @@ impl Block<'_> {
         let miss = self.a.jmp();
         self.a.land(hit);
         self.a.load(host::R11, context::tlb_host(self.thunks.tables, self.user, host::R11));
-        self.a.lea(host::R11, At::indexed(host::R11, first, 0, look.before));
+        self.a.lea(host::R11, At::indexed(host::R11, first, 0, 0));
         let from = self.a.here();
         self.a.store(context::found(look.slot), host::R11);
         self.kept.push(Kept { slot: look.slot, at: from..self.a.here(), needed: false });
         self.held = Some(look.slot);
-        Miss::Aside(miss)
+        Found { at: At::base(host::R11, look.before), lin: first, miss: Miss::Aside(miss) }
     }
 
     /// Whatever strays finds its instruction, or where it goes on, among `places`.

@@ -16,9 +16,9 @@ impl Block<'_> {
         if let Some(found) = self.known() {
             return found;
         }
-        let lin = match (self.mode.long(), by) {
+        let lin = match (self.mode.long(), by - self.before()) {
             (true, 0) => pointer,
-            (true, _) => {
+            (true, by) => {
                 self.a.lea(host::R15, At::base(pointer, by));
                 host::R15
             }
