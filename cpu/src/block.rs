@@ -60,40 +60,69 @@ pub struct Link {
     pub index: u32,
 }
 
-/// A decoded block.
+/// A decoded block: two lines of the host's cache, of which the first holds what each entry looks at.
+#[repr(C, align(64))]
 pub struct Block {
     /// The operations; never empty in a live block. Its translation has a part in them.
     pub ops: Arc<[Op]>,
-    /// By operation, from bit 0 on: [`Decoded::plain`].
-    pub plain: u64,
-    /// Its number among all ever made; 0 once retired.
-    pub serial: u32,
-    /// Physical address of the first byte.
-    pub physical: u64,
-    /// The mode that it was decoded for.
-    pub mode: Mode,
-    /// Runs over into a second page.
-    pub crosses: bool,
-    /// The physical address of its part of the second page, if it is kept.
-    pub second: u64,
-    /// The pages of guest memory that such a block is in.
-    pub pages: [u64; 2],
-    /// Successors by exit ordinal.
-    pub links: [Cell<Link>; 4],
-    /// Of a block in a volatile granule: what it was made from.
-    pub checked: Option<Box<Checked>>,
     /// Its place in guest memory, if it is there and can be found again.
     pub offset: Option<u64>,
+    /// Physical address of the first byte.
+    pub physical: u64,
+    special: Option<Box<Special>>,
+    /// Its number among all ever made; 0 once retired.
+    pub serial: u32,
     /// How often it was interpreted, while a translator counts.
     pub heat: Cell<u32>,
     /// The number of its translation, or 0.
     pub translation: Cell<u32>,
+    /// The mode that it was decoded for.
+    pub mode: Mode,
+    /// Runs over into a second page.
+    pub crosses: bool,
+    /// Successors, by the lowest bit of the ordinal of the operation that leaves it.
+    pub links: [Cell<Link>; 2],
+    /// By operation, from bit 0 on: [`Decoded::plain`].
+    pub plain: u64,
+}
+const _: () = assert!(size_of::<Block>() == 128, "a block has grown");
+
+/// What few blocks have.
+enum Special {
+    Checked(Checked),
+    Crossing(Crossing),
+}
+
+/// Where a block is that runs over into a second page.
+#[derive(Clone, Copy)]
+pub struct Crossing {
+    /// The physical address of its part of the second page.
+    pub second: u64,
+    /// The pages of guest memory that it is in.
+    pub pages: [u64; 2],
 }
 
 impl Block {
+    /// Of a block in a volatile granule: what it was made from.
+    #[inline(always)]
+    pub fn checked(&self) -> Option<&Checked> {
+        match self.special.as_deref()? {
+            Special::Checked(c) => Some(c),
+            Special::Crossing(_) => None,
+        }
+    }
+
+    /// Of a block that runs over into a second page and is kept: where it is.
+    pub fn crossing(&self) -> Option<Crossing> {
+        match self.special.as_deref()? {
+            Special::Checked(_) => None,
+            Special::Crossing(c) => Some(*c),
+        }
+    }
+
     /// Its bytes in guest memory, if it is there and within a page.
     fn extent(&self) -> Option<Range<u64>> {
-        match &self.checked {
+        match self.checked() {
             Some(c) => Some(c.offset..c.offset + c.bytes.len() as u64),
             None => self.offset.map(|offset| offset..offset + self.ops.last().map_or(1, Op::end)),
         }
@@ -296,7 +325,7 @@ impl BlockCache {
     /// Enters a block of a volatile granule, made from `bytes` at `offset`, or puts it in the place of an older one.
     pub fn insert_checked(&mut self, decoded: &Decoded, physical: u64, mode: Mode, bytes: &[u8], offset: u64) -> u32 {
         let checked = Checked { offset, bytes: bytes.into(), constants: decoded.constants.as_slice().into(), steady: Cell::new(0) };
-        let block = self.make(decoded, physical, mode, false, Some(Box::new(checked)));
+        let block = self.make(decoded, physical, mode, false, Some(Special::Checked(checked)));
         if let Some(index) = self.find(physical, mode) {
             self.blocks[index as usize] = block;
             return index;
@@ -322,7 +351,8 @@ impl BlockCache {
             self.release_crossing(index);
         }
         let pages = offsets.map(|offset| offset / PAGE_SIZE as u64);
-        let block = Block { second, pages, offset: Some(offsets[0]), ..self.make(decoded, physical, mode, true, None) };
+        let crossing = Special::Crossing(Crossing { second, pages });
+        let block = Block { offset: Some(offsets[0]), ..self.make(decoded, physical, mode, true, Some(crossing)) };
         let index = self.place(block);
         self.crossing.insert(key(physical, mode), index);
         // Two linear pages may be one page of memory.
@@ -332,7 +362,7 @@ impl BlockCache {
         index
     }
 
-    /// The block that starts at `physical` in `mode` and runs over into the page of [`Block::second`].
+    /// The block that starts at `physical` in `mode` and runs over into the page of [`Crossing::second`].
     #[must_use]
     pub fn find_crossing(&self, physical: u64, mode: Mode) -> Option<u32> {
         self.crossing.get(&key(physical, mode)).copied()
@@ -374,7 +404,7 @@ impl BlockCache {
             self.retired.push(translation);
         }
         self.crossing.remove(&key(b.physical, b.mode));
-        for page in b.pages {
+        for page in b.crossing().into_iter().flat_map(|c| c.pages) {
             if let Some(list) = self.by_page.get_mut(&page) {
                 list.retain(|&i| i != index);
             }
@@ -385,26 +415,25 @@ impl BlockCache {
     /// Brings a checked block whose bytes have changed up to date, if only constants have; false if it must be made anew.
     pub fn patch(&mut self, index: u32, memory: &GuestMemory) -> bool {
         let block = &mut self.blocks[index as usize];
-        block.checked.as_mut().zip(Arc::get_mut(&mut block.ops)).is_some_and(|(c, ops)| c.patch(ops, memory))
+        let Some(Special::Checked(c)) = block.special.as_deref_mut() else { return false };
+        Arc::get_mut(&mut block.ops).is_some_and(|ops| c.patch(ops, memory))
     }
 
-    fn make(&mut self, decoded: &Decoded, physical: u64, mode: Mode, crosses: bool, checked: Option<Box<Checked>>) -> Block {
+    fn make(&mut self, decoded: &Decoded, physical: u64, mode: Mode, crosses: bool, special: Option<Special>) -> Block {
         self.decoded += 1;
         self.next_serial = self.next_serial.wrapping_add(1).max(1);
         Block {
             ops: decoded.ops.as_slice().into(),
-            plain: decoded.plain,
-            serial: self.next_serial,
-            physical,
-            mode,
-            crosses,
-            second: 0,
-            pages: [0; 2],
-            links: Default::default(),
-            checked,
             offset: None,
+            physical,
+            special: special.map(Box::new),
+            serial: self.next_serial,
             heat: Cell::new(0),
             translation: Cell::new(0),
+            mode,
+            crosses,
+            links: Default::default(),
+            plain: decoded.plain,
         }
     }
 
@@ -457,7 +486,7 @@ impl BlockCache {
                 continue;
             }
             if let Some(bytes) = b.extent().filter(|bytes| bytes.end <= hit.start || hit.end <= bytes.start) {
-                if b.checked.is_none() {
+                if b.checked().is_none() {
                     // The page has been one of code all the time: no translation lets stores through.
                     memory.mark_code(bytes.start, (bytes.end - bytes.start) as usize);
                 }

@@ -315,11 +315,11 @@ impl Processor {
                 self.history_at = (self.history_at + 1) % HISTORY;
                 self.history[self.history_at] = s.rip;
                 self.cpu.block_icount = s.icount;
-                let stepwise = block.checked.is_some() || careful && (shadow || self.cpu.traced());
+                let stepwise = block.checked().is_some() || careful && (shadow || self.cpu.traced());
                 self.cpu.repeat_budget = if stepwise { 0 } else { left.saturating_sub(n as u64) };
                 self.exits += 1;
                 let exit = crate::op::next(&mut self.cpu, ops);
-                let slot = match exit {
+                let slot = 1 & match exit {
                     Exit::End => {
                         let end = ops[n - 1].end();
                         self.cpu.state.rip = self.cpu.cut_ip(self.cpu.state.regs[usize::from(BLOCK_RIP)].wrapping_add(end));
@@ -327,12 +327,12 @@ impl Processor {
                         if n != block.ops.len() || block.serial == 0 {
                             break exit;
                         }
-                        3
+                        n - 1
                     }
                     Exit::Branch => {
                         let ordinal = self.cpu.exit_ordinal;
                         self.cpu.retire(u64::from(ordinal) + 1);
-                        usize::from(ordinal) % 3
+                        usize::from(ordinal)
                     }
                     Exit::Leave => {
                         self.cpu.retire(u64::from(self.cpu.exit_ordinal) + 1);
@@ -345,7 +345,7 @@ impl Processor {
                 };
                 from = Some((index, slot));
                 let s = &self.cpu.state;
-                let itself = s.rip == s.regs[usize::from(BLOCK_RIP)] && block.serial != 0 && block.checked.is_none();
+                let itself = s.rip == s.regs[usize::from(BLOCK_RIP)] && block.serial != 0 && block.checked().is_none();
                 let next = if itself { Some(index) } else { self.followed(index, slot) };
                 left = until.wrapping_sub(s.icount);
                 let quiet = self.cpu.wanted() == 0 && !self.cpu.memory.code_written() && !careful && s.icount < until;

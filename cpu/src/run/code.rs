@@ -19,7 +19,6 @@ pub(super) struct Jump {
     stamp: u64,
     serial: u32,
     index: u32,
-    mode: u16,
 }
 
 impl Processor {
@@ -38,7 +37,7 @@ impl Processor {
     pub(super) fn link(&self, source: u32, slot: usize, target: u32) {
         let t = self.cache.get(target);
         let s = self.cache.get(source);
-        if t.serial != 0 && t.checked.is_none() && s.serial != 0 && s.mode == t.mode && self.cpu.within_reach() {
+        if t.serial != 0 && t.checked().is_none() && s.serial != 0 && s.mode == t.mode && self.cpu.within_reach() {
             s.links[slot].set(Link { key: self.cpu.code_key(), stamp: self.stamp(), serial: t.serial, index: target });
         }
     }
@@ -53,9 +52,11 @@ impl Processor {
     pub(super) fn lookup(&mut self) -> Result<u32, Fault> {
         let (key, mode) = (self.cpu.code_key(), self.cpu.state.mode);
         let j = &self.jumps[jump_index(key)];
-        let known = j.key == key && j.mode == mode.0 && j.stamp == self.stamp() && j.serial != 0;
-        if known && self.cache.get(j.index).serial == j.serial && self.cpu.within_reach() {
-            return Ok(j.index);
+        if j.key == key && j.stamp == self.stamp() && j.serial != 0 {
+            let block = self.cache.get(j.index);
+            if block.serial == j.serial && block.mode == mode && self.cpu.within_reach() {
+                return Ok(j.index);
+            }
         }
         self.lookup_slow()
     }
@@ -77,7 +78,7 @@ impl Processor {
         self.cpu.solo = false;
         let physical = found?;
         let index = match self.cache.find(physical, mode) {
-            Some(i) => match self.cache.get(i).checked.as_ref().map(|c| c.check(&self.cpu.memory)) {
+            Some(i) => match self.cache.get(i).checked().map(|c| c.check(&self.cpu.memory)) {
                 None | Some(Check::Same) => i,
                 Some(Check::Changed) if self.cache.patch(i, &self.cpu.memory) => i,
                 Some(Check::Changed) => self.decode(linear, physical)?,
@@ -93,9 +94,9 @@ impl Processor {
         };
         let index = if mode.long() { index } else { self.within_limit(index, physical)? };
         let b = self.cache.get(index);
-        if b.serial != 0 && b.checked.is_none() && self.cpu.within_reach() {
+        if b.serial != 0 && b.checked().is_none() && self.cpu.within_reach() {
             let key = self.cpu.code_key();
-            self.jumps[jump_index(key)] = Jump { key, stamp: self.stamp(), serial: b.serial, index, mode: mode.0 };
+            self.jumps[jump_index(key)] = Jump { key, stamp: self.stamp(), serial: b.serial, index };
         }
         Ok(index)
     }
@@ -197,7 +198,7 @@ impl Processor {
             return Ok(false);
         }
         let second = self.cpu.translate_code(if long { next } else { next & 0xffff_ffff })?;
-        Ok(second == self.cache.get(index).second)
+        Ok(self.cache.get(index).crossing().is_some_and(|c| c.second == second))
     }
 
     /// The place of a physical address in guest memory, if that is what is there.

@@ -212,7 +212,7 @@ impl<B: Backend> Translator<B> {
             return Some(block.translation.get());
         }
         let offset = block.offset?;
-        if block.checked.is_some() || block.serial == 0 {
+        if block.checked().is_some() || block.serial == 0 {
             return None;
         }
         block.heat.set(block.heat.get() + 1);
@@ -376,7 +376,7 @@ fn decode(block: &Block, offset: u64, start: i32, memory: &GuestMemory) -> Optio
     let (first, second) = bytes.split_at_mut(len.min(in_page));
     memory.read(offset, first).ok()?;
     if !second.is_empty() {
-        memory.read(block.pages[1] * PAGE_SIZE as u64, second).ok()?;
+        memory.read(block.crossing()?.pages[1] * PAGE_SIZE as u64, second).ok()?;
     }
     let mut decoder = Decoder::with_ip(block.mode.bits(), &bytes, start as u64, DecoderOptions::NONE);
     let instructions: Vec<_> = block.ops.iter().map(|_| decoder.decode()).collect();
