@@ -215,6 +215,15 @@ impl Processor {
         self.cpu.mmu.flush_all();
     }
 
+    /// The end of a processor and soon of the process: of its code, what consists of many pieces is left to that, since to take
+    /// it apart takes long.
+    pub fn abandon(self) {
+        std::mem::forget(self.cache);
+        if let Some(translator) = self.translator {
+            translator.abandon();
+        }
+    }
+
     /// Runs until the instruction count is exactly `until`, or something else comes first.
     pub fn run(&mut self, until: u64) -> Stop {
         // The successor of the last block, if a link knows it; where to record it otherwise.

@@ -49,6 +49,10 @@ impl Lockstep {
         &mut self.other
     }
 
+    pub(crate) fn into_other(self) -> Machine {
+        self.other
+    }
+
     pub(crate) fn jump(&mut self, time: Time) {
         self.other.jump(time);
     }

@@ -239,6 +239,14 @@ impl Machine {
         }
     }
 
+    /// The end of a machine and soon of the process, which ends sooner then: as [`Processor::abandon`].
+    pub fn abandon(self) {
+        self.cpu.abandon();
+        if let Some(lockstep) = self.lockstep {
+            lockstep.into_other().abandon();
+        }
+    }
+
     /// Retired instructions.
     #[must_use]
     pub fn icount(&self) -> u64 {

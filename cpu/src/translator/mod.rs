@@ -251,6 +251,11 @@ impl<B: Backend> Translator<B> {
         }
     }
 
+    /// As [`crate::Processor::abandon`].
+    pub fn abandon(self) {
+        std::mem::forget((self.translations, self.edges, self.traces));
+    }
+
     /// Drops all code. The numbers that blocks know are void.
     fn clear(&mut self, cpu: &mut Cpu) {
         self.backend.clear(cpu);

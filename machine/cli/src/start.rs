@@ -139,6 +139,7 @@ pub fn start(args: &MachineArgs, matches: &ArgMatches, purpose: &Purpose) -> Res
     }
     let end = session.run();
     finish(&mut session, &end, args, purpose);
+    session.abandon();
     Ok(end.code())
 }
 

@@ -227,6 +227,11 @@ impl Session {
         &mut self.machine
     }
 
+    /// The end of a session and soon of the process: as [`Machine::abandon`].
+    pub fn abandon(self) {
+        self.machine.abandon();
+    }
+
     /// The figures so far.
     #[must_use]
     pub fn stats(&mut self) -> Stats {
