@@ -46,8 +46,9 @@ impl At {
     }
 }
 
+/// A register or memory operand.
 #[derive(Clone, Copy)]
-enum Rm {
+pub enum Rm {
     Reg(u8),
     Mem(At),
 }
@@ -114,7 +115,8 @@ impl Assembler {
         self.code.extend_from_slice(b);
     }
 
-    fn modrm(&mut self, reg: u8, rm: Rm) {
+    /// The ModRM byte, and what follows it of an operand.
+    pub fn modrm(&mut self, reg: u8, rm: Rm) {
         let reg = (reg & 7) << 3;
         match rm {
             Rm::Reg(r) => self.code.push(0xc0 | reg | r & 7),
@@ -149,12 +151,17 @@ impl Assembler {
         (reg >> 3, x, b)
     }
 
-    fn op(&mut self, wide: bool, opcode: &[u8], reg: u8, rm: Rm) {
+    /// The REX prefix, if there is anything in it, or if it is `needed`.
+    pub fn rex(&mut self, wide: bool, needed: bool, reg: u8, rm: Rm) {
         let (r, x, b) = Self::rex_bits(reg, rm);
         let rex = 0x40 | u8::from(wide) << 3 | r << 2 | x << 1 | b;
-        if rex != 0x40 {
+        if rex != 0x40 || needed {
             self.code.push(rex);
         }
+    }
+
+    fn op(&mut self, wide: bool, opcode: &[u8], reg: u8, rm: Rm) {
+        self.rex(wide, false, reg, rm);
         self.bytes(opcode);
         self.modrm(reg, rm);
     }

@@ -96,7 +96,7 @@ impl Backend for Native {
     }
 
     fn leads(&mut self, instructions: &[Instruction], available: &[bool], mode: Mode) -> Vec<Leads> {
-        let leads = |(i, way)| match way {
+        let leads = |(i, (way, _))| match way {
             Way::Jcc | Way::Jmp | Way::Call => Leads::To { at: To::of(i).at, call: way == Way::Call },
             Way::JmpIndirect | Way::CallIndirect | Way::Ret => Leads::Anywhere,
             Way::HandlerLast => Leads::Out,

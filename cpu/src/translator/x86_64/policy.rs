@@ -4,7 +4,8 @@
 //! the architecture. What neither holds for nor is named here goes through the interpreter's handler.
 
 use iced_x86::{
-    Code, CpuidFeature, EncodingKind, FlowControl, Instruction, InstructionInfo, Mnemonic as M, OpAccess, OpKind, Register, UsedRegister,
+    Code, CpuidFeature, EncodingKind, FlowControl, Instruction, InstructionInfo, InstructionInfoFactory, Mnemonic as M, OpAccess, OpKind,
+    Register, UsedRegister,
 };
 
 use super::registers::number;
@@ -85,40 +86,99 @@ impl Host {
     }
 }
 
-/// The way of `i`, which the interpreter has a handler for and which is available in its mode.
-pub fn way(i: &Instruction, info: &InstructionInfo, host: &Host, mode: Mode) -> Way {
+/// What an instruction does to its operands and to general registers, of those whose way depends on it.
+#[derive(Clone, Copy, Debug)]
+pub struct Uses {
+    /// By operand.
+    operands: [OpAccess; 5],
+    /// The general registers that may be written, by number, as bits.
+    pub written: u16,
+}
+
+impl Default for Uses {
+    fn default() -> Self {
+        Self { operands: [OpAccess::None; 5], written: 0 }
+    }
+}
+
+impl Uses {
+    fn new(info: &InstructionInfo) -> Self {
+        let changed = info.used_registers().iter().filter(|u| u.register().is_gpr() && !only_read(u.access()));
+        Self {
+            operands: [info.op0_access(), info.op1_access(), info.op2_access(), info.op3_access(), info.op4_access()],
+            written: changed.fold(0, |bits, u| bits | 1 << number(u.register())),
+        }
+    }
+
+    /// What is done to operand `n`.
+    pub fn operand(&self, n: u32) -> OpAccess {
+        self.operands[n as usize]
+    }
+
+    /// Operand `n` is not written.
+    pub fn reads(&self, n: u32) -> bool {
+        only_read(self.operand(n))
+    }
+}
+
+fn only_read(access: OpAccess) -> bool {
+    matches!(access, OpAccess::Read | OpAccess::CondRead)
+}
+
+/// The way of `i`, which the interpreter has a handler for and which is available in its mode, and what it uses.
+pub fn way(i: &Instruction, info: &mut InstructionInfoFactory, host: &Host, mode: Mode) -> (Way, Uses) {
+    match plain_way(i, mode) {
+        Some(way @ (Way::Address | Way::Divide | Way::TimeStamp)) => (way, Uses::new(info.info(i))),
+        Some(way) => (way, Uses::default()),
+        None if may_be_native(i, host) => {
+            let info = info.info(i);
+            let x87 = uses_x87(i);
+            let native = if x87 { info.used_memory().len() <= memory_operands(i) } else { implicit(i, info) };
+            if native { (Way::Native, Uses::new(info)) } else { (Way::Handler, Uses::default()) }
+        }
+        None => (Way::Handler, Uses::default()),
+    }
+}
+
+/// The way of `i`, if it is neither [`Way::Native`] nor [`Way::Handler`] for want of that.
+fn plain_way(i: &Instruction, mode: Mode) -> Option<Way> {
     let near = plain_size(near_size(i), mode) && (mode.bits() != 32 || near_size(i) == 4);
     match i.flow_control() {
         FlowControl::Next => {}
-        FlowControl::ConditionalBranch if i.is_jcc_short_or_near() && near => return Way::Jcc,
-        FlowControl::UnconditionalBranch if i.is_jmp_short_or_near() && near => return Way::Jmp,
-        FlowControl::Call if i.is_call_near() && near => return Way::Call,
-        FlowControl::IndirectBranch if i.is_jmp_near_indirect() && near => return Way::JmpIndirect,
+        FlowControl::ConditionalBranch if i.is_jcc_short_or_near() && near => return Some(Way::Jcc),
+        FlowControl::UnconditionalBranch if i.is_jmp_short_or_near() && near => return Some(Way::Jmp),
+        FlowControl::Call if i.is_call_near() && near => return Some(Way::Call),
+        FlowControl::IndirectBranch if i.is_jmp_near_indirect() && near => return Some(Way::JmpIndirect),
         // The target of CALL ESP is what it was before.
         FlowControl::IndirectCall if i.is_call_near_indirect() && near && (mode.long() || !uses_stack_pointer(i)) => {
-            return Way::CallIndirect;
+            return Some(Way::CallIndirect);
         }
-        FlowControl::Return if near => return Way::Ret,
-        _ => return Way::Handler,
+        FlowControl::Return if near => return Some(Way::Ret),
+        _ => return Some(Way::Handler),
     }
     let stack = plain_size(i.stack_pointer_increment().unsigned_abs() as usize, mode);
-    match i.mnemonic() {
-        M::Nop | M::Endbr64 | M::Endbr32 | M::Lfence | M::Mfence | M::Sfence | M::Pause => return Way::Nothing,
-        M::Rdtsc | M::Rdtscp => return Way::TimeStamp,
-        M::Prefetchnta | M::Prefetcht0 | M::Prefetcht1 | M::Prefetcht2 | M::Prefetchw => return Way::Nothing,
-        M::Lea => return if i.op0_register().size() >= 4 || !mode.long() { Way::Address } else { Way::Handler },
-        M::Div | M::Idiv if near_size(i) >= 4 => return Way::Divide,
-        M::Push if stack && !i.op0_register().is_segment_register() => return Way::Push,
+    Some(match i.mnemonic() {
+        M::Nop | M::Endbr64 | M::Endbr32 | M::Lfence | M::Mfence | M::Sfence | M::Pause => Way::Nothing,
+        M::Rdtsc | M::Rdtscp => Way::TimeStamp,
+        M::Prefetchnta | M::Prefetcht0 | M::Prefetcht1 | M::Prefetcht2 | M::Prefetchw => Way::Nothing,
+        M::Lea if i.op0_register().size() >= 4 || !mode.long() => Way::Address,
+        M::Lea => Way::Handler,
+        M::Div | M::Idiv if near_size(i) >= 4 => Way::Divide,
+        M::Push if stack && !i.op0_register().is_segment_register() => Way::Push,
         // POP SP keeps what the increment has carried.
-        M::Pop if stack && i.op0_register().is_gpr() && i.op0_register() != Register::SP => return Way::Pop,
-        M::Leave if plain_size(near_size(i), mode) => return Way::Leave,
-        M::Ldmxcsr | M::Vldmxcsr | M::Fxrstor | M::Fxrstor64 | M::Xrstor | M::Xrstor64 => return Way::HandlerLast,
-        M::Xrstors | M::Xrstors64 => return Way::HandlerLast,
-        M::Fldcw | M::Fldenv | M::Frstor => return Way::HandlerLast,
-        _ => {}
-    }
-    let native = if uses_x87(i) { native_x87(i, info, host) } else { native(i, info, host) };
-    if native { Way::Native } else { Way::Handler }
+        M::Pop if stack && i.op0_register().is_gpr() && i.op0_register() != Register::SP => Way::Pop,
+        M::Leave if plain_size(near_size(i), mode) => Way::Leave,
+        M::Ldmxcsr | M::Vldmxcsr | M::Fxrstor | M::Fxrstor64 | M::Xrstor | M::Xrstor64 => Way::HandlerLast,
+        M::Xrstors | M::Xrstors64 => Way::HandlerLast,
+        M::Fldcw | M::Fldenv | M::Frstor => Way::HandlerLast,
+        _ => return None,
+    })
+}
+
+/// Whether `i` can be re-emitted, as far as that can be told without what it uses beside its operands.
+fn may_be_native(i: &Instruction, host: &Host) -> bool {
+    let native = if uses_x87(i) { native_x87(i, host) } else { native(i, host) };
+    native && (0..i.op_count()).all(|n| operand(i, n))
 }
 
 /// Whether `i` has to do with the XMM or YMM registers, or MXCSR.
@@ -137,7 +197,7 @@ pub fn uses_x87(i: &Instruction) -> bool {
 }
 
 /// The results of these are fixed, flags included; the others (the transcendental ones) have definitions of their own.
-fn native_x87(i: &Instruction, info: &InstructionInfo, host: &Host) -> bool {
+fn native_x87(i: &Instruction, host: &Host) -> bool {
     let fixed = match i.mnemonic() {
         M::Fadd | M::Faddp | M::Fiadd | M::Fsub | M::Fsubp | M::Fisub | M::Fsubr | M::Fsubrp | M::Fisubr => true,
         M::Fmul | M::Fmulp | M::Fimul | M::Fdiv | M::Fdivp | M::Fidiv | M::Fdivr | M::Fdivrp | M::Fidivr | M::Fsqrt => true,
@@ -150,13 +210,11 @@ fn native_x87(i: &Instruction, info: &InstructionInfo, host: &Host) -> bool {
         // MMX
         _ => !i.cpuid_features().iter().any(|f| matches!(f, CpuidFeature::FPU | CpuidFeature::FPU287 | CpuidFeature::FPU387)),
     };
-    let memory_operands = (0..i.op_count()).filter(|&n| i.op_kind(n) == OpKind::Memory).count();
-    fixed
-        && i.encoding() == EncodingKind::Legacy
-        && i.cpuid_features().iter().all(|&f| host.has(f))
-        && !reserved(i)
-        && (0..i.op_count()).all(|n| operand(i, n))
-        && info.used_memory().len() <= memory_operands
+    fixed && i.encoding() == EncodingKind::Legacy && i.cpuid_features().iter().all(|&f| host.has(f)) && !reserved(i)
+}
+
+fn memory_operands(i: &Instruction) -> usize {
+    (0..i.op_count()).filter(|&n| i.op_kind(n) == OpKind::Memory).count()
 }
 
 /// Whether near transfers and the stack are translated with operands of `bytes` bytes.
@@ -184,14 +242,14 @@ fn uses_stack_pointer(i: &Instruction) -> bool {
     [i.op0_register(), i.memory_base()].iter().any(|r| r.full_register() == Register::RSP)
 }
 
-fn native(i: &Instruction, info: &InstructionInfo, host: &Host) -> bool {
+fn native(i: &Instruction, host: &Host) -> bool {
     let plain = matches!(i.encoding(), EncodingKind::Legacy | EncodingKind::VEX)
         && (integer(i) || i.cpuid_features().iter().all(|&f| host.has(f)))
         && !i.is_privileged()
         && !i.is_stack_instruction()
         && !i.is_string_instruction()
         && !i.is_vsib();
-    plain && !reserved(i) && flags_agree(i, host) && (0..i.op_count()).all(|n| operand(i, n)) && implicit(i, info)
+    plain && !reserved(i) && flags_agree(i, host)
 }
 
 /// The integer instructions from before CPUID told of features.
@@ -300,11 +358,9 @@ fn implicit(i: &Instruction, info: &InstructionInfo) -> bool {
     // A register of the address that is written besides (RCX by PCMPISTRI) would be renamed in one of the places only.
     let fits = |u: &UsedRegister| {
         let r = u.register();
-        let read = matches!(u.access(), OpAccess::Read | OpAccess::CondRead);
-        !r.is_gpr() || same_name(r) || listed(r) || read && addresses(r)
+        !r.is_gpr() || same_name(r) || listed(r) || only_read(u.access()) && addresses(r)
     };
-    let memory_operands = (0..i.op_count()).filter(|&n| i.op_kind(n) == OpKind::Memory).count();
-    info.used_memory().len() <= memory_operands
+    info.used_memory().len() <= memory_operands(i)
         && info.used_registers().iter().all(fits)
         && !info.used_registers().iter().any(|r| r.register().is_mm() || r.register().is_st())
 }

@@ -118,7 +118,8 @@ impl Block<'_> {
 
     /// Returns that do not lead where the last call came from: RCX is what R15 is beyond the address.
     fn unpaired_returns(&mut self) {
-        for (from, k, paired) in std::mem::take(&mut self.unpaired) {
+        for n in 0..self.unpaired.len() {
+            let (from, k, paired) = self.unpaired[n];
             let here = self.a.here();
             self.a.bind(from, here);
             self.a.not(host::RCX);
@@ -377,7 +378,8 @@ impl Block<'_> {
 
     /// Targets that the jump cache does not know.
     fn unknown_targets(&mut self) {
-        for u in std::mem::take(&mut self.unknown) {
+        for n in 0..self.unknown.len() {
+            let u = self.unknown[n];
             let here = self.a.here();
             self.a.bind(u.from, here);
             self.beyond_half();
@@ -412,11 +414,13 @@ impl Block<'_> {
 
     /// Where conditional branches lead to.
     pub(super) fn taken_branches(&mut self) {
-        for (jump, k, to) in std::mem::take(&mut self.taken) {
+        for n in 0..self.taken.len() {
+            let (jump, k, to) = self.taken[n];
             let here = self.a.here();
             self.a.bind(jump, here);
             self.branch(k, to);
         }
+        self.taken.clear();
     }
 
     /// All that does not lie on the straight way.
@@ -428,7 +432,8 @@ impl Block<'_> {
             self.transfer(way, k, &self.instructions[k]);
         }
         self.unpaired_returns();
-        for s in std::mem::take(&mut self.slow) {
+        for n in 0..self.slow.len() {
+            let s = self.slow[n];
             let here = self.a.here();
             self.a.bind(s.from, here);
             if self.call_site(s.k, s.until, s.kind, s.lin) {
@@ -439,7 +444,8 @@ impl Block<'_> {
             }
         }
         self.unknown_targets();
-        for out in std::mem::take(&mut self.outs) {
+        for n in 0..self.outs.len() {
+            let out = self.outs[n];
             let mut here = self.a.here();
             if let Some(spent) = out.spent {
                 self.a.bind(spent, here);
@@ -455,7 +461,8 @@ impl Block<'_> {
             }
             self.leave_by_edge(number, out.target);
         }
-        for (from, edge) in std::mem::take(&mut self.returns) {
+        for n in 0..self.returns.len() {
+            let (from, edge) = self.returns[n];
             let here = self.a.here();
             self.a.bind(from, here);
             self.leave_by_edge(self.first_edge + edge + 1, None);
@@ -470,7 +477,7 @@ impl Block<'_> {
             self.leave_by_edge(self.first_edge + self.edges.len(), Some(self.start));
         }
         let gone = self.a.here();
-        for j in std::mem::take(&mut self.spent) {
+        for j in self.spent.drain(..) {
             self.a.bind(j, gone);
         }
         self.a.mov_imm64(host::R15, self.start.into());
@@ -478,14 +485,14 @@ impl Block<'_> {
         let strays = !self.stray_calls.is_empty();
         if strays {
             let here = self.a.here();
-            for call in std::mem::take(&mut self.stray_calls) {
+            for call in self.stray_calls.drain(..) {
                 self.a.bind(call, here);
             }
             self.a.store_imm64(context::EDGE, self.number as i32);
         }
         if strays || !self.calls.is_empty() {
             let here = self.a.here();
-            for call in std::mem::take(&mut self.calls) {
+            for call in self.calls.drain(..) {
                 self.a.bind(call, here);
             }
             self.a.mov_imm64(host::RCX, self.ops.as_ptr() as u64);

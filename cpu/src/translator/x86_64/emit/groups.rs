@@ -10,11 +10,11 @@
 //! *aside*, where each access looks for itself. The leader goes aside; so does whatever misses, once its handler is done.
 //! So nothing is found in the TLB that the interpreter would not find there, and each fault has its exact state.
 
-use iced_x86::{Instruction, InstructionInfo, InstructionInfoFactory, Mnemonic as M, OpAccess, OpKind, Register};
+use iced_x86::{Instruction, Mnemonic as M, OpKind, Register};
 use softmetal_bus::PAGE_SIZE;
 
 use super::super::super::backend::Input;
-use super::super::policy::{self, Way};
+use super::super::policy::{self, Uses, Way};
 use super::super::registers::number;
 
 /// Groups that are open at once, at most.
@@ -81,13 +81,13 @@ impl Plan {
 
     /// Looks for groups; `barred` are instructions that go through their handlers against expectation. The jumps in a trace are
     /// expected to go on with the next instruction.
-    pub fn new(input: &Input, ways: &[Way], info: &mut InstructionInfoFactory, barred: &[usize]) -> Self {
+    pub fn new(input: &Input, ways: &[Way], uses: &[Uses], barred: &[usize]) -> Self {
         let mut planner = Planner { path: !input.turns.is_empty(), known: input.known, ..Planner::default() };
         for (k, (i, &way)) in input.instructions.iter().zip(ways).enumerate() {
             if barred.contains(&k) {
                 planner.barrier();
             } else {
-                planner.instruction(k, i, way, info.info(i));
+                planner.instruction(k, i, way, &uses[k]);
             }
         }
         planner.finish(input.instructions.len())
@@ -170,20 +170,19 @@ impl Planner {
         (0..16).for_each(|r| self.unknown(r));
     }
 
-    fn instruction(&mut self, k: usize, i: &Instruction, way: Way, info: &InstructionInfo) {
+    fn instruction(&mut self, k: usize, i: &Instruction, way: Way, uses: &Uses) {
         match way {
             Way::Nothing => {}
             Way::Jcc => self.jumps += usize::from(!self.path),
             Way::Native => {
                 if let Some(n) = (0..i.op_count()).find(|&n| i.op_kind(n) == OpKind::Memory) {
-                    let write = !matches!(info.op_access(n), OpAccess::Read | OpAccess::CondRead);
-                    if let Some(access) = self.operand(i, write) {
+                    if let Some(access) = self.operand(i, !uses.reads(n)) {
                         self.access(k, access);
                     }
                 }
-                self.writes(i, info);
+                self.writes(i, uses);
             }
-            Way::Address | Way::Divide | Way::TimeStamp => self.writes(i, info),
+            Way::Address | Way::Divide | Way::TimeStamp => self.writes(i, uses),
             Way::Push if i.op0_kind() == OpKind::Memory => self.move_stack(-8),
             Way::Push => self.push(k),
             Way::Pop => {
@@ -233,7 +232,7 @@ impl Planner {
     }
 
     /// What is known of registers after an instruction that touches nothing else.
-    fn writes(&mut self, i: &Instruction, info: &InstructionInfo) {
+    fn writes(&mut self, i: &Instruction, uses: &Uses) {
         let to = i.op0_register();
         let before = |planner: &Self, r: Register| planner.registers[usize::from(number(r))];
         let moved = |v: Value, by: i64| Some(Value { add: v.add.wrapping_add(by), ..v });
@@ -253,11 +252,7 @@ impl Planner {
                 _ => None,
             }
         };
-        for used in info.used_registers() {
-            if used.register().is_gpr() && !matches!(used.access(), OpAccess::Read | OpAccess::CondRead) {
-                self.unknown(number(used.register()).into());
-            }
-        }
+        (0..16).filter(|r| uses.written >> r & 1 != 0).for_each(|r| self.unknown(r));
         if let Some(v) = known {
             self.registers[usize::from(number(to))] = v;
         }

@@ -6,11 +6,13 @@
 //! | [`groups`] | which accesses share one look |
 //! | [`shared`] | the look that they share |
 //! | [`native`] | instructions as they are |
+//! | [`encode`] | their bytes |
 //! | [`narrow`] | what is otherwise in code of 16 and 32 bits |
 //! | [`stack`] | PUSH, POP, LEAVE |
 //! | [`control`] | jumps, and the ways out of a block |
 
 mod control;
+mod encode;
 mod groups;
 mod memory;
 mod narrow;
@@ -20,8 +22,9 @@ mod stack;
 
 use std::sync::Arc;
 
-use iced_x86::{Encoder, FlowControl, Instruction, InstructionInfoFactory};
+use iced_x86::{FlowControl, Instruction, InstructionInfoFactory};
 
+use self::encode::Coder;
 use self::groups::Plan;
 pub use self::groups::SLOTS;
 pub use self::narrow::To;
@@ -31,7 +34,7 @@ use super::super::backend::{Brought, Edge, Input, Made, Turn};
 use super::arena::Origin;
 use super::assembler::{Assembler, At, Jump, host};
 use super::context;
-use super::policy::{self, Host, Way};
+use super::policy::{self, Host, Uses, Way};
 use super::thunks::Thunks;
 use crate::block::MAX_OPS;
 use crate::exec;
@@ -90,6 +93,7 @@ impl Site {
 }
 
 /// A way through the handlers of the instructions from `k` to `until`.
+#[derive(Clone, Copy)]
 struct Slow {
     from: Jump,
     k: usize,
@@ -101,6 +105,7 @@ struct Slow {
 }
 
 /// A jump whose target the jump cache does not know.
+#[derive(Clone, Copy)]
 struct Unknown {
     from: Jump,
     k: usize,
@@ -108,6 +113,7 @@ struct Unknown {
     stack: Option<At>,
 }
 
+#[derive(Clone, Copy)]
 struct Out {
     from: Jump,
     /// From where the budget is used up.
@@ -121,11 +127,50 @@ struct Out {
 
 /// What makes code; reused for all blocks.
 pub struct Emitter {
-    encoder: Encoder,
+    coder: Coder,
     info: InstructionInfoFactory,
     /// Room for code.
     buffer: Vec<u8>,
+    lists: Lists,
     pub host: Host,
+}
+
+/// Room for what is kept of a block meanwhile.
+#[derive(Default)]
+struct Lists {
+    ways: Vec<Way>,
+    uses: Vec<Uses>,
+    runs: Vec<u8>,
+    joins: Vec<usize>,
+    calls: Vec<Jump>,
+    stray_calls: Vec<Jump>,
+    slow: Vec<Slow>,
+    outs: Vec<Out>,
+    taken: Vec<(Jump, usize, To)>,
+    unknown: Vec<Unknown>,
+    returns: Vec<(Jump, usize)>,
+    unpaired: Vec<(Jump, usize, usize)>,
+    spent: Vec<Jump>,
+    kept: Vec<Kept>,
+    detours: Vec<(usize, usize)>,
+}
+
+impl Lists {
+    /// Empties those that are of one attempt.
+    fn clear(&mut self) {
+        self.joins.clear();
+        self.calls.clear();
+        self.stray_calls.clear();
+        self.slow.clear();
+        self.outs.clear();
+        self.taken.clear();
+        self.unknown.clear();
+        self.returns.clear();
+        self.unpaired.clear();
+        self.spent.clear();
+        self.kept.clear();
+        self.detours.clear();
+    }
 }
 
 struct Block<'a> {
@@ -138,27 +183,27 @@ struct Block<'a> {
     /// By instruction: how many, from it on, are carried out by handlers that hand over by themselves.
     runs: &'a [u8],
     /// Calls of handlers, and those of them that tell which translation this is.
-    calls: Vec<Jump>,
-    stray_calls: Vec<Jump>,
+    calls: &'a mut Vec<Jump>,
+    stray_calls: &'a mut Vec<Jump>,
     number: u32,
     instructions: &'a [Instruction],
     ways: &'a [Way],
     turns: &'a [Turn],
     needs: Brought,
-    slow: Vec<Slow>,
-    outs: Vec<Out>,
-    taken: Vec<(Jump, usize, To)>,
-    unknown: Vec<Unknown>,
+    slow: &'a mut Vec<Slow>,
+    outs: &'a mut Vec<Out>,
+    taken: &'a mut Vec<(Jump, usize, To)>,
+    unknown: &'a mut Vec<Unknown>,
     /// Where calls return to, and the edges.
-    returns: Vec<(Jump, usize)>,
+    returns: &'a mut Vec<(Jump, usize)>,
     /// Returns that do not lead where the last call came from: from where, the instruction, and where the others go on.
-    unpaired: Vec<(Jump, usize, usize)>,
+    unpaired: &'a mut Vec<(Jump, usize, usize)>,
     /// Indirect transfers that do not go where the path goes.
     surprises: Vec<(Jump, usize, Way)>,
     /// Ways out of a trace that is entered where it does not count.
     unpinned: Vec<Jump>,
     /// Jumps for a budget that is used up.
-    spent: Vec<Jump>,
+    spent: &'a mut Vec<Jump>,
     /// Where the block begins for its own way back.
     first: usize,
     edges: Vec<Edge>,
@@ -177,18 +222,18 @@ struct Block<'a> {
     owed: i32,
     /// The group whose find is in R11.
     held: Option<usize>,
-    kept: Vec<Kept>,
+    kept: &'a mut Vec<Kept>,
     /// Leaders whose check fails, and their instructions.
     strays: Vec<(Jump, usize)>,
     /// Which of `slow` go on aside, and where.
-    detours: Vec<(usize, usize)>,
+    detours: &'a mut Vec<(usize, usize)>,
     /// An instruction that goes through its handler against expectation, where groups are open.
     refused: Option<usize>,
 }
 
 impl Emitter {
     pub fn new(host: Host) -> Self {
-        Self { encoder: Encoder::new(64), info: InstructionInfoFactory::new(), buffer: Vec::new(), host }
+        Self { coder: Coder::new(), info: InstructionInfoFactory::new(), buffer: Vec::new(), lists: Lists::default(), host }
     }
 
     /// Takes back what code was in.
@@ -196,10 +241,11 @@ impl Emitter {
         self.buffer = code.code;
     }
 
-    /// The ways of instructions, of which those that are not available go through their handlers.
-    pub fn ways(&mut self, instructions: &[Instruction], available: &[bool], mode: Mode) -> Vec<Way> {
-        let way = |(i, &available)| if available { policy::way(i, self.info.info(i), &self.host, mode) } else { Way::Handler };
-        instructions.iter().zip(available).map(way).collect()
+    /// The ways of instructions, of which those that are not available go through their handlers, and what they use.
+    pub fn ways(&mut self, instructions: &[Instruction], available: &[bool], mode: Mode) -> impl Iterator<Item = (Way, Uses)> {
+        let handled = (Way::Handler, Uses::default());
+        let way = move |(i, &available)| if available { policy::way(i, &mut self.info, &self.host, mode) } else { handled };
+        instructions.iter().zip(available).map(way)
     }
 
     /// Makes code that will be at `origin`; the instructions' addresses count from the start of the page.
@@ -207,34 +253,47 @@ impl Emitter {
         if !input.mode.long() {
             input.instructions.iter_mut().for_each(narrow::widen);
         }
-        let ways = self.ways(&input.instructions, input.available, input.mode);
+        let mut lists = std::mem::take(&mut self.lists);
+        let Lists { ways, uses, runs, .. } = &mut lists;
+        ways.clear();
+        uses.clear();
+        for (way, used) in self.ways(&input.instructions, input.available, input.mode) {
+            ways.push(way);
+            uses.push(used);
+        }
         // Handlers that follow each other hand over by themselves.
-        let mut runs = vec![1; ways.len()];
+        runs.clear();
+        runs.resize(ways.len(), 1);
         for k in (1..ways.len()).rev() {
-            if joined(k, &ways, input.starts) {
+            if joined(k, ways, input.starts) {
                 runs[k - 1] = runs[k] + 1;
             }
         }
         let mut barred = Vec::new();
-        loop {
-            let plan = if input.mode.long() { Plan::new(&input, &ways, &mut self.info, &barred) } else { Plan::default() };
-            match self.attempt(&input, &runs, &ways, plan, (thunks, origin)) {
-                Ok(emitted) => return emitted,
+        let emitted = loop {
+            let plan = if input.mode.long() { Plan::new(&input, &lists.ways, &lists.uses, &barred) } else { Plan::default() };
+            match self.attempt(&input, &mut lists, plan, (thunks, origin)) {
+                Ok(emitted) => break emitted,
                 Err(k) => barred.push(k),
             }
-        }
+        };
+        self.lists = lists;
+        emitted
     }
 
     /// Makes code with these groups, unless instruction `Err` is not as they have it.
     fn attempt(
         &mut self,
         input: &Input,
-        runs: &[u8],
-        ways: &[Way],
+        lists: &mut Lists,
         plan: Plan,
         (thunks, origin): (Thunks, Origin),
     ) -> Result<(Assembler, Made), usize> {
-        let (start, n) = (input.starts[0] as u16, input.instructions.len());
+        let start = input.starts[0] as u16;
+        lists.clear();
+        let Lists { ways, uses, runs, joins, calls, stray_calls, slow, outs, taken, .. } = lists;
+        let Lists { unknown, returns, unpaired, spent, kept, detours, .. } = lists;
+        let ways = &ways[..];
         let mut b = Block {
             a: Assembler::new(origin, std::mem::take(&mut self.buffer)),
             thunks,
@@ -245,8 +304,8 @@ impl Emitter {
             ops: input.ops,
             starts: input.starts,
             runs,
-            calls: Vec::with_capacity(2 * n),
-            stray_calls: Vec::new(),
+            calls,
+            stray_calls,
             number: input.number,
             instructions: &input.instructions,
             ways,
@@ -255,17 +314,17 @@ impl Emitter {
                 vectors: input.instructions.iter().any(policy::uses_vectors),
                 x87: input.instructions.iter().zip(ways).any(|(i, &way)| way == Way::Native && policy::uses_x87(i)),
             },
-            slow: Vec::with_capacity(2 * n),
-            outs: Vec::with_capacity(n),
-            taken: Vec::with_capacity(n),
-            unknown: Vec::new(),
-            returns: Vec::new(),
-            unpaired: Vec::new(),
+            slow,
+            outs,
+            taken,
+            unknown,
+            returns,
+            unpaired,
             surprises: Vec::new(),
             unpinned: Vec::new(),
-            spent: Vec::new(),
+            spent,
             first: 0,
-            edges: Vec::with_capacity(n),
+            edges: Vec::new(),
             first_edge: input.first_edge,
             plan,
             current: 0,
@@ -273,12 +332,12 @@ impl Emitter {
             copies: input.copies || !input.turns.is_empty(),
             owed: 0,
             held: None,
-            kept: Vec::new(),
+            kept,
             strays: Vec::new(),
-            detours: Vec::new(),
+            detours,
             refused: None,
         };
-        let mut spent = b.leave_if_spent();
+        let mut leaves = b.leave_if_spent();
         let far = b.a.here();
         if input.mode.bounded() {
             let end = input.instructions.last().map_or(0, Instruction::next_ip) as i32;
@@ -291,19 +350,18 @@ impl Emitter {
         b.bring_vectors();
         let body = b.a.here();
         if let Some(pinned) = input.pinned {
-            spent = b.guard(pinned);
+            leaves = b.guard(pinned);
         }
         b.first = b.a.here();
         b.a.load_bytes(2, host::RCX, context::BUDGET_LEFT);
-        b.a.jrcxz_back(spent);
+        b.a.jrcxz_back(leaves);
         if !input.turns.is_empty() {
             b.first = b.a.here();
         }
         let last = input.instructions.len() - 1;
-        let mut joins = Vec::with_capacity(last + 2);
         for k in 0..=last {
             joins.push(b.a.here());
-            let ended = self.instruction(&mut b, k, input, ways);
+            let ended = self.instruction(&mut b, k, input, (ways, uses));
             if k == last && !ended {
                 joins.push(b.a.here());
                 b.edge(k, To::after(&input.instructions[k]), b.needs);
@@ -325,7 +383,7 @@ impl Emitter {
             let mut ended = false;
             for k in from..=to {
                 places.push((k, b.a.here()));
-                ended = self.instruction(&mut b, k, input, ways);
+                ended = self.instruction(&mut b, k, input, (ways, uses));
             }
             if !ended {
                 let back = b.a.jmp();
@@ -340,12 +398,12 @@ impl Emitter {
     }
 
     /// Emits instruction `k`; true if it ends the block.
-    fn instruction(&mut self, b: &mut Block, k: usize, input: &Input, ways: &[Way]) -> bool {
+    fn instruction(&mut self, b: &mut Block, k: usize, input: &Input, (ways, uses): (&[Way], &[Uses])) -> bool {
         let i = &input.instructions[k];
         b.current = k;
         match ways[k] {
             Way::Nothing => {}
-            Way::Native => b.native(&mut self.encoder, k, i, self.info.info(i)),
+            Way::Native => b.native(&mut self.coder, k, i, &uses[k]),
             Way::Handler => {
                 if k == 0 || !joined(k, ways, b.starts) {
                     b.handler(k);
@@ -357,7 +415,7 @@ impl Emitter {
                 return true;
             }
             Way::Address => b.lea(k, i),
-            Way::Divide => b.divide(&mut self.encoder, k, i),
+            Way::Divide => b.divide(&mut self.coder, k, i),
             Way::TimeStamp => b.time_stamp(k, i),
             Way::Jcc => b.conditional(k, i),
             Way::Push => b.push(k, i),
@@ -434,7 +492,7 @@ impl Block<'_> {
         } else {
             self.a.call()
         };
-        if site.strays() { &mut self.stray_calls } else { &mut self.calls }.push(call);
+        if site.strays() { &mut *self.stray_calls } else { &mut *self.calls }.push(call);
         !(branches && matches!(self.ways[until], Way::Jmp | Way::JmpIndirect | Way::Call | Way::CallIndirect | Way::Ret))
     }
 

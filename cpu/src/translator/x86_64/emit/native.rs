@@ -1,17 +1,18 @@
 //! Instructions that are emitted as they are, with registers renamed.
 
-use iced_x86::{Encoder, Instruction, InstructionInfo, OpAccess, OpKind, Register};
+use iced_x86::{Instruction, OpAccess, OpKind, Register};
 
 use super::super::assembler::{Assembler, At, Jump, host};
-use super::super::policy::near_size;
+use super::super::policy::{Uses, near_size};
 use super::super::registers::{COUNT, home, is_high_byte, named, number};
 use super::super::{context, policy, thunks};
+use super::encode::Coder;
 use super::{Block, Kind, Slow};
 
 impl Block<'_> {
-    pub(super) fn native(&mut self, encoder: &mut Encoder, k: usize, i: &Instruction, info: &InstructionInfo) {
+    pub(super) fn native(&mut self, coder: &mut Coder, k: usize, i: &Instruction, uses: &Uses) {
         let (start, slow) = (self.a.here(), self.slow.len());
-        if self.try_native(encoder, k, i, info).is_none() {
+        if self.try_native(coder, k, i, uses).is_none() {
             self.a.code.truncate(start);
             self.slow.truncate(slow);
             self.refuse(k);
@@ -19,14 +20,13 @@ impl Block<'_> {
         }
     }
 
-    fn try_native(&mut self, encoder: &mut Encoder, k: usize, i: &Instruction, info: &InstructionInfo) -> Option<()> {
+    fn try_native(&mut self, coder: &mut Coder, k: usize, i: &Instruction, uses: &Uses) -> Option<()> {
         let mut j = *i;
         let memory = (0..i.op_count()).find(|&n| i.op_kind(n) == OpKind::Memory);
         let mut spare = Spare(1 << host::R15 | 1 << host::R11 | 1 << host::RCX);
         let mut access = None;
         if let Some(n) = memory {
-            let write = !matches!(info.op_access(n), OpAccess::Read | OpAccess::CondRead);
-            let found = self.find(i, write, policy::alignment(i))?;
+            let found = self.find(i, !uses.reads(n), policy::alignment(i))?;
             let (at, lin) = (found.at, found.lin);
             access = Some(found);
             // A further register may be needed: then one holds the whole address.
@@ -72,7 +72,7 @@ impl Block<'_> {
             self.a.mov(host::RCX, COUNT);
             spare.keep(host::RCX);
         }
-        if memory.is_none() && !counts && self.in_state(encoder, i, info).is_some() {
+        if memory.is_none() && !counts && self.in_state(coder, i, uses).is_some() {
             return Some(());
         }
         // (guest register, its stand-in) to be stored after the instruction; high bytes are told by their own name.
@@ -82,7 +82,7 @@ impl Block<'_> {
             if i.op_kind(n) != OpKind::Register || !r.is_gpr() || shift_count(n) {
                 continue;
             }
-            let written = !matches!(info.op_access(n), OpAccess::Read | OpAccess::CondRead | OpAccess::None | OpAccess::NoMemAccess);
+            let written = !matches!(uses.operand(n), OpAccess::Read | OpAccess::CondRead | OpAccess::None | OpAccess::NoMemAccess);
             let key = if is_high_byte(r) { r } else { r.full_register() };
             if let (Some(h), false) = (home(number(r)), is_high_byte(r)) {
                 j.try_set_op_register(n, named(h, r.size())).ok()?;
@@ -100,7 +100,7 @@ impl Block<'_> {
                         self.held = None;
                     }
                     let again = (n + 1..i.op_count()).any(|m| i.op_register(m).full_register() == key);
-                    let whole = r.size() >= 4 && (info.op_access(n) == OpAccess::Write && !again || policy::becomes_zero(i));
+                    let whole = r.size() >= 4 && (uses.operand(n) == OpAccess::Write && !again || policy::becomes_zero(i));
                     if is_high_byte(r) {
                         self.a.rorx(s, home(number(r))?, 8);
                     } else if !whole {
@@ -112,7 +112,7 @@ impl Block<'_> {
             };
             j.try_set_op_register(n, named(s, r.size())).ok()?;
         }
-        encode(encoder, &j, &mut self.a.code)?;
+        coder.encode(&j, &mut self.a)?;
         for (r, s, written) in stand_ins {
             if !written {
                 continue;
@@ -133,7 +133,7 @@ impl Block<'_> {
     }
 
     /// An instruction with one register that lies in the state, as one with a memory operand.
-    fn in_state(&mut self, encoder: &mut Encoder, i: &Instruction, info: &InstructionInfo) -> Option<()> {
+    fn in_state(&mut self, coder: &mut Coder, i: &Instruction, uses: &Uses) -> Option<()> {
         let registers = || (0..i.op_count()).filter(|&n| i.op_kind(n) == OpKind::Register && i.op_register(n).is_gpr());
         let mut homeless = registers().filter(|&n| home(number(i.op_register(n))).is_none());
         let n = homeless.next()?;
@@ -142,8 +142,7 @@ impl Block<'_> {
         }
         let r = i.op_register(n);
         // A register of 32 bits is written as a whole.
-        let read = matches!(info.op_access(n), OpAccess::Read | OpAccess::CondRead);
-        if !read && r.size() == 4 {
+        if !uses.reads(n) && r.size() == 4 {
             return None;
         }
         let mut j = *i;
@@ -159,7 +158,7 @@ impl Block<'_> {
         j.set_memory_displacement64(i64::from(disp) as u64);
         j.set_memory_displ_size(1);
         let start = self.a.here();
-        let done = encode(encoder, &j, &mut self.a.code);
+        let done = coder.encode(&j, &mut self.a);
         if done.is_none() {
             self.a.code.truncate(start);
         }
@@ -195,7 +194,7 @@ impl Block<'_> {
     }
 
     /// DIV, and IDIV of RDX:RAX where RDX only extends RAX; anything else, and what faults, is the handler's.
-    pub(super) fn divide(&mut self, encoder: &mut Encoder, k: usize, i: &Instruction) {
+    pub(super) fn divide(&mut self, coder: &mut Coder, k: usize, i: &Instruction) {
         let (bytes, signed) = (near_size(i), i.mnemonic() == iced_x86::Mnemonic::Idiv);
         let (wide, first) = (bytes == 8, self.slow.len());
         let by = match i.op0_kind() {
@@ -234,7 +233,7 @@ impl Block<'_> {
         j.set_op0_kind(OpKind::Register);
         j.set_op0_register(named(by, bytes));
         j.set_segment_prefix(Register::None);
-        let encoded = encode(encoder, &j, &mut self.a.code);
+        let encoded = coder.encode(&j, &mut self.a);
         debug_assert!(encoded.is_some());
         self.around_rax(thunks::flags_from_memory);
         let resume = self.a.here();
@@ -296,11 +295,4 @@ impl Spare {
         self.0 &= self.0.wrapping_sub(1);
         (r < 16).then_some(r)
     }
-}
-
-fn encode(encoder: &mut Encoder, i: &Instruction, code: &mut Vec<u8>) -> Option<()> {
-    encoder.set_buffer(std::mem::take(code));
-    let ok = encoder.encode(i, 0).is_ok();
-    *code = encoder.take_buffer();
-    ok.then_some(())
 }

@@ -96,7 +96,7 @@ impl Block<'_> {
                 self.a.bind(jump, at);
             }
         }
-        for &(slow, k) in &self.detours {
+        for &(slow, k) in self.detours.iter() {
             if let Some(at) = place(k) {
                 self.slow[slow].resume = at;
             }
@@ -112,7 +112,7 @@ impl Block<'_> {
 
     /// Stores that nobody needs become nothing.
     pub(super) fn drop_unneeded(&mut self) {
-        for kept in std::mem::take(&mut self.kept) {
+        for kept in self.kept.drain(..) {
             if !kept.needed {
                 self.a.nothing(kept.at);
             }
