@@ -31,8 +31,10 @@ const STACK: usize = 4;
 
 /// Samples are so many instructions apart, about: some 50 microseconds, of which one takes 0.3.
 const PERIOD: u64 = 1 << 17;
-/// So many of one block have it recorded, or of a trace's side exit, if the loop did not go round in more of them.
-const ENOUGH: u8 = 8;
+/// So many of one block have it recorded: a trace costs some 8 of them to make, and saves a part of the time spent there.
+const ENOUGH: u8 = 32;
+/// So many of a trace's side exit have it recorded anew, if the loop did not go round in more of them.
+const ENOUGH_EXITS: u8 = 8;
 
 /// When to look where translated code is.
 pub(super) struct Sampler {
@@ -41,18 +43,19 @@ pub(super) struct Sampler {
     /// Instructions from one to the next, about.
     period: u64,
     enough: u8,
+    enough_exits: u8,
 }
 
 impl Default for Sampler {
     fn default() -> Self {
-        Self { next: 0, period: PERIOD, enough: ENOUGH }
+        Self { next: 0, period: PERIOD, enough: ENOUGH, enough_exits: ENOUGH_EXITS }
     }
 }
 
 impl Sampler {
     /// One that looks all the time, and is content with one sample.
     pub(super) fn eager() -> Self {
-        Self { next: 0, period: 64, enough: 1 }
+        Self { next: 0, period: 64, enough: 1, enough_exits: 1 }
     }
 
     /// Instructions from count `icount` to the next sample.
@@ -114,14 +117,14 @@ impl<B: Backend> Translator<B> {
         if !block.mode.long() || block.crosses {
             return;
         }
-        let enough = self.sampler.enough;
+        let Sampler { enough, enough_exits, .. } = self.sampler;
         let mut replaces = edge.map_or(0, |e| self.edges[e].trace);
         let hot = match (edge, self.traces.get_mut((replaces as usize).wrapping_sub(1))) {
             (Some(edge), Some(trace)) if trace.saved.is_some() => {
                 let e = &mut self.edges[edge];
                 let met = if e.closes.is_some() { &mut trace.rounds } else { &mut e.samples };
                 *met = met.saturating_add(1);
-                !trace.settled && e.samples >= enough && e.samples > trace.rounds
+                !trace.settled && e.samples >= enough_exits && e.samples > trace.rounds
             }
             _ => {
                 replaces = 0;
