@@ -11,6 +11,12 @@ pub enum LoadError {
         /// `kernel`, `initrd`, ...
         what: &'static str,
     },
+    /// Its bytes cannot be had.
+    #[error("{why}")]
+    Unreadable {
+        /// The sentence.
+        why: String,
+    },
     /// The file ends before its own header says.
     #[error("the {what} is truncated: its header calls for {needed} bytes but the file has {has}; fetch it again")]
     Truncated {

@@ -16,6 +16,7 @@ use std::ops::Range;
 use softmetal_bus::GuestMemory;
 
 use crate::error::LoadError;
+use crate::source::Source;
 
 /// A board's chipset: what differs between boards that are otherwise alike.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -319,6 +320,27 @@ impl<'a> PhysWriter<'a> {
             return Err(error);
         };
         self.memory.write(offset, bytes).map_err(|_| error)
+    }
+
+    /// Copies the `range` of `source` to `address`.
+    ///
+    /// # Errors
+    /// [`LoadError::NotRam`] if not all of it goes to RAM, and nothing is written then; as [`Source::read_at`].
+    pub fn copy(&self, address: u64, source: &dyn Source, range: Range<u64>) -> Result<(), LoadError> {
+        let len = range.end - range.start;
+        if self.layout.offset(address, len).is_none() {
+            return Err(LoadError::NotRam { address, len });
+        }
+        let mut piece = vec![0; len.min(1 << 16) as usize];
+        let mut done = 0;
+        while done < len {
+            let n = (len - done).min(piece.len() as u64);
+            let piece = &mut piece[..n as usize];
+            source.read_at(range.start + done, piece)?;
+            self.write(address + done, piece)?;
+            done += n;
+        }
+        Ok(())
     }
 
     /// Writes `len` zero bytes at `address`.

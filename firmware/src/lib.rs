@@ -7,6 +7,7 @@
 //! | [`bios`] | the BIOS: a ROM, and services that the machine calls |
 //! | [`loaders`] | bzImage, PVH ELF, multiboot, boot sector |
 //! | [`mod@detect`] | what a file is, by content |
+//! | [`source`] | where its bytes come from |
 //! | [`entry`] | the state the first processor starts in |
 //!
 //! Everything is written into guest memory before the first instruction. A kernel that is loaded directly meets no firmware
@@ -29,6 +30,7 @@ pub mod layout;
 pub mod loaders;
 pub mod mptable;
 pub mod smbios;
+pub mod source;
 
 pub use bios::{BootDevice, Drives};
 pub use detect::{HEAD_LEN, ImageKind, detect};
@@ -37,20 +39,27 @@ pub use error::LoadError;
 pub use font::FONT;
 pub use layout::{Chipset, E820Entry, E820Kind, Layout, PhysWriter, RamRegion, pci_irq};
 pub use loaders::Module;
+pub use source::Source;
 
 use softmetal_bus::GuestMemory;
 
 /// What to boot.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone)]
 pub struct Boot<'a> {
     /// A kernel: bzImage, PVH or multiboot ELF, or a boot sector.
-    pub kernel: &'a [u8],
+    pub kernel: &'a dyn Source,
     /// The initial RAM disk(s), or the multiboot modules.
     pub modules: Vec<Module<'a>>,
     /// The kernel's command line.
     pub cmdline: &'a str,
     /// Whether the board has a VGA adapter, left in 80x25 text mode.
     pub vga: bool,
+}
+
+impl Default for Boot<'_> {
+    fn default() -> Self {
+        Self { kernel: &[0; 0], modules: Vec::new(), cmdline: "", vga: false }
+    }
 }
 
 /// Writes the firmware's tables (BIOS data, ACPI, SMBIOS, MP) for `cpus` processors.
@@ -83,17 +92,17 @@ pub fn power_on(layout: &Layout, memory: &GuestMemory, cpus: u8) -> Result<Entry
 /// # Errors
 /// A [`LoadError`]: one sentence that says what is wrong and what to do. Memory may be partly written then.
 pub fn boot(images: &Boot<'_>, layout: &Layout, memory: &GuestMemory, cpus: u8) -> Result<Entry, LoadError> {
-    if images.kernel.is_empty() {
+    if images.kernel.size() == 0 {
         return Err(LoadError::Empty { what: "kernel" });
     }
     write_tables(layout, memory, cpus)?;
     let writer = PhysWriter::new(layout, memory);
-    match detect(&images.kernel[..images.kernel.len().min(HEAD_LEN)]) {
+    match detect(&images.kernel.head(HEAD_LEN)?) {
         ImageKind::BzImage => loaders::bzimage::load(images, &writer),
         ImageKind::ElfPvh => loaders::pvh::load(images, &writer),
         ImageKind::Multiboot => loaders::multiboot::load(images, &writer),
         ImageKind::BootSector if !images.modules.is_empty() => Err(LoadError::NoModules),
-        ImageKind::BootSector => loaders::bootsector::load(images.kernel, &writer),
+        ImageKind::BootSector => loaders::bootsector::load(&images.kernel.all()?, &writer),
         kind => Err(LoadError::NotAKernel(kind)),
     }
 }

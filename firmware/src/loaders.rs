@@ -10,12 +10,13 @@ use std::ops::Range;
 
 use crate::error::LoadError;
 use crate::layout::{EXTENDED_BASE, PhysWriter};
+use crate::source::Source;
 
 /// A file that is loaded along with the kernel.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone)]
 pub struct Module<'a> {
     /// Its content.
-    pub bytes: &'a [u8],
+    pub content: &'a dyn Source,
     /// Its own command line (multiboot and PVH).
     pub cmdline: &'a str,
 }
@@ -35,10 +36,10 @@ fn c_string(text: &str) -> Result<Vec<u8>, LoadError> {
 /// Copies files into RAM one after the other, each on a multiple of `align`, all as high as the end of RAM and `limit` (an
 /// address that they must not reach) permit, above `floor`. The ranges they got.
 fn place_high(modules: &[Module<'_>], align: u64, floor: u64, limit: u64, writer: &PhysWriter<'_>) -> Result<Vec<Range<u64>>, LoadError> {
-    if modules.iter().any(|m| m.bytes.is_empty()) {
+    if modules.iter().any(|m| m.content.size() == 0) {
         return Err(LoadError::Empty { what: "initrd" });
     }
-    let size: u64 = modules.iter().map(|m| (m.bytes.len() as u64).next_multiple_of(align)).sum();
+    let size: u64 = modules.iter().map(|m| m.content.size().next_multiple_of(align)).sum();
     let floor = floor.max(EXTENDED_BASE).next_multiple_of(PAGE);
     let top = writer.layout().low().min(limit) & !(PAGE - 1);
     let needed = size.next_multiple_of(PAGE).saturating_add(floor);
@@ -52,8 +53,8 @@ fn place_high(modules: &[Module<'_>], align: u64, floor: u64, limit: u64, writer
     let mut at = (top - size) & !(PAGE - 1);
     let mut ranges = Vec::new();
     for module in modules {
-        writer.write(at, module.bytes)?;
-        let end = at + module.bytes.len() as u64;
+        let end = at + module.content.size();
+        writer.copy(at, module.content, 0..end - at)?;
         ranges.push(at..end);
         at = end.next_multiple_of(align);
     }

@@ -92,8 +92,8 @@ fn multiboot(flags: u32) -> Fields {
     f
 }
 
-fn module<'a>(bytes: &'a [u8], cmdline: &'a str) -> Module<'a> {
-    Module { bytes, cmdline }
+fn module<'a>(content: &'a dyn Source, cmdline: &'a str) -> Module<'a> {
+    Module { content, cmdline }
 }
 
 #[test]
@@ -214,8 +214,8 @@ fn refusals_say_what_to_do() {
     let guest = Guest::new(4 * MIB);
     let kernel = bzimage(0x20F, 1, 1);
     let refuse = |kernel: &[u8], initrd: Option<&[u8]>, cmdline: &str| {
-        let modules = initrd.into_iter().map(|b| module(b, "")).collect();
-        guest.boot(&Boot { kernel, modules, cmdline, vga: false }).unwrap_err().to_string()
+        let modules = initrd.iter().map(|b| module(b, "")).collect();
+        guest.boot(&Boot { kernel: &kernel, modules, cmdline, vga: false }).unwrap_err().to_string()
     };
     assert_eq!(refuse(&[], None, ""), "the kernel is empty (0 bytes); give a complete file");
     assert_eq!(
@@ -262,7 +262,7 @@ fn multiboot_by_addresses() {
     let mut kernel = multiboot(0x1_0003);
     kernel.u32(0x4C, 0x20_0040).u32(0x50, 0x20_0000).u32(0x54, 0x20_0180).u32(0x58, 0x20_3000).u32(0x5C, 0x20_0010);
     let modules = vec![module(b"one", "a"), module(b"two", "b")];
-    let images = Boot { kernel: kernel.as_slice(), modules, cmdline: "root", vga: false };
+    let images = Boot { kernel: &kernel.as_slice(), modules, cmdline: "root", vga: false };
     let Entry::Protected { eip, eax, ebx, .. } = guest.boot(&images).unwrap() else {
         panic!("32-bit entry expected");
     };

@@ -90,6 +90,10 @@ pub enum Turn {
     Diverged,
 }
 
+fn refused(e: LoadError) -> UserError {
+    UserError(e.to_string())
+}
+
 /// A machine.
 pub struct Machine {
     memory: Arc<GuestMemory>,
@@ -127,8 +131,9 @@ impl Machine {
         let entropy = !model.has(Feature::Rdrand);
         let mut board = Board::new(layout, memory.clone(), attention.clone(), plugs, entropy, &images.firmware);
         if images.firmware.is_foreign() && !images.kernel.is_empty() {
-            let initrd = images.initrd.as_ref().map(Contents::bytes).transpose()?;
-            board.offer_kernel(&images.kernel.bytes()?, initrd.as_ref().map(|bytes| &***bytes), &images.cmdline);
+            let all = |contents: &Contents| contents.source().all().map_err(refused);
+            let initrd = images.initrd.as_ref().map(all).transpose()?;
+            board.offer_kernel(&all(&images.kernel)?, initrd.as_deref(), &images.cmdline);
         }
         let board = SharedBoard::new(board);
         let cpu = Processor::new(memory.clone(), Box::new(board.clone()), attention.clone(), model);
@@ -155,7 +160,6 @@ impl Machine {
 
     /// Puts the images into memory and the processor at their start.
     fn boot(&mut self) -> Result<(), UserError> {
-        let refused = |e: LoadError| UserError(e.to_string());
         self.cpu.reset();
         let Images { firmware, kernel, initrd, cmdline } = &self.images;
         if firmware.is_foreign() {
@@ -166,11 +170,9 @@ impl Machine {
             self.enter(&entry);
             return Ok(());
         }
-        let (kernel, initrd) = (kernel.bytes()?, initrd.as_ref().map(Contents::bytes).transpose()?);
-        let modules = initrd.iter().map(|bytes| Module { bytes, cmdline: "" }).collect();
-        let boot = Boot { kernel: &kernel, modules, cmdline, vga: self.vga };
+        let modules = initrd.iter().map(|contents| Module { content: contents.source(), cmdline: "" }).collect();
+        let boot = Boot { kernel: kernel.source(), modules, cmdline, vga: self.vga };
         let entry: Entry = softmetal_firmware::boot(&boot, &self.layout, &self.memory, 1).map_err(refused)?;
-        drop((kernel, initrd));
         if matches!(entry, Entry::Long { .. }) && !self.cpu.cpu.model.has(Feature::Lm) {
             return Err(refused(LoadError::NoLongMode));
         }

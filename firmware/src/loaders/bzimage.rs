@@ -1,9 +1,11 @@
 //! The Linux/x86 boot protocol (Documentation/arch/x86/boot.rst), entered in 64-bit or 32-bit mode, not in real mode.
 
+use std::ops::Range;
+
 use super::{PAGE, c_string, place_high, too_little};
 use crate::Boot;
 use crate::acpi::RSDP_ADDRESS;
-use crate::bytes::{Fields, array, range, u16_at, u32_at, u64_at};
+use crate::bytes::{Fields, array, u16_at, u32_at, u64_at};
 use crate::entry::{Entry, LowMemory};
 use crate::error::LoadError;
 use crate::layout::{E820Entry, EXTENDED_BASE, PhysWriter};
@@ -61,12 +63,16 @@ pub fn is_bzimage(head: &[u8]) -> bool {
     u16_at(head, header::BOOT_FLAG) == Some(0xAA55) && array(head, header::MAGIC) == Some(*b"HdrS")
 }
 
+/// Bytes of a file that hold its setup header.
+const HEAD: usize = 4096;
+const _: () = assert!(HEAD > params::E820_TABLE, "no header is longer");
+
 /// What the loader needs of a setup header.
 struct Kernel<'a> {
     /// The setup header, from [`header::SETUP_SECTS`].
     setup: &'a [u8],
-    /// The protected-mode code.
-    code: &'a [u8],
+    /// Where the protected-mode code is in the file.
+    code: Range<u64>,
     loadflags: u8,
     long: bool,
     cmdline_max: u64,
@@ -78,25 +84,26 @@ struct Kernel<'a> {
 }
 
 impl<'a> Kernel<'a> {
-    fn parse(file: &'a [u8]) -> Result<Self, LoadError> {
+    /// From the first [`HEAD`] bytes of a file of `size` bytes.
+    fn parse(head: &'a [u8], size: u64) -> Result<Self, LoadError> {
         let bad = |why| LoadError::Malformed { format: "bzImage", why };
-        if !is_bzimage(file) {
+        if !is_bzimage(head) {
             return Err(bad("the setup header's magic numbers are missing"));
         }
-        let truncated = |needed| LoadError::Truncated { what: "kernel", needed, has: file.len() as u64 };
-        let version = u16_at(file, header::VERSION).ok_or(truncated(0x208))?;
+        let truncated = |needed| LoadError::Truncated { what: "kernel", needed, has: size };
+        let version = u16_at(head, header::VERSION).ok_or(truncated(0x208))?;
         if version < 0x206 {
             return Err(LoadError::OldProtocol { version });
         }
-        let header_end = header::MAGIC + usize::from(*file.get(header::JUMP + 1).ok_or(truncated(0x202))?);
+        let header_end = header::MAGIC + usize::from(*head.get(header::JUMP + 1).ok_or(truncated(0x202))?);
         let least = if version >= 0x20A { header::INIT_SIZE + 4 } else { header::CMDLINE_SIZE + 4 };
         if header_end < least || header_end > params::E820_TABLE {
             return Err(bad("the setup header's length is wrong"));
         }
         let short = truncated(header_end as u64);
-        let setup = file.get(header::SETUP_SECTS..header_end).ok_or(short.clone())?;
-        let byte = |at: usize| file.get(at).copied().ok_or(short.clone());
-        let dword = |at| u32_at(file, at).ok_or(short.clone());
+        let setup = head.get(header::SETUP_SECTS..header_end).ok_or(short.clone())?;
+        let byte = |at: usize| head.get(at).copied().ok_or(short.clone());
+        let dword = |at| u32_at(head, at).ok_or(short.clone());
 
         let setup_sects = match byte(header::SETUP_SECTS)? {
             0 => 4,
@@ -108,33 +115,33 @@ impl<'a> Kernel<'a> {
             return Err(bad("it has no protected-mode code"));
         }
         // The size is in units of 16 bytes, rounded up.
-        let available = (file.len() as u64).saturating_sub(code_start);
+        let available = size.saturating_sub(code_start);
         if available + 15 < code_len {
             return Err(truncated(code_start + code_len));
         }
-        let code = range(file, code_start, code_len.min(available)).ok_or(truncated(code_start + code_len))?;
+        let code = code_start..code_start + code_len.min(available);
 
         let loadflags = byte(header::LOADFLAGS)?;
         if loadflags & LOADED_HIGH == 0 {
             return Err(bad("it is a zImage, which loads below 1 MiB"));
         }
         let relocatable = version >= 0x20A && byte(header::RELOCATABLE)? != 0;
-        let preferred = if version >= 0x20A { u64_at(file, header::PREF_ADDRESS).ok_or(short.clone())? } else { EXTENDED_BASE };
+        let preferred = if version >= 0x20A { u64_at(head, header::PREF_ADDRESS).ok_or(short.clone())? } else { EXTENDED_BASE };
         let init_size = if version >= 0x20A { u64::from(dword(header::INIT_SIZE)?) } else { 0 };
-        let xloadflags = if version >= 0x20C { u16_at(file, header::XLOADFLAGS).ok_or(short.clone())? } else { 0 };
+        let xloadflags = if version >= 0x20C { u16_at(head, header::XLOADFLAGS).ok_or(short.clone())? } else { 0 };
         let cmdline_max = match dword(header::CMDLINE_SIZE)? {
             0 => 255,
             n => u64::from(n),
         };
         Ok(Self {
             setup,
-            code,
             loadflags,
             long: xloadflags & XLF_KERNEL_64 != 0,
             cmdline_max,
             initrd_limit: u64::from(dword(header::INITRD_ADDR_MAX)?) + 1,
             load_address: if relocatable { preferred.max(EXTENDED_BASE) } else { EXTENDED_BASE },
-            init_size: init_size.max(code.len() as u64),
+            init_size: init_size.max(code.end - code.start),
+            code,
         })
     }
 }
@@ -145,7 +152,8 @@ impl<'a> Kernel<'a> {
 /// # Errors
 /// A kernel that is truncated, too old or not a bzImage; too little RAM; a command line that is too long.
 pub fn load(boot: &Boot<'_>, writer: &PhysWriter<'_>) -> Result<Entry, LoadError> {
-    let kernel = Kernel::parse(boot.kernel)?;
+    let head = boot.kernel.head(HEAD)?;
+    let kernel = Kernel::parse(&head, boot.kernel.size())?;
     let cmdline = c_string(boot.cmdline)?;
     let cmdline_len = cmdline.len() as u64 - 1;
     if cmdline_len > kernel.cmdline_max {
@@ -157,7 +165,7 @@ pub fn load(boot: &Boot<'_>, writer: &PhysWriter<'_>) -> Result<Entry, LoadError
         return Err(too_little("kernel", end, writer));
     }
     let initrd = place_high(&boot.modules, 4, end, kernel.initrd_limit, writer)?;
-    writer.write(kernel.load_address, kernel.code)?;
+    writer.copy(kernel.load_address, boot.kernel, kernel.code)?;
 
     let mut low = LowMemory::new(&[]);
     let cmdline = low.put(writer, &cmdline, 16)?;

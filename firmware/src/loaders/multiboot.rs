@@ -45,7 +45,7 @@ fn bad(why: &'static str) -> LoadError {
 /// # Errors
 /// A kernel that is truncated, malformed or wants what we do not have; too little RAM.
 pub fn load(boot: &Boot<'_>, writer: &PhysWriter<'_>) -> Result<Entry, LoadError> {
-    let file = boot.kernel;
+    let file = &boot.kernel.all()?;
     let header = find_header(file).ok_or(bad("the header is missing"))?;
     let flags = u32_at(file, header + 4).unwrap_or(0);
     if flags & REQUIREMENTS & !KNOWN_REQUIREMENTS != 0 {
@@ -64,15 +64,15 @@ pub fn load(boot: &Boot<'_>, writer: &PhysWriter<'_>) -> Result<Entry, LoadError
     let mut low = LowMemory::new(&kernel);
     let mut list = Vec::new();
     for module in &boot.modules {
-        if module.bytes.is_empty() {
+        if module.content.size() == 0 {
             return Err(LoadError::Empty { what: "module" });
         }
         at = at.next_multiple_of(PAGE);
-        let end = at.saturating_add(module.bytes.len() as u64);
+        let end = at.saturating_add(module.content.size());
         if end > writer.layout().low() {
             return Err(too_little("kernel with its modules", end, writer));
         }
-        writer.write(at, module.bytes)?;
+        writer.copy(at, module.content, 0..module.content.size())?;
         let mut entry = Fields::new(16);
         entry.u32(0, at as u32).u32(4, end as u32).u32(8, low.put(writer, &c_string(module.cmdline)?, 4)? as u32);
         list.extend_from_slice(entry.as_slice());

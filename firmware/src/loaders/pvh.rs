@@ -19,7 +19,8 @@ const MAGIC: u32 = 0x336E_C578;
 /// # Errors
 /// A kernel that is truncated, malformed or has no note; too little RAM.
 pub fn load(boot: &Boot<'_>, writer: &PhysWriter<'_>) -> Result<Entry, LoadError> {
-    let elf = Elf::parse(boot.kernel)?;
+    let file = boot.kernel.all()?;
+    let elf = Elf::parse(&file)?;
     let note = elf.note(b"Xen\0", PHYS32_ENTRY)?.ok_or(LoadError::NoEntryNote)?;
     let entry = if note.len() >= 8 { u64_at(note, 0) } else { u32_at(note, 0).map(u64::from) };
     let eip = entry

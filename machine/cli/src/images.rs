@@ -112,7 +112,7 @@ pub fn images(args: &MachineArgs) -> Result<Option<Images>, UserError> {
         },
     };
     let contents = files::contents("kernel", &kernel, args.memory)?;
-    let kind = detect(&contents.head(HEAD_LEN)?);
+    let kind = detect(&contents.source().head(HEAD_LEN).map_err(|e| UserError(e.to_string()))?);
     refuse(&kernel, kind)?;
     let initrd = initrd.map(|path| files::contents("initrd", &path, args.memory)).transpose()?;
     let linux = matches!(kind, ImageKind::BzImage | ImageKind::ElfPvh);

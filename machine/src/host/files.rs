@@ -1,15 +1,14 @@
 //! Files that are read whole, and what the host has of memory.
 
-use std::borrow::Cow;
 use std::fs::{File, Metadata};
-use std::io::{Error, Read, Seek};
+use std::io::{Error, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use memmap2::{MmapMut, MmapOptions};
+use softmetal_firmware::LoadError;
 
 use crate::error::UserError;
-use crate::images::{Bytes, Contents, Source};
+use crate::images::{Contents, Source};
 
 /// Reads `path` (`-` is stdin) whole. `what` names it in errors: `kernel`, `initrd`.
 ///
@@ -76,31 +75,24 @@ fn stamp(metadata: &Metadata) -> (u64, Option<SystemTime>) {
 }
 
 impl Source for Unchanged {
-    fn bytes(&self) -> Result<Bytes<'_>, UserError> {
-        let read = || -> std::io::Result<MmapMut> {
-            let mut bytes = MmapOptions::new().len(self.stamp.0 as usize).map_anon()?;
-            // A hint: fewer faults of the host.
-            #[cfg(target_os = "linux")]
-            let _ = bytes.advise(memmap2::Advice::HugePage);
-            let mut file = &self.file;
-            file.rewind()?;
-            file.read_exact(&mut bytes)?;
-            Ok(bytes)
-        };
-        let bytes = read();
-        if self.file.metadata().is_ok_and(|m| stamp(&m) != self.stamp) {
-            let (what, name) = (self.what, self.path.display());
-            return Err(UserError(format!("the {what} {name} was changed while the machine ran; start the machine anew")));
-        }
-        Ok(Box::new(bytes.map_err(|e| UserError::file(self.what, &self.path, &e))?))
+    fn size(&self) -> u64 {
+        self.stamp.0
     }
 
-    fn head(&self, len: usize) -> Result<Cow<'_, [u8]>, UserError> {
-        let mut bytes = Vec::new();
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<(), LoadError> {
         let mut file = &self.file;
-        let read = file.rewind().and_then(|()| file.take(len as u64).read_to_end(&mut bytes));
-        read.map_err(|e| UserError::file(self.what, &self.path, &e))?;
-        Ok(bytes.into())
+        let read = file.seek(SeekFrom::Start(offset)).and_then(|_| file.read_exact(buf));
+        let why = match self.file.metadata() {
+            Ok(m) if stamp(&m) != self.stamp => {
+                format!("the {} {} was changed while the machine ran; start the machine anew", self.what, self.path.display())
+            }
+            Ok(_) => match read {
+                Ok(()) => return Ok(()),
+                Err(e) => UserError::file(self.what, &self.path, &e).0,
+            },
+            Err(e) => UserError::file(self.what, &self.path, &e).0,
+        };
+        Err(LoadError::Unreadable { why })
     }
 }
 
@@ -190,16 +182,16 @@ mod tests {
         assert!(contents("kernel", dir.path(), 10).unwrap_err().0.contains("directory"));
         assert!(contents("kernel", &path, 9).unwrap_err().0.contains("larger"));
         let c = contents("kernel", &path, 10).unwrap();
-        assert_eq!(*c.head(3).unwrap(), *b"012");
+        assert_eq!(c.source().head(3).unwrap(), b"012");
         for _ in 0..2 {
-            assert_eq!(**c.bytes().unwrap(), *b"0123456789");
+            assert_eq!(c.source().all().unwrap(), b"0123456789");
         }
         // Another file of that name is none of ours; the same one with other bytes is.
         std::fs::rename(&path, dir.path().join("g")).unwrap();
         std::fs::write(&path, "other").unwrap();
-        assert_eq!(**c.bytes().unwrap(), *b"0123456789");
+        assert_eq!(c.source().all().unwrap(), b"0123456789");
         std::fs::write(dir.path().join("g"), "shorter").unwrap();
-        let Err(UserError(why)) = c.bytes() else { panic!("it is shorter now") };
+        let why = c.source().all().unwrap_err().to_string();
         assert!(why.contains("changed"), "{why}");
     }
 }
