@@ -46,7 +46,7 @@ use crate::op::Op;
 use crate::state::Cpu;
 
 /// Times that a block is interpreted before it is translated, unless somebody wants it otherwise.
-const HOT: u32 = 12;
+const HOT: u32 = 6;
 /// So many translations are expected: the host commits memory only for those that there are, and nothing is moved.
 const USUAL: usize = 1 << 16;
 /// The longest block or trace, in instructions: translated code is entered only with so much budget left.
