@@ -351,6 +351,24 @@ fn handlers(h: &mut Harness) {
     (idtr.base, idtr.limit) = (IDT, 0xfff);
 }
 
+/// Runs `code` with an interrupt from outside after 600 to 639 instructions; what each run has come to.
+fn interrupted_at_each(code: &[u8]) -> Vec<Outcome> {
+    let outcomes = (600..640).map(|at| {
+        let [right, got] = [Engine::Interpreter, Engine::Translator].map(|engine| {
+            let mut h = start(Harness::long, engine, code, &handlers);
+            h.p.cpu.state.eflags |= 1 << 9;
+            h.run(at);
+            h.interrupt(0x30);
+            let stop = h.run(END);
+            outcome(&h, stop)
+        });
+        assert_eq!(got, right);
+        assert_eq!((right.stop, right.regs[9]), (Stop::Halted, 1));
+        right
+    });
+    outcomes.collect()
+}
+
 #[test]
 fn faults_and_interrupts_before_the_return() {
     let end = agree_with(
@@ -375,18 +393,7 @@ fn faults_and_interrupts_before_the_return() {
             a.ret()
         })
     });
-    for at in 600..640 {
-        let [right, got] = [Engine::Interpreter, Engine::Translator].map(|engine| {
-            let mut h = start(Harness::long, engine, &code, &handlers);
-            h.p.cpu.state.eflags |= 1 << 9;
-            h.run(at);
-            h.interrupt(0x30);
-            let stop = h.run(END);
-            outcome(&h, stop)
-        });
-        assert_eq!(got, right);
-        assert_eq!((right.stop, right.regs[9]), (Stop::Halted, 1));
-    }
+    interrupted_at_each(&code);
 }
 
 #[test]
