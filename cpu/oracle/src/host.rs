@@ -411,12 +411,16 @@ unsafe fn child(worker: &mut Worker, file: i32, page: &[u8; PAGE as usize]) -> !
 
 /// 0, or the number of the step that the system refused.
 unsafe fn set_up(worker: &mut Worker, file: i32, page: &[u8; PAGE as usize]) -> i32 {
-    // SAFETY: see `child`. The region's addresses are free: the program lies above 4 GiB.
+    // SAFETY: see `child`. The program lies above 4 GiB, and the child needs nothing below it, where its region comes.
     unsafe {
         libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
         let none = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
         libc::setrlimit(libc::RLIMIT_CORE, &raw const none);
         let (read, write, exec) = (libc::PROT_READ, libc::PROT_WRITE, libc::PROT_EXEC);
+        // The guest's tables lie below 2 GiB, and would be memory to cases that use an address of 32 bits.
+        if libc::munmap(ptr::null_mut(), 1 << 32) != 0 {
+            return 16;
+        }
         let alias = libc::mmap(ptr::null_mut(), REGION_SIZE as usize, read | write, libc::MAP_SHARED | libc::MAP_POPULATE, file, 0);
         if alias == libc::MAP_FAILED {
             return 10;
