@@ -395,6 +395,16 @@ pub const ROWS: &[Row] = &[
             x.address = true;
         },
     },
+    // Seen once in a million cases of all codes, on a virtual host, and not again in the same case.
+    Row {
+        what: "whether the rest of a selector's slot on the stack, where it is kept, is reached (SDM 2, PUSH)",
+        applies: |s| {
+            let rest = s.stack_top(&s.case.start) % PAGE;
+            let push = s.m == M::Push && s.i.op0_register().is_segment_register();
+            push && s.vectors() == (14, 3) && (1..=6).contains(&rest)
+        },
+        ignore: |_, x| x.everything = true,
+    },
     Row {
         what: "whether the elements that a masked move leaves out are checked for alignment (SDM 2, VMASKMOV)",
         applies: |s| s.is(&MASKED_LANES) && [s.host.vector, s.guest.vector].contains(&17) && s.host.vector != s.guest.vector,
