@@ -8,7 +8,7 @@ use iced_x86::{
     Register, UsedRegister,
 };
 
-use super::registers::number;
+use super::registers::{home, number};
 use crate::state::Mode;
 
 /// How an instruction is translated.
@@ -351,7 +351,7 @@ fn operand(i: &Instruction, n: u32) -> bool {
 
 /// Registers used beside the operands are at home in host registers of the same name.
 fn implicit(i: &Instruction, info: &InstructionInfo) -> bool {
-    let same_name = |r: Register| matches!(number(r), 0 | 2 | 3 | 6 | 7 | 8 | 9 | 12);
+    let same_name = |r: Register| home(number(r)) == Some(number(r));
     let same = |a: Register, b: Register| a.full_register() == b.full_register();
     let listed = |r: Register| (0..i.op_count()).any(|n| i.op_kind(n) == OpKind::Register && same(i.op_register(n), r));
     let addresses = |r: Register| same(i.memory_base(), r) || same(i.memory_index(), r);

@@ -1,5 +1,5 @@
-//! Where the guest's general registers are while translated code runs: eleven in fixed host registers, the others in the
-//! state.
+//! Where the guest's general registers are while translated code runs: eleven in fixed host registers, the others, which programs use
+//! least, in the state.
 //!
 //! RBP points to the processor; RCX (for JRCXZ), R11 and R15 are free for address checks; RSP is the host's.
 
@@ -18,8 +18,8 @@ pub const STATIC: [(u8, u8); 11] = [
     (6, host::RSI),
     (7, host::RDI),
     (8, host::R8),
-    (9, host::R9),
     (12, host::R12),
+    (13, host::R9),
 ];
 
 /// The guest's stack pointer.
