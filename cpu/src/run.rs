@@ -131,6 +131,23 @@ impl Processor {
         }
     }
 
+    /// Has the translator, if it is in use, translate blocks by a thread of its own while the interpreter goes on with them, or, as
+    /// at first, in place. What the guest sees is the same; how many blocks are translated, and how often they are left, then
+    /// depends on the host.
+    pub fn use_thread(&mut self, on: bool) {
+        if let Some(t) = &mut self.translator {
+            t.use_thread(on);
+        }
+    }
+
+    /// Waits until the thread of [`Processor::use_thread`] has translated what it was asked for. The processor takes that over when
+    /// it runs again.
+    pub fn finish_translations(&mut self) {
+        if let Some(t) = &mut self.translator {
+            t.finish();
+        }
+    }
+
     /// The engine in use.
     #[must_use]
     pub fn engine(&self) -> Engine {

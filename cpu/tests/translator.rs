@@ -289,6 +289,11 @@ fn run(engine: Engine, (seed, bits): (u64, u32), code: &[u8], n: u64, slice: u64
     }
     .code(code);
     h.p.set_engine(engine).unwrap();
+    if seed % 4 == 1 {
+        // Results of the thread come when they come.
+        h.p.set_heat((seed % 8) as u32);
+        h.p.use_thread(true);
+    }
     let mut random = Random(seed ^ 0x5555);
     for r in 0..16 {
         let v = random.value();

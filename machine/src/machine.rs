@@ -205,6 +205,12 @@ impl Machine {
         self.cpu.on_translation(listener);
     }
 
+    /// Has blocks translated by a thread of its own, if the engine translates, or, as at first, in place: see
+    /// [`Processor::use_thread`].
+    pub fn use_thread(&mut self, on: bool) {
+        self.cpu.use_thread(on);
+    }
+
     /// Runs `other`, made from the same configuration and not run yet, beside this machine, and compares them all the time.
     /// Its engine is the interpreter.
     pub fn in_lockstep_with(&mut self, mut other: Self) {

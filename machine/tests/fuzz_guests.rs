@@ -45,6 +45,7 @@ struct Outcome {
 /// masked timer ticks; a thousand ticks are enough.
 fn run(image: &[u8], limit: u64, slice: u64, engine: Engine) -> Outcome {
     let mut machine = machine(image, engine);
+    machine.use_thread(slice < limit);
     let (mut resets, mut waits, mut output) = (0, 0, Vec::new());
     let turn = loop {
         let until = (machine.icount() + slice).min(limit);

@@ -1,4 +1,4 @@
-//! What a back end is: it makes host code of blocks and traces, links it, and runs it.
+//! What a back end is: it makes host code of blocks and traces, for any place; places it, links it, and runs it.
 //!
 //! Everything else, from what is translated to which way hot loops go, is [`super::Translator`]'s, and the same on every
 //! host. Places in code are host addresses.
@@ -11,8 +11,22 @@ use crate::block::Block;
 use crate::op::Op;
 use crate::state::{Cpu, Mode};
 
-/// Makes and runs code of one kind of host. What its code works with beside the architectural state is [`Cpu::jit`].
+/// Makes code, on whatever thread.
+pub trait Maker: Send + 'static {
+    /// Code that has no place yet.
+    type Code: Default + Send;
+
+    /// How code goes on after each of these instructions, of which those that are not `available` raise exceptions.
+    fn leads(&mut self, instructions: &[Instruction], available: &[bool], mode: Mode) -> Vec<Leads>;
+
+    /// Makes code, in place of what is in `code`; false if it gets too long. The instructions may be others afterwards.
+    fn make(&mut self, input: &mut Input, code: &mut Self::Code) -> bool;
+}
+
+/// Has and runs code of one kind of host. What its code works with beside the architectural state is [`Cpu::jit`].
 pub trait Backend: Sized {
+    /// What makes its code.
+    type Maker: Maker;
     /// What [`Backend::divert`] overwrites.
     type Saved: Copy;
 
@@ -22,14 +36,15 @@ pub trait Backend: Sized {
     /// A sentence about what the host lacks.
     fn new(cpu: &mut Cpu) -> Result<Self, String>;
 
-    /// How code goes on after each of these instructions, of which those that are not `available` raise exceptions.
-    fn leads(&mut self, instructions: &[Instruction], available: &[bool], mode: Mode) -> Vec<Leads>;
+    /// One more maker. All make the same of the same, and it does not matter what becomes of other code meanwhile.
+    fn maker(&self) -> Self::Maker;
 
     /// Whether there is room for one more block or trace.
     fn has_room(&self) -> bool;
 
-    /// Makes code; none if it gets too long. There must be room.
-    fn make(&mut self, input: Input) -> Option<Made>;
+    /// Places code, that of translation `number`, and appends its edges, numbered by their places there. There must be room. It is
+    /// placed once.
+    fn place(&mut self, code: &mut <Self::Maker as Maker>::Code, number: u32, edges: &mut Vec<Edge>) -> Made;
 
     /// The bytes of a piece of [`Made::code`].
     fn bytes(&self, piece: (u64, usize)) -> &[u8];
@@ -67,32 +82,43 @@ pub trait Backend: Sized {
 }
 
 /// What code is made from: the instructions of a block or trace. Their addresses count from the start of the page.
-pub struct Input<'a> {
+#[derive(Default)]
+pub struct Input {
     pub instructions: Vec<Instruction>,
     /// What the interpreter runs for each.
-    pub ops: &'a Arc<[Op]>,
+    pub ops: Arc<[Op]>,
     /// The start of each one's block.
-    pub starts: &'a [i32],
+    pub starts: Vec<i32>,
     /// By instruction: the interpreter's handler does what the instruction says (it is neither invalid nor unavailable).
-    pub available: &'a [bool],
+    pub available: Vec<bool>,
     /// Of a trace: how it goes on after each instruction but the last; of a block: nothing.
-    pub turns: &'a [Turn],
-    /// A trace counts only where the page is at this linear address, and code is what it is in this epoch.
+    pub turns: Vec<Turn>,
+    /// A trace over several pages counts only where the first one's is at this linear address, and code is what it is in this
+    /// epoch.
     pub pinned: Option<[u64; 2]>,
     /// Of a trace: what general registers seem to hold whenever it begins.
     pub known: [Option<u64>; 16],
     /// Physical address of the page.
     pub page: u64,
     pub mode: Mode,
-    /// The number of the first edge.
-    pub first_edge: usize,
-    /// The number of the translation.
-    pub number: u32,
     /// It has strayed often: what is made for that is worth its room.
     pub copies: bool,
 }
 
+impl Input {
+    /// Appends the first `n` instructions of another one.
+    pub fn extend(&mut self, other: &Self, n: usize) {
+        let from = self.ops.len();
+        self.instructions.extend(&other.instructions[..n]);
+        self.available.extend(&other.available[..n]);
+        self.starts.extend(&other.starts[..n]);
+        let more = other.ops[..n].iter().enumerate().map(|(k, op)| Op { ordinal: (from + k) as u16, ..*op });
+        self.ops = self.ops.iter().copied().chain(more).collect();
+    }
+}
+
 /// What code was made.
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Made {
     /// The straight way, and what is rare: the host address and the length of each.
     pub code: [(u64, usize); 2],
@@ -105,7 +131,6 @@ pub struct Made {
     pub needs: Brought,
     /// The code that takes the entries' place when the block is retired.
     pub gone: u64,
-    pub edges: Vec<Edge>,
 }
 
 /// How code goes on after an instruction.

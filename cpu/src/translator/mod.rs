@@ -7,6 +7,7 @@
 //! | [`links`] | jumps and calls from page to page |
 //! | [`path`] | which way hot loops go |
 //! | [`trace`] | traces: hot loops as one piece of code |
+//! | [`worker`] | the thread that translates blocks |
 //!
 //! * A translation belongs to one [`crate::block::Block`] and knows its place in the page only; the page's linear address
 //!   is in [`Context::page`]. So code that is mapped at several addresses is translated once.
@@ -24,26 +25,28 @@ mod none;
 #[allow(missing_docs)]
 mod path;
 mod trace;
+mod worker;
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 mod x86_64;
 
 use std::sync::Arc;
 
-use iced_x86::{Decoder, DecoderOptions, Instruction};
+use iced_x86::{Decoder, DecoderOptions};
 use softmetal_bus::{GuestMemory, PAGE_SIZE};
 
 pub use self::backend::{Back, Backend};
-use self::backend::{Brought, Edge, Input, Made, Turn};
+use self::backend::{Brought, Edge, Input, Made, Maker};
 use self::links::Links;
 #[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
 pub use self::none::{Context, Native, available, shadow_may_end};
 use self::path::Recorder;
 use self::trace::{Sampler, Trace};
+use self::worker::{Task, When, Worker, Workshop};
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 pub use self::x86_64::{Context, Native, available, shadow_may_end};
 use crate::block::{Block, BlockCache};
 use crate::op::Op;
-use crate::state::Cpu;
+use crate::state::{Cpu, Mode};
 
 /// Times that a block is interpreted before it is translated, unless somebody wants it otherwise.
 const HOT: u32 = 6;
@@ -88,37 +91,54 @@ impl Translation {
     }
 }
 
-/// What a translation is made from.
+/// What a block's code is made from.
 #[derive(Default)]
-struct Source {
-    /// Their addresses count from the start of the page.
-    instructions: Vec<Instruction>,
-    /// The interpreter's handlers do what they say.
-    available: Vec<bool>,
+struct Image {
+    /// As its instructions count addresses.
+    start: i32,
+    bytes: Vec<u8>,
     ops: Arc<[Op]>,
-    /// The start of each one's block.
-    starts: Vec<i32>,
-    /// Of a trace, how it goes on after each but the last.
-    turns: Vec<Turn>,
-    /// The code's places in the page.
-    bytes: Vec<(i32, Vec<u8>)>,
-    /// Of a trace over several pages: the linear address of the first one's, and the epoch in which the others are where they are.
-    pinned: Option<[u64; 2]>,
-    /// Of a trace: as [`Input::known`].
-    known: [Option<u64>; 16],
+    /// As [`Block::plain`].
+    plain: u64,
+    /// Physical address of its page.
+    page: u64,
+    mode: Mode,
 }
 
-impl Source {
-    /// Appends the first `n` instructions of another one.
-    fn extend(&mut self, other: &Self, n: usize) {
-        let from = self.ops.len();
-        self.instructions.extend(&other.instructions[..n]);
-        self.available.extend(&other.available[..n]);
-        self.starts.extend(&other.starts[..n]);
-        let more = other.ops[..n].iter().enumerate().map(|(k, op)| Op { ordinal: (from + k) as u16, ..*op });
-        self.ops = self.ops.iter().copied().chain(more).collect();
-        let (start, bytes) = &other.bytes[0];
-        self.bytes.push((*start, bytes[..other.ops[n - 1].end() as usize].to_vec()));
+impl Image {
+    /// That of `block`, whose instructions count addresses from `start`; it must be in guest memory.
+    fn of(block: &Block, start: i32, memory: &GuestMemory) -> Option<Self> {
+        let mut image = Self::default();
+        image.take(block, start, memory)?;
+        Some(image)
+    }
+
+    /// Becomes that of `block`.
+    fn take(&mut self, block: &Block, start: i32, memory: &GuestMemory) -> Option<()> {
+        let in_page = PAGE_SIZE - (block.physical & OFFSET) as usize;
+        let len = block.ops.last()?.end() as usize;
+        self.bytes.resize(len, 0);
+        let (first, second) = self.bytes.split_at_mut(len.min(in_page));
+        memory.read(block.offset?, first).ok()?;
+        if !second.is_empty() {
+            memory.read(block.crossing()?.pages[1] * PAGE_SIZE as u64, second).ok()?;
+        }
+        self.ops.clone_from(&block.ops);
+        (self.start, self.plain, self.page, self.mode) = (start, block.plain, block.physical & !OFFSET, block.mode);
+        Some(())
+    }
+
+    /// Decodes it, in place of what is in `input`.
+    fn decode(&self, input: &mut Input) {
+        let mut decoder = Decoder::with_ip(self.mode.bits(), &self.bytes, self.start as u64, DecoderOptions::NONE);
+        input.instructions.clear();
+        input.instructions.extend(self.ops.iter().map(|_| decoder.decode()));
+        input.available.clear();
+        input.available.extend((0..self.ops.len()).map(|k| self.plain >> k & 1 != 0));
+        input.starts.clear();
+        input.starts.resize(self.ops.len(), self.start);
+        input.ops.clone_from(&self.ops);
+        (input.page, input.mode) = (self.page, self.mode);
     }
 }
 
@@ -134,12 +154,25 @@ pub struct Translated<'a> {
     pub code: [(u64, &'a [u8]); 2],
 }
 
+/// The guest's code that is translated.
+struct Guest<'a> {
+    /// The linear address of the page from whose start addresses count.
+    page: u64,
+    pieces: &'a [(i32, &'a [u8])],
+    trace: bool,
+}
+
+/// What a back end's makers make.
+type Code<B> = <<B as Backend>::Maker as Maker>::Code;
+
 /// Is told of each block that is translated.
 pub type Listener = Box<dyn FnMut(&Translated<'_>) + Send>;
 
 /// All translated code.
 pub struct Translator<B: Backend = Native> {
     backend: B,
+    workshop: Workshop<B::Maker>,
+    worker: Worker<B::Maker>,
     /// By number, from 1.
     translations: Vec<Translation>,
     edges: Vec<Edge>,
@@ -161,8 +194,11 @@ impl<B: Backend> Translator<B> {
     /// # Errors
     /// A sentence about what the host lacks.
     pub fn new(cpu: &mut Cpu) -> Result<Self, String> {
+        let backend = B::new(cpu)?;
         Ok(Self {
-            backend: B::new(cpu)?,
+            workshop: Workshop::new(backend.maker()),
+            worker: Worker::new(),
+            backend,
             translations: Vec::with_capacity(USUAL),
             edges: Vec::with_capacity(2 * USUAL),
             traces: Vec::new(),
@@ -195,7 +231,7 @@ impl<B: Backend> Translator<B> {
         number
     }
 
-    /// The translation of block `index`, which is about to run: counts, and makes it when the block is hot.
+    /// The translation of block `index`, which is about to run: counts, and has it made when the block is hot.
     fn translation(&mut self, cache: &mut BlockCache, index: u32, cpu: &mut Cpu) -> Option<u32> {
         if std::mem::take(&mut cache.emptied) {
             self.clear(cpu);
@@ -204,6 +240,9 @@ impl<B: Backend> Translator<B> {
             self.retire(number);
         }
         self.translate_strays(cache, cpu);
+        if self.worker.calls() {
+            self.meet_worker(cache, cpu);
+        }
         let block = cache.get(index);
         if !B::within_limit(cpu, block) {
             return None;
@@ -211,23 +250,54 @@ impl<B: Backend> Translator<B> {
         if block.translation.get() != 0 {
             return Some(block.translation.get());
         }
-        let offset = block.offset?;
-        if block.checked().is_some() || block.serial == 0 {
+        if block.offset.is_none() || block.checked().is_some() || block.serial == 0 {
             return None;
         }
-        block.heat.set(block.heat.get() + 1);
-        if block.heat.get() <= self.heat {
+        let heat = block.heat.get().saturating_add(1);
+        block.heat.set(heat);
+        let when = self.worker.when(heat, self.heat);
+        if when == When::Later {
+            return None;
+        }
+        let mut task = self.worker.task();
+        task.take(index, block, cpu.linear_rip() & !OFFSET, &cpu.memory)?;
+        if when == When::Meanwhile {
+            self.worker.ask(task);
+            return None;
+        }
+        self.workshop.carry_out(&mut task, false);
+        let number = self.adopt(&mut task, cache, cpu);
+        self.worker.recycle(task);
+        number
+    }
+
+    /// Gives the worker what there is to do, and takes what it has done.
+    #[inline(never)]
+    fn meet_worker(&mut self, cache: &mut BlockCache, cpu: &mut Cpu) {
+        self.worker.hand_over(|| Workshop::new(self.backend.maker()));
+        while let Some(mut task) = self.worker.done() {
+            self.adopt(&mut task, cache, cpu);
+            self.worker.recycle(task);
+        }
+    }
+
+    /// The number of the translation that was made, if its block is still there.
+    fn adopt(&mut self, task: &mut Task<Code<B>>, cache: &mut BlockCache, cpu: &mut Cpu) -> Option<u32> {
+        let block = cache.get(task.index);
+        if !task.fits || block.serial != task.serial || block.translation.get() != 0 {
             return None;
         }
         if !self.backend.has_room() {
             cache.forget_translations();
             self.clear(cpu);
         }
-        let block = cache.get(index);
-        let page = cpu.linear_rip() - (block.physical & OFFSET);
-        let source = decode(block, offset, (block.physical & OFFSET) as i32, &cpu.memory)?;
-        let number = self.make(source, (index, block), page)?;
+        let number = self.translations.len() as u32 + 1;
+        let (made, page) = self.place_block(task, number);
+        self.enter(made, (task.index, page), &task.image.ops);
+        let block = cache.get(task.index);
         block.translation.set(number);
+        // When all code has been dropped, it is asked for at once.
+        block.heat.set(self.heat);
         Some(number)
     }
 
@@ -240,14 +310,17 @@ impl<B: Backend> Translator<B> {
             if block.translation.get() != number || t.trace != 0 || !self.backend.has_room() {
                 continue;
             }
-            let source = block.offset.and_then(|offset| decode(block, offset, (block.physical & OFFSET) as i32, &cpu.memory));
-            let Some(made) = source.and_then(|source| self.code(source, block, page, Some(number))) else { continue };
-            let t = &mut self.translations[number as usize - 1];
-            let old = t.entries();
-            (t.near, t.body, t.far, t.gone) = (made.near, made.body, made.far, made.gone);
-            for (entry, to) in old.into_iter().zip(t.entries()) {
-                self.backend.divert(entry, to);
+            let (index, mut task) = (t.block, self.worker.task());
+            if task.take(index, block, page, &cpu.memory).is_some() && self.workshop.carry_out(&mut task, true) {
+                let (made, _) = self.place_block(&mut task, number);
+                let t = &mut self.translations[number as usize - 1];
+                let old = t.entries();
+                (t.near, t.body, t.far, t.gone) = (made.near, made.body, made.far, made.gone);
+                for (entry, to) in old.into_iter().zip(t.entries()) {
+                    self.backend.divert(entry, to);
+                }
             }
+            self.worker.recycle(task);
         }
     }
 
@@ -267,10 +340,9 @@ impl<B: Backend> Translator<B> {
         self.recorder = None;
     }
 
-    /// Translates `source`, which begins with block `index`, `head`, in the page at linear address `page`; its number.
-    fn make(&mut self, source: Source, (index, head): (u32, &Block), page: u64) -> Option<u32> {
-        let ops = source.ops.clone();
-        let Made { far, near, body, gone, needs, .. } = self.code(source, head, page, None)?;
+    /// Enters a translation, of code in page `page`, which begins with block `index`; its number.
+    fn enter(&mut self, made: Made, (index, page): (u32, u32), ops: &Arc<[Op]>) -> u32 {
+        let Made { far, near, body, gone, needs, .. } = made;
         let (trace, parts, [samples, failures, tries, moves]) = (0, Vec::new(), [0; 4]);
         self.translations.push(Translation {
             block: index,
@@ -285,40 +357,34 @@ impl<B: Backend> Translator<B> {
             failures,
             tries,
             moves,
-            page: self.links.page(head.physical, head.mode),
+            page,
             callers: Vec::new(),
-            _ops: ops,
+            _ops: ops.clone(),
         });
-        Some(self.translations.len() as u32)
+        self.translations.len() as u32
     }
 
-    /// Makes the code of `source`: of a new translation, or of `strays`.
-    fn code(&mut self, source: Source, head: &Block, page: u64, strays: Option<u32>) -> Option<Made> {
-        let Source { instructions, available, ops, starts, turns, bytes, pinned, known } = source;
-        let made = self.backend.make(Input {
-            instructions,
-            ops: &ops,
-            starts: &starts,
-            available: &available,
-            turns: &turns,
-            pinned,
-            known,
-            page: head.physical & !OFFSET,
-            mode: head.mode,
-            first_edge: self.edges.len(),
-            number: strays.unwrap_or(self.translations.len() as u32 + 1),
-            copies: strays.is_some(),
-        })?;
-        if let Some(listener) = &mut self.listener {
-            let at = |start: i32| page.wrapping_add(start as u64);
-            let guest: Vec<(u64, &[u8])> = bytes.iter().map(|(start, bytes)| (at(*start), bytes.as_slice())).collect();
-            let code = made.code.map(|piece| (piece.0, self.backend.bytes(piece)));
-            listener(&Translated { rip: guest[0].0, trace: !turns.is_empty(), guest: &guest, code });
-        }
-        let page = self.links.page(head.physical, head.mode);
-        self.edges.extend(made.edges.iter().map(|e| Edge { page, ..*e }));
+    /// Places code for translation `number`, made from `guest`, which begins at physical address `start` in a mode. There must be
+    /// room. The number of its page, too.
+    fn place(&mut self, code: &mut Code<B>, number: u32, (start, mode): (u64, Mode), guest: Guest) -> (Made, u32) {
+        let (first, page) = (self.edges.len(), self.links.page(start, mode));
+        let made = self.backend.place(code, number, &mut self.edges);
+        self.edges[first..].iter_mut().for_each(|e| e.page = page);
         self.translated += 1;
-        Some(made)
+        if let Some(listener) = &mut self.listener {
+            let at = |start: i32| guest.page.wrapping_add(start as u64);
+            let pieces: Vec<(u64, &[u8])> = guest.pieces.iter().map(|&(start, bytes)| (at(start), bytes)).collect();
+            let code = made.code.map(|piece| (piece.0, self.backend.bytes(piece)));
+            listener(&Translated { rip: pieces[0].0, trace: guest.trace, guest: &pieces, code });
+        }
+        (made, page)
+    }
+
+    /// Places the code of a block for translation `number`, as [`Translator::place`].
+    fn place_block(&mut self, task: &mut Task<Code<B>>, number: u32) -> (Made, u32) {
+        let Task { code, image, page, .. } = task;
+        let pieces = [(image.start, &image.bytes[..])];
+        self.place(code, number, (image.page, image.mode), Guest { page: *page, pieces: &pieces, trace: false })
     }
 
     /// The block of translation `number` is retired: whoever enters it comes back at once.
@@ -361,6 +427,16 @@ impl<B: Backend> Translator<B> {
         self.sampler = Sampler::eager();
     }
 
+    /// Has blocks translated by a thread of its own while the interpreter goes on with them, or in the run loop.
+    pub fn use_thread(&mut self, on: bool) {
+        self.worker.set_on(on);
+    }
+
+    /// As [`crate::Processor::finish_translations`].
+    pub fn finish(&mut self) {
+        self.worker.finish(|| Workshop::new(self.backend.maker()));
+    }
+
     /// Has `listener` told of what is translated from now on.
     pub fn listen(&mut self, listener: Listener) {
         self.listener = Some(listener);
@@ -371,21 +447,4 @@ impl<B: Backend> Translator<B> {
     pub fn translated(&self) -> u64 {
         self.translated
     }
-}
-
-/// Decodes `block`, whose first byte is at `offset` of guest memory, and at `start` as its instructions count addresses.
-fn decode(block: &Block, offset: u64, start: i32, memory: &GuestMemory) -> Option<Source> {
-    let in_page = PAGE_SIZE - (block.physical & OFFSET) as usize;
-    let len = block.ops.last()?.end() as usize;
-    let mut bytes = vec![0; len];
-    let (first, second) = bytes.split_at_mut(len.min(in_page));
-    memory.read(offset, first).ok()?;
-    if !second.is_empty() {
-        memory.read(block.crossing()?.pages[1] * PAGE_SIZE as u64, second).ok()?;
-    }
-    let mut decoder = Decoder::with_ip(block.mode.bits(), &bytes, start as u64, DecoderOptions::NONE);
-    let instructions: Vec<_> = block.ops.iter().map(|_| decoder.decode()).collect();
-    let available = (0..block.ops.len()).map(|k| block.plain >> k & 1 != 0).collect();
-    let starts = vec![start; instructions.len()];
-    Some(Source { instructions, available, ops: block.ops.clone(), starts, bytes: vec![(start, bytes)], ..Source::default() })
 }

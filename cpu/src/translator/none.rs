@@ -2,7 +2,7 @@
 
 use iced_x86::Instruction;
 
-use super::backend::{Back, Backend, Input, Leads, Made};
+use super::backend::{Back, Backend, Edge, Input, Leads, Made, Maker};
 use crate::block::Block;
 use crate::op::Op;
 use crate::state::{Cpu, Mode, State};
@@ -37,20 +37,32 @@ pub fn available() -> Result<(), String> {
 /// There is none.
 pub enum Native {}
 
+impl Maker for Native {
+    type Code = ();
+
+    fn leads(&mut self, _: &[Instruction], _: &[bool], _: Mode) -> Vec<Leads> {
+        match *self {}
+    }
+    fn make(&mut self, _: &mut Input, (): &mut ()) -> bool {
+        match *self {}
+    }
+}
+
 impl Backend for Native {
+    type Maker = Self;
     type Saved = ();
 
     fn new(_: &mut Cpu) -> Result<Self, String> {
         available()?;
         unreachable!("it is not available")
     }
-    fn leads(&mut self, _: &[Instruction], _: &[bool], _: Mode) -> Vec<Leads> {
+    fn maker(&self) -> Self {
         match *self {}
     }
     fn has_room(&self) -> bool {
         match *self {}
     }
-    fn make(&mut self, _: Input) -> Option<Made> {
+    fn place(&mut self, (): &mut (), _: u32, _: &mut Vec<Edge>) -> Made {
         match *self {}
     }
     fn bytes(&self, _: (u64, usize)) -> &[u8] {

@@ -16,9 +16,9 @@
 use iced_x86::{FlowControl, Instruction};
 use softmetal_bus::splitmix64;
 
-use super::backend::{Backend, Leads, Target, Turn};
+use super::backend::{Backend, Input, Leads, Maker, Target, Turn};
 use super::path::{self, Recorder, TRIES, Visit};
-use super::{OFFSET, Source, Translator, decode};
+use super::{Guest, Image, OFFSET, Translator};
 use crate::block::{Block, BlockCache};
 use crate::exec;
 use crate::state::Cpu;
@@ -88,6 +88,15 @@ pub(super) struct Trace<S> {
     settled: bool,
     /// How often a sample met it at the end of a round.
     rounds: u8,
+}
+
+/// A block that was met while the way was recorded.
+struct Source {
+    /// As [`super::path::Step::start`].
+    start: i64,
+    image: Image,
+    input: Input,
+    leads: Vec<Leads>,
 }
 
 impl<B: Backend> Translator<B> {
@@ -175,22 +184,23 @@ impl<B: Backend> Translator<B> {
             // The steps may be of pages that are elsewhere now.
             return None;
         }
-        let (mut sources, mut visits): (Vec<(i64, Source, Vec<Leads>)>, _) = (Vec::new(), Vec::new());
+        let (mut sources, mut visits): (Vec<Source>, _) = (Vec::new(), Vec::new());
         for (step, next) in steps.iter().zip(&steps[1..]) {
             let block = cache.get(step.index);
             if block.serial != step.serial || block.translation.get() != step.number {
                 return None;
             }
-            let known = sources.iter().position(|s| s.0 == step.start);
+            let known = sources.iter().position(|s| s.start == step.start);
             let at = known.unwrap_or(sources.len());
             if known.is_none() {
-                let source = decode(block, block.offset?, step.start as i32, &cpu.memory)?;
-                let leads = self.backend.leads(&source.instructions, &source.available, mode);
-                sources.push((step.start, source, leads));
+                let (image, mut input) = (Image::of(block, step.start as i32, &cpu.memory)?, Input::default());
+                image.decode(&mut input);
+                let leads = self.workshop.maker.leads(&input.instructions, &input.available, mode);
+                sources.push(Source { start: step.start, image, input, leads });
             }
-            let (_, source, leads) = &sources[at];
+            let Source { input, leads, .. } = &sources[at];
             let len = (next.icount - step.icount) as usize;
-            let turn = source.instructions.get(..len).and_then(|i| turn(i, &leads[..len], next.start));
+            let turn = input.instructions.get(..len).and_then(|i| turn(i, &leads[..len], next.start));
             visits.push(Visit { start: step.start, len, turn });
         }
         visits.push(Visit { start: steps.last()?.start, len: 0, turn: None });
@@ -205,32 +215,40 @@ impl<B: Backend> Translator<B> {
         let page_of = |start: i64| start & !(OFFSET as i64);
         let base = page_of(head.start);
         if base != 0 {
-            for (start, source, _) in &mut sources {
-                let block = cache.get(steps.iter().find(|s| s.start == *start)?.index);
-                *source = decode(block, block.offset?, (*start - base) as i32, &cpu.memory)?;
+            for Source { start, image, input, .. } in &mut sources {
+                image.start = (*start - base) as i32;
+                image.decode(input);
             }
         }
-        let mut source = Source::default();
+        let (mut input, block) = (Input::default(), cache.get(head.index));
+        (input.page, input.mode) = (block.physical & !OFFSET, mode);
+        let mut pieces = Vec::new();
         for n in chosen.clone() {
-            let (_, block, _) = sources.iter().find(|s| s.0 == steps[n].start)?;
-            source.extend(block, visits[n].len);
-            source.turns.resize(source.ops.len() - 1, Turn::On);
-            source.turns.push(visits[n].turn?.0);
+            let Source { image, input: block, .. } = sources.iter().find(|s| s.start == steps[n].start)?;
+            input.extend(block, visits[n].len);
+            pieces.push((image.start, &image.bytes[..block.ops[visits[n].len - 1].end() as usize]));
+            input.turns.resize(input.ops.len() - 1, Turn::On);
+            input.turns.push(visits[n].turn?.0);
         }
-        source.turns.pop();
+        input.turns.pop();
         let page = recorder.page.wrapping_add(base as u64);
         if steps[chosen.clone()].iter().any(|s| page_of(s.start) != base) {
-            source.pinned = Some([page, cpu.mmu.code_epoch(mode.user())]);
+            input.pinned = Some([page, cpu.mmu.code_epoch(mode.user())]);
         }
         let end = steps[chosen.end];
         let closes = end.start == head.start;
         // Where its stack lies is no other in each round; what else a loop leaves as it was will hardly be another in the next.
         let stays = |n: usize| if closes { head.registers[n] == end.registers[n] } else { n == STACK };
-        source.known = std::array::from_fn(|n| stays(n).then_some(head.registers[n]));
+        input.known = std::array::from_fn(|n| stays(n).then_some(head.registers[n]));
         let settled = !closes || translation(head.number).tries + 1 == TRIES;
-        let block = cache.get(head.index);
-        let first_edge = self.edges.len();
-        let number = self.make(source, (head.index, block), page)?;
+        let mut code = Default::default();
+        if !self.workshop.maker.make(&mut input, &mut code) {
+            return None;
+        }
+        let (first_edge, number) = (self.edges.len(), self.translations.len() as u32 + 1);
+        let guest = Guest { page, pieces: &pieces, trace: true };
+        let (made, place) = self.place(&mut code, number, (block.physical, mode), guest);
+        self.enter(made, (head.index, place), &input.ops);
         let mut parts: Vec<u32> = steps[chosen].iter().map(|s| s.number).collect();
         parts.sort_unstable();
         parts.dedup();

@@ -119,6 +119,9 @@ pub fn start(args: &MachineArgs, matches: &ArgMatches, purpose: &Purpose) -> Res
             }
         }
     }
+    // Who compares engines, or looks at one block, wants the same each time.
+    let steady = matches!(args.engine, options::Engine::Lockstep) || args.dump_block.is_some();
+    machine.use_thread(!steady && std::thread::available_parallelism().is_ok_and(|n| n.get() > 1));
     for (name, medium) in &offered {
         machine.offer_medium(name, medium);
     }

@@ -58,20 +58,57 @@ pub enum Rm {
 #[must_use]
 pub struct Jump(usize);
 
+/// What a field of 32 bits counts from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Base {
+    /// The next instruction, and it leads to the straight way from what is rare, ...
+    Straight,
+    /// ... the other way, ...
+    Aside,
+    /// ... or out of this code.
+    Elsewhere,
+    /// The number of the code's first edge.
+    Edge,
+    /// The number of the translation.
+    Number,
+}
+
+/// A field that depends on where code lies, or what its numbers are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Relocation {
+    /// Offset in the code.
+    pub at: u32,
+    pub base: Base,
+}
+
 /// Code being made. It will run at `origin`, what is rare somewhere else.
 pub struct Assembler {
     /// The bytes so far.
     pub code: Vec<u8>,
+    /// What of them is another if the code runs somewhere else.
+    pub relocations: Vec<Relocation>,
     origin: Origin,
     /// Where that begins which is rare.
     aside: usize,
 }
 
 impl Assembler {
-    /// Nothing yet, for addresses `origin`; `code` is overwritten.
-    pub fn new(origin: Origin, mut code: Vec<u8>) -> Self {
+    /// Nothing yet, for addresses `origin`; what is in the lists is overwritten.
+    pub fn new(origin: Origin, (mut code, mut relocations): (Vec<u8>, Vec<Relocation>)) -> Self {
         code.clear();
-        Self { code, origin, aside: usize::MAX }
+        relocations.clear();
+        Self { code, relocations, origin, aside: usize::MAX }
+    }
+
+    /// Takes back what was appended since there were `len` bytes.
+    pub fn rewind(&mut self, len: usize) {
+        self.code.truncate(len);
+        self.relocations.retain(|r| (r.at as usize) < len);
+    }
+
+    /// The constant that ends here counts from `base`.
+    pub fn counts_from(&mut self, base: Base) {
+        self.relocations.push(Relocation { at: (self.here() - 4) as u32, base });
     }
 
     /// What comes from here on is rare.
@@ -390,22 +427,23 @@ impl Assembler {
     }
     /// The jump goes to `at` in this code.
     pub fn bind(&mut self, j: Jump, at: usize) {
-        self.bind_to(j, self.address(at));
+        let [from, to] = [j.0 - 1, at].map(|place| if place < self.aside { Base::Straight } else { Base::Aside });
+        self.bind_to(j, self.address(at), Some(to).filter(|&to| to != from));
     }
-    /// The jump goes to a host address within reach.
-    pub fn bind_to(&mut self, j: Jump, address: u64) {
+    fn bind_to(&mut self, j: Jump, address: u64, base: Option<Base>) {
         let by = address.wrapping_sub(self.behind(j)) as i32;
         self.code[j.0 - 4..j.0].copy_from_slice(&by.to_le_bytes());
+        self.relocations.extend(base.map(|base| Relocation { at: j.0 as u32 - 4, base }));
     }
     /// JMP to a host address within reach.
     pub fn jmp_to(&mut self, address: u64) {
         let j = self.jmp();
-        self.bind_to(j, address);
+        self.bind_to(j, address, Some(Base::Elsewhere));
     }
     /// CALL of a host address within reach.
     pub fn call_to(&mut self, address: u64) {
         let j = self.call();
-        self.bind_to(j, address);
+        self.bind_to(j, address, Some(Base::Elsewhere));
     }
 }
 

@@ -13,6 +13,7 @@
 //! | [`returns`] | the stack that returns are predicted by |
 //! | [`thunks`] | the way in and out |
 //! | [`assembler`] | bytes of host instructions |
+//! | [`code`] | code that may lie anywhere |
 //! | [`x87`] | the x87 registers, in the host's while translated code uses them (unsafe) |
 //! | [`arena`] | code memory (unsafe) |
 //!
@@ -21,6 +22,7 @@
 mod arena;
 #[allow(missing_docs)]
 mod assembler;
+mod code;
 mod context;
 #[allow(missing_docs)]
 mod emit;
@@ -37,6 +39,7 @@ use softmetal_bus::PAGE_SIZE;
 
 use self::arena::{Arena, Origin};
 use self::assembler::{Assembler, host};
+use self::code::Code;
 pub use self::context::Context;
 use self::context::Jumps;
 use self::emit::{Emitter, Kind, Site, To};
@@ -44,7 +47,7 @@ use self::policy::{Host, Way};
 use self::returns::{SLICE, Stacks};
 use self::thunks::{Thunks, result};
 use super::SPARE;
-use super::backend::{Back, Backend, Input, Leads, Made};
+use super::backend::{Back, Backend, Edge, Input, Leads, Made, Maker};
 use crate::block::Block;
 use crate::flags;
 use crate::op::{BLOCK_RIP, Exit, Op};
@@ -77,10 +80,36 @@ pub struct Native {
     /// What [`Context::returns`] is about.
     _stacks: Stacks,
     thunks: Thunks,
-    emitter: Emitter,
+    host: Host,
+}
+
+impl Maker for Emitter {
+    type Code = Code;
+
+    fn leads(&mut self, instructions: &[Instruction], available: &[bool], mode: Mode) -> Vec<Leads> {
+        let leads = |(i, (way, _))| match way {
+            Way::Jcc | Way::Jmp | Way::Call => Leads::To { at: To::of(i).at, call: way == Way::Call },
+            Way::JmpIndirect | Way::CallIndirect | Way::Ret => Leads::Anywhere,
+            Way::HandlerLast => Leads::Out,
+            _ => Leads::On,
+        };
+        instructions.iter().zip(self.ways(instructions, available, mode)).map(leads).collect()
+    }
+
+    fn make(&mut self, input: &mut Input, code: &mut Code) -> bool {
+        let (a, made, edges) = self.emit(input);
+        let (straight, aside) = a.parts();
+        let fits = straight.len().max(aside.len()) <= MOST;
+        if fits {
+            code.set(&a, made, &edges);
+        }
+        self.recycle(a, edges);
+        fits
+    }
 }
 
 impl Backend for Native {
+    type Maker = Emitter;
     type Saved = [u8; JUMP];
 
     fn new(cpu: &mut Cpu) -> Result<Self, String> {
@@ -92,32 +121,23 @@ impl Backend for Native {
         cpu.jit.returns = stacks.returns(thunks.leave);
         cpu.jit.handle = handle as *const () as u64;
         cpu.jit.jumps.iter_mut().for_each(Jumps::clear);
-        Ok(Self { arena, _stacks: stacks, thunks, emitter: Emitter::new(host) })
+        Ok(Self { arena, _stacks: stacks, thunks, host })
     }
 
-    fn leads(&mut self, instructions: &[Instruction], available: &[bool], mode: Mode) -> Vec<Leads> {
-        let leads = |(i, (way, _))| match way {
-            Way::Jcc | Way::Jmp | Way::Call => Leads::To { at: To::of(i).at, call: way == Way::Call },
-            Way::JmpIndirect | Way::CallIndirect | Way::Ret => Leads::Anywhere,
-            Way::HandlerLast => Leads::Out,
-            _ => Leads::On,
-        };
-        instructions.iter().zip(self.emitter.ways(instructions, available, mode)).map(leads).collect()
+    fn maker(&self) -> Emitter {
+        Emitter::new(self.host, self.thunks)
     }
 
     fn has_room(&self) -> bool {
         self.arena.has_room(MOST)
     }
 
-    fn make(&mut self, input: Input) -> Option<Made> {
-        let (code, made) = self.emitter.emit(input, self.thunks, self.arena.next());
+    fn place(&mut self, code: &mut Code, number: u32, edges: &mut Vec<Edge>) -> Made {
+        code.move_to(self.arena.next(), edges.len(), number);
         let (straight, aside) = code.parts();
-        let fits = straight.len().max(aside.len()) <= MOST;
-        if fits {
-            self.arena.append(straight, aside);
-        }
-        self.emitter.recycle(code);
-        fits.then_some(made)
+        self.arena.append(straight, aside);
+        edges.extend_from_slice(&code.edges);
+        code.made
     }
 
     fn bytes(&self, (at, len): (u64, usize)) -> &[u8] {
@@ -141,7 +161,7 @@ impl Backend for Native {
 
     fn look_up(&mut self, user: bool) -> u64 {
         let at = self.arena.next();
-        let mut a = Assembler::new(Origin { straight: at.aside, ..at }, Vec::new());
+        let mut a = Assembler::new(Origin { straight: at.aside, ..at }, Default::default());
         thunks::look_up_target(&mut a, user, false);
         let hit = a.jrcxz();
         a.jmp_to(self.thunks.second_look[usize::from(user)]);

@@ -171,7 +171,7 @@ fn epilogue(a: &mut Assembler) {
 /// Makes them, at the start of the arena; the TLB's tables are at `tables`.
 pub fn make(arena: &mut Arena, tables: i32) -> Thunks {
     let at = arena.next();
-    let mut a = Assembler::new(at, Vec::new());
+    let mut a = Assembler::new(at, Default::default());
     let origin = at.straight;
     let mut t = Thunks { tables, enter: origin, ..Thunks::default() };
     for r in CALLEE_SAVED {

@@ -4,7 +4,7 @@ use iced_x86::{Instruction, OpKind};
 use softmetal_bus::PAGE_SIZE;
 
 use super::super::super::backend::{Brought, Edge, Made, Target, Turn};
-use super::super::assembler::{Assembler, At, host};
+use super::super::assembler::{Assembler, At, Base, host};
 use super::super::policy::{Way, near_size};
 use super::super::registers::{STACK, number};
 use super::super::{context, thunks};
@@ -210,7 +210,7 @@ impl Block<'_> {
         }
         let start = self.a.here();
         let Some(found) = self.find(i, false, 0) else {
-            self.a.code.truncate(start);
+            self.a.rewind(start);
             self.refuse(k);
             self.handler(k);
             return false;
@@ -395,12 +395,13 @@ impl Block<'_> {
         }
     }
 
-    /// Leaves by an edge that is not linked, to offset `target` of the page, or to R15.
+    /// Leaves by an edge of this code that is not linked, to offset `target` of the page, or to R15.
     fn leave_by_edge(&mut self, number: usize, target: Option<u16>) {
         if let Some(target) = target {
             self.a.mov_imm64(host::R15, target.into());
         }
-        self.a.push_imm(number as i32);
+        self.a.push_imm(number as i32 + 1);
+        self.a.counts_from(Base::Edge);
         self.a.jmp_to(if target.is_some() { self.thunks.leave_by_edge } else { self.thunks.leave_page_by_edge });
     }
 
@@ -424,7 +425,7 @@ impl Block<'_> {
     }
 
     /// All that does not lie on the straight way.
-    pub(super) fn finish(mut self, [far, near, body]: [usize; 3]) -> (Assembler, Made) {
+    pub(super) fn finish(mut self, [far, near, body]: [usize; 3]) -> (Assembler, Made, Vec<Edge>) {
         self.taken_branches();
         for (jump, k, way) in std::mem::take(&mut self.surprises) {
             let here = self.a.here();
@@ -455,17 +456,16 @@ impl Block<'_> {
                 }
             }
             self.a.bind(out.from, here);
-            let number = self.first_edge + out.edge + 1;
             if let Target::Elsewhere { leaves, .. } = &mut self.edges[out.edge].target {
                 *leaves = self.a.address(here);
             }
-            self.leave_by_edge(number, out.target);
+            self.leave_by_edge(out.edge, out.target);
         }
         for n in 0..self.returns.len() {
             let (from, edge) = self.returns[n];
             let here = self.a.here();
             self.a.bind(from, here);
-            self.leave_by_edge(self.first_edge + edge + 1, None);
+            self.leave_by_edge(edge, None);
         }
         if !self.unpinned.is_empty() {
             let here = self.a.here();
@@ -474,7 +474,7 @@ impl Block<'_> {
             }
             let target = Target::Here(self.page + u64::from(self.start));
             self.edges.push(Edge { guards: true, ..Edge::new(0, target, self.mode, self.needs) });
-            self.leave_by_edge(self.first_edge + self.edges.len(), Some(self.start));
+            self.leave_by_edge(self.edges.len() - 1, Some(self.start));
         }
         let gone = self.a.here();
         for j in self.spent.drain(..) {
@@ -488,7 +488,8 @@ impl Block<'_> {
             for call in self.stray_calls.drain(..) {
                 self.a.bind(call, here);
             }
-            self.a.store_imm64(context::EDGE, self.number as i32);
+            self.a.store_imm64(context::EDGE, 0);
+            self.a.counts_from(Base::Number);
         }
         if strays || !self.calls.is_empty() {
             let here = self.a.here();
@@ -499,7 +500,7 @@ impl Block<'_> {
             self.a.jmp_to(self.thunks.handle);
         }
         let [far, near, body, gone] = [far, near, body, gone].map(|at| self.a.address(at));
-        let made = Made { code: self.a.pieces(), far, near, body, needs: self.needs, gone, edges: self.edges };
-        (self.a, made)
+        let made = Made { code: self.a.pieces(), far, near, body, needs: self.needs, gone };
+        (self.a, made, self.edges)
     }
 }

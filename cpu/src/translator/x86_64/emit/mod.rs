@@ -31,8 +31,8 @@ pub use self::narrow::To;
 use self::shared::Kept;
 use super::super::SPARE;
 use super::super::backend::{Brought, Edge, Input, Made, Turn};
-use super::arena::Origin;
-use super::assembler::{Assembler, At, Jump, host};
+use super::assembler::{Assembler, At, Jump, Relocation, host};
+use super::code::NOWHERE;
 use super::context;
 use super::policy::{self, Host, Uses, Way};
 use super::thunks::Thunks;
@@ -129,8 +129,10 @@ struct Out {
 pub struct Emitter {
     coder: Coder,
     info: InstructionInfoFactory,
+    thunks: Thunks,
     /// Room for code.
-    buffer: Vec<u8>,
+    buffer: (Vec<u8>, Vec<Relocation>),
+    edges: Vec<Edge>,
     lists: Lists,
     pub host: Host,
 }
@@ -185,7 +187,6 @@ struct Block<'a> {
     /// Calls of handlers, and those of them that tell which translation this is.
     calls: &'a mut Vec<Jump>,
     stray_calls: &'a mut Vec<Jump>,
-    number: u32,
     instructions: &'a [Instruction],
     ways: &'a [Way],
     turns: &'a [Turn],
@@ -207,7 +208,6 @@ struct Block<'a> {
     /// Where the block begins for its own way back.
     first: usize,
     edges: Vec<Edge>,
-    first_edge: usize,
     /// Physical address of the page.
     page: u64,
     mode: Mode,
@@ -232,13 +232,15 @@ struct Block<'a> {
 }
 
 impl Emitter {
-    pub fn new(host: Host) -> Self {
-        Self { coder: Coder::new(), info: InstructionInfoFactory::new(), buffer: Vec::new(), lists: Lists::default(), host }
+    pub fn new(host: Host, thunks: Thunks) -> Self {
+        let (buffer, edges, lists) = Default::default();
+        Self { coder: Coder::new(), info: InstructionInfoFactory::new(), thunks, buffer, edges, lists, host }
     }
 
-    /// Takes back what code was in.
-    pub fn recycle(&mut self, code: Assembler) {
-        self.buffer = code.code;
+    /// Takes back what code and edges were in.
+    pub fn recycle(&mut self, code: Assembler, edges: Vec<Edge>) {
+        (self.buffer, self.edges) = ((code.code, code.relocations), edges);
+        self.edges.clear();
     }
 
     /// The ways of instructions, of which those that are not available go through their handlers, and what they use.
@@ -248,8 +250,8 @@ impl Emitter {
         instructions.iter().zip(available).map(way)
     }
 
-    /// Makes code that will be at `origin`; the instructions' addresses count from the start of the page.
-    pub fn emit(&mut self, mut input: Input, thunks: Thunks, origin: Origin) -> (Assembler, Made) {
+    /// Makes code for [`NOWHERE`]; the instructions' addresses count from the start of the page.
+    pub fn emit(&mut self, input: &mut Input) -> (Assembler, Made, Vec<Edge>) {
         if !input.mode.long() {
             input.instructions.iter_mut().for_each(narrow::widen);
         }
@@ -257,7 +259,7 @@ impl Emitter {
         let Lists { ways, uses, runs, .. } = &mut lists;
         ways.clear();
         uses.clear();
-        for (way, used) in self.ways(&input.instructions, input.available, input.mode) {
+        for (way, used) in self.ways(&input.instructions, &input.available, input.mode) {
             ways.push(way);
             uses.push(used);
         }
@@ -265,14 +267,14 @@ impl Emitter {
         runs.clear();
         runs.resize(ways.len(), 1);
         for k in (1..ways.len()).rev() {
-            if joined(k, ways, input.starts) {
+            if joined(k, ways, &input.starts) {
                 runs[k - 1] = runs[k] + 1;
             }
         }
         let mut barred = Vec::new();
         let emitted = loop {
-            let plan = if input.mode.long() { Plan::new(&input, &lists.ways, &lists.uses, &barred) } else { Plan::default() };
-            match self.attempt(&input, &mut lists, plan, (thunks, origin)) {
+            let plan = if input.mode.long() { Plan::new(input, &lists.ways, &lists.uses, &barred) } else { Plan::default() };
+            match self.attempt(input, &mut lists, plan) {
                 Ok(emitted) => break emitted,
                 Err(k) => barred.push(k),
             }
@@ -282,34 +284,27 @@ impl Emitter {
     }
 
     /// Makes code with these groups, unless instruction `Err` is not as they have it.
-    fn attempt(
-        &mut self,
-        input: &Input,
-        lists: &mut Lists,
-        plan: Plan,
-        (thunks, origin): (Thunks, Origin),
-    ) -> Result<(Assembler, Made), usize> {
+    fn attempt(&mut self, input: &Input, lists: &mut Lists, plan: Plan) -> Result<(Assembler, Made, Vec<Edge>), usize> {
         let start = input.starts[0] as u16;
         lists.clear();
         let Lists { ways, uses, runs, joins, calls, stray_calls, slow, outs, taken, .. } = lists;
         let Lists { unknown, returns, unpaired, spent, kept, detours, .. } = lists;
         let ways = &ways[..];
         let mut b = Block {
-            a: Assembler::new(origin, std::mem::take(&mut self.buffer)),
-            thunks,
+            a: Assembler::new(NOWHERE, std::mem::take(&mut self.buffer)),
+            thunks: self.thunks,
             user: input.mode.user(),
             page: input.page,
             mode: input.mode,
             start,
-            ops: input.ops,
-            starts: input.starts,
+            ops: &input.ops,
+            starts: &input.starts,
             runs,
             calls,
             stray_calls,
-            number: input.number,
             instructions: &input.instructions,
             ways,
-            turns: input.turns,
+            turns: &input.turns,
             needs: Brought {
                 vectors: input.instructions.iter().any(policy::uses_vectors),
                 x87: input.instructions.iter().zip(ways).any(|(i, &way)| way == Way::Native && policy::uses_x87(i)),
@@ -324,8 +319,7 @@ impl Emitter {
             unpinned: Vec::new(),
             spent,
             first: 0,
-            edges: Vec::new(),
-            first_edge: input.first_edge,
+            edges: std::mem::take(&mut self.edges),
             plan,
             current: 0,
             aside: false,

@@ -13,7 +13,7 @@ impl Block<'_> {
     pub(super) fn native(&mut self, coder: &mut Coder, k: usize, i: &Instruction, uses: &Uses) {
         let (start, slow) = (self.a.here(), self.slow.len());
         if self.try_native(coder, k, i, uses).is_none() {
-            self.a.code.truncate(start);
+            self.a.rewind(start);
             self.slow.truncate(slow);
             self.refuse(k);
             self.handler(k);
@@ -160,7 +160,7 @@ impl Block<'_> {
         let start = self.a.here();
         let done = coder.encode(&j, &mut self.a);
         if done.is_none() {
-            self.a.code.truncate(start);
+            self.a.rewind(start);
         }
         done
     }
@@ -168,7 +168,7 @@ impl Block<'_> {
     pub(super) fn lea(&mut self, k: usize, i: &Instruction) {
         let start = self.a.here();
         let Some((at, short)) = self.effective(i) else {
-            self.a.code.truncate(start);
+            self.a.rewind(start);
             return self.handler(k);
         };
         let guest = number(i.op0_register());
