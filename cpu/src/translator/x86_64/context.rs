@@ -42,7 +42,7 @@ const KEPT: usize = 3;
 /// memory only for what is used.
 #[repr(C)]
 pub struct Jumps {
-    /// By different bits of the address: what another one has pushed out of the first may be in the second.
+    /// By different bits of the address: what another one has pushed out of the first is put into the second.
     tables: [Table; 2],
     /// The epoch and mode that it is for.
     stamp: (u64, Mode),
@@ -346,10 +346,15 @@ impl Jumps {
         self.tables.iter().find_map(|t| t.get(linear))
     }
 
-    /// Enters the code for linear address `linear`.
+    /// Enters the code for linear address `linear`: in the first table, whose entry for another address goes to the second.
     #[inline(always)]
     pub fn set(&mut self, linear: u64, code: u64) {
-        self.tables.iter_mut().for_each(|t| t.set(linear, code));
+        let [first, second] = &mut self.tables;
+        let [tag, pushed_out] = first.entries[first.place(linear)];
+        if pushed_out != 0 && tag != !linear {
+            second.set(!tag, pushed_out);
+        }
+        first.set(linear, code);
     }
 
     /// Empties it, and those of other epochs.
