@@ -184,7 +184,7 @@ fn script(device: &str) -> String {
 
 /// For each piece of work its rate in MB/s, and the most memory, in bytes, of one run, which begins with a disk full of data.
 fn measure(path: &Path, format: Format, command: Command) -> Result<(Vec<f64>, u64)> {
-    tool::create(path, &New { format, size: Some(DISK), cluster_size: 65536, backing: None, force: true })?;
+    tool::create(path, &New { format, size: Some(DISK), cluster_size: None, backing: None, force: true })?;
     let mut image = disk::open(path, &DiskMode::default())?;
     let data: Vec<u8> = (0..1u32 << 18).flat_map(|n| n.wrapping_mul(2_654_435_761).to_le_bytes()).collect();
     for mib in 0..DISK >> 20 {

@@ -36,7 +36,7 @@ pub enum ImageKind {
 }
 
 impl ImageKind {
-    /// The kind in words, with an article.
+    /// The kind in words, as they follow "it is".
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -51,18 +51,18 @@ impl ImageKind {
             Self::Vhd => "a VHD disk image",
             Self::GzipKernel => "a gzip-compressed file",
             Self::RawDisk => "a raw disk image",
-            Self::Unknown => "no known format",
+            Self::Unknown => "of no known format",
         }
     }
 
-    /// What to do with such a file when a kernel was asked for.
+    /// What to do with a file that is not of the kind that was asked for, a kernel.
     #[must_use]
     pub fn advice(self) -> &'static str {
         match self {
             Self::Iso9660 => "give it with --cdrom",
             Self::Qcow2 | Self::Vmdk | Self::Vdi | Self::Vhd | Self::RawDisk => "give it with --disk",
             Self::GzipKernel => "decompress it with gunzip first",
-            _ => "give a bzImage, an ELF kernel or a boot sector",
+            _ => "give a bzImage, an ELF kernel or a boot sector; a disk can be given with --disk",
         }
     }
 }

@@ -100,6 +100,6 @@ pub enum LoadError {
     #[error("a boot sector takes no initrd or modules; leave out --initrd")]
     NoModules,
     /// Something, but not a kernel.
-    #[error("this is {}, not a kernel; {}", .0.name(), .0.advice())]
+    #[error("it cannot be booted as a kernel: it is {}; {}", .0.name(), .0.advice())]
     NotAKernel(ImageKind),
 }

@@ -31,9 +31,9 @@ pub enum DiskCommand {
         /// The format of the backing file [default: told from its contents]
         #[arg(long, value_name = "FORMAT", value_parser = format, requires = "backing_file")]
         backing_format: Option<Format>,
-        /// Of qcow2
-        #[arg(long, value_name = "SIZE", default_value = "64K", value_parser = bytes)]
-        cluster_size: u64,
+        /// Of qcow2 [default: 64K]
+        #[arg(long, value_name = "SIZE", value_parser = bytes)]
+        cluster_size: Option<u64>,
         /// Replace an existing file
         #[arg(long)]
         force: bool,

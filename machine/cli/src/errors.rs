@@ -1,5 +1,7 @@
 //! What the user is told of a wrong command line: one sentence that says what to do.
 
+use std::ffi::OsString;
+
 use clap::CommandFactory;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 
@@ -7,21 +9,7 @@ use crate::options::Cli;
 use crate::values::{did_you_mean, nearest};
 
 /// Options that are planned and not there yet.
-const PLANNED_OPTIONS: [&str; 13] = [
-    "--cdrom",
-    "--floppy",
-    "--boot",
-    "--net",
-    "-p",
-    "--pcap",
-    "--share",
-    "--screenshot",
-    "--vnc",
-    "--screen-expect",
-    "--record",
-    "--snapshot-on-exit",
-    "--trace",
-];
+const PLANNED_OPTIONS: [&str; 8] = ["--net", "-p", "--pcap", "--share", "--vnc", "--record", "--snapshot-on-exit", "--trace"];
 /// Commands that are planned and not there yet.
 const PLANNED_COMMANDS: [&str; 3] = ["debug", "replay", "snapshot"];
 
@@ -33,44 +21,48 @@ fn text(error: &clap::Error, kind: ContextKind) -> Option<String> {
     }
 }
 
-/// The sentence.
-pub fn sentence(error: &clap::Error, command: Option<&str>) -> String {
+/// The command that `words` begin with, and its name with those of the commands that it belongs to: `softmetal disk info`.
+fn command(words: impl Iterator<Item = OsString>) -> (clap::Command, String) {
+    let (mut command, mut name) = (Cli::command(), String::from("softmetal"));
+    for word in words {
+        let Some(inner) = command.find_subcommand(&word).cloned() else { break };
+        (command, name) = (inner, format!("{name} {}", word.to_string_lossy()));
+    }
+    (command, name)
+}
+
+/// The sentence for what is wrong with `words`, the arguments of the program.
+pub fn sentence(error: &clap::Error, words: impl Iterator<Item = OsString>) -> String {
+    let (command, name) = command(words);
     let argument = text(error, ContextKind::InvalidArg).unwrap_or_default();
-    // "--memory <SIZE>" or "--memory=<SIZE>": only the name.
-    let option = argument.split([' ', '=']).next().unwrap_or_default();
-    let help = command.map_or_else(|| "softmetal --help".into(), |c| format!("softmetal {c} --help"));
+    // "--memory <SIZE>" or "--memory=<SIZE>": only the name; "[SIZE]": the word.
+    let option = argument.split([' ', '=']).next().unwrap_or_default().trim_matches(['[', ']', '<', '>', '.']);
+    let help = format!("{name} --help");
     match error.kind() {
         ErrorKind::UnknownArgument if PLANNED_OPTIONS.contains(&option) => {
             format!("{option} does not work yet; {help} lists what does")
         }
         ErrorKind::UnknownArgument if option.starts_with('-') => {
-            let cli = Cli::command();
-            let known: Vec<String> = command
-                .and_then(|c| cli.find_subcommand(c))
-                .unwrap_or(&cli)
-                .get_arguments()
-                .filter_map(|a| a.get_long())
-                .map(|long| format!("--{long}"))
-                .collect();
-            let near = nearest(option, known.iter().map(String::as_str));
-            format!(
-                "there is no option {option}{}{}",
-                did_you_mean(near),
-                if near.is_none() { format!("; see {help}") } else { String::new() }
-            )
+            let known = command.get_arguments().filter_map(clap::Arg::get_long);
+            let near = nearest(option.trim_start_matches('-'), known).map(|long| format!("--{long}"));
+            format!("there is no option {option}{}", did_you_mean(near.as_deref(), &format!("see {help}")))
         }
-        ErrorKind::UnknownArgument => format!("`{option}` is one argument too many; give one IMAGE, and all else through options ({help})"),
+        ErrorKind::UnknownArgument if command.get_positionals().any(|a| a.get_id() == "image") => {
+            format!("`{option}` is one argument too many; give one IMAGE, and all else through options ({help})")
+        }
+        ErrorKind::UnknownArgument => format!("`{option}` is one argument too many; see {help}"),
         ErrorKind::InvalidSubcommand => {
-            let name = text(error, ContextKind::InvalidSubcommand).unwrap_or_default();
-            if PLANNED_COMMANDS.contains(&name.as_str()) {
-                return format!("`softmetal {name}` does not work yet; {help} lists what does");
+            let wanted = text(error, ContextKind::InvalidSubcommand).unwrap_or_default();
+            let top = name == "softmetal";
+            if top && PLANNED_COMMANDS.contains(&wanted.as_str()) {
+                return format!("`softmetal {wanted}` does not work yet; {help} lists what does");
             }
-            let cli = Cli::command();
-            let near = nearest(&name, cli.get_subcommands().map(clap::Command::get_name));
-            match near {
-                Some(near) => format!("there is no command `{name}`; did you mean `softmetal {near}`?"),
-                None => format!("there is no command `{name}`; to boot an image: softmetal run {name}"),
-            }
+            let near = nearest(&wanted, command.get_subcommands().map(clap::Command::get_name)).map(|near| format!("`{name} {near}`"));
+            let otherwise = if top { format!("to boot an image: softmetal run {wanted}") } else { format!("see {help}") };
+            format!("there is no command `{name} {wanted}`{}", did_you_mean(near.as_deref(), &otherwise))
+        }
+        ErrorKind::MissingRequiredArgument => {
+            format!("{option} is missing; see {help}")
         }
         ErrorKind::ArgumentConflict if option == "--serial" => {
             "--serial is given twice; there is one serial port, and it leads to one place".into()

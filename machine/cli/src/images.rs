@@ -135,7 +135,7 @@ fn existing(image: &Path) -> Result<PathBuf, UserError> {
     Err(UserError(format!(
         "there is no file {name}, and the catalogue has only {}{}",
         names.join(", "),
-        near.map_or_else(|| "; check the path".into(), |n| did_you_mean(Some(n)))
+        did_you_mean(near, "check the path")
     )))
 }
 
@@ -143,6 +143,6 @@ fn existing(image: &Path) -> Result<PathBuf, UserError> {
 fn refuse(path: &Path, kind: ImageKind) -> Result<(), UserError> {
     match kind {
         ImageKind::BzImage | ImageKind::ElfPvh | ImageKind::Multiboot | ImageKind::BootSector => Ok(()),
-        _ => Err(UserError(format!("{} is {}, not a kernel; {}", path.display(), kind.name(), kind.advice()))),
+        _ => Err(UserError(format!("{} cannot be booted as a kernel: it is {}; {}", path.display(), kind.name(), kind.advice()))),
     }
 }

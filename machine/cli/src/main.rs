@@ -66,7 +66,6 @@ fn carry_out(command: &Command, matches: &ArgMatches) -> Result<u8, UserError> {
 }
 
 fn main() -> ExitCode {
-    let name = std::env::args().nth(1);
     let parsed = Cli::command().try_get_matches().and_then(|m| options::command(&m).map(|c| (m, c)));
     let (matches, command) = match parsed {
         Ok(parsed) => parsed,
@@ -76,8 +75,7 @@ fn main() -> ExitCode {
             return ExitCode::from(e.exit_code() as u8);
         }
         Err(e) => {
-            let known = name.as_deref().filter(|n| Cli::command().find_subcommand(n).is_some());
-            terminal::say(&format!("softmetal: {}", errors::sentence(&e, known)));
+            terminal::say(&format!("softmetal: {}", errors::sentence(&e, std::env::args_os().skip(1))));
             return ExitCode::from(2);
         }
     };

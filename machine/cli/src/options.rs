@@ -15,13 +15,13 @@ use softmetal_machine::session;
 use crate::catalog::CatalogArgs;
 use crate::disk::DiskCommand;
 use crate::firmware::{FirmwareArg, firmware};
-use crate::values::{DiskArg, LogFilter, Processor, boot, disk, exit_code, log_filter, processor, seconds, size};
+use crate::values::{DiskArg, LogFilter, Processor, boot, disk, exit_code, log_filter, number, processor, seconds, size};
 
 const EXAMPLES: &str = "\
 Examples:
   softmetal run busybox                       a Linux shell, fetched through the package manager
   softmetal run --kernel vmlinuz --initrd initrd.gz --append 'console=ttyS0 quiet'
-  softmetal test busybox --expect '# $' --send 'uname -a\\n' --expect x86_64
+  softmetal test busybox --expect 'guest# ' --send 'uname -a\\n' --expect x86_64
 ";
 
 const RUN_EXAMPLES: &str = "\
@@ -30,28 +30,48 @@ Examples:
   softmetal run busybox --disk data.img       with a disk as /dev/vda
   softmetal run vmlinuz --initrd initrd.gz --append 'console=ttyS0 quiet' --memory 1G
   softmetal run boot.bin                      a flat program at 7C00h, or a multiboot kernel
-  softmetal run disk.qcow2                    boots from the disk; likewise from an ISO or a floppy image
+  softmetal run disk.qcow2                    boots from the disk; likewise from an ISO or a floppy
   softmetal run some.iso --disk target.img    boots from the CD-ROM, with a disk beside it
   softmetal run some.iso --firmware uefi-secure --machine q35
                                               the same by UEFI, which starts only what is signed
   softmetal run busybox --gdb 1234 --wait     then, in gdb: target remote :1234
+
+On a terminal, Ctrl-A x quits, Ctrl-A c opens the monitor, and Ctrl-A h lists the keys.
+
+Exit codes: 0 the guest powered off or you quit, 2 wrong input, 3 the guest crashed (with --no-reboot), 124 out of time, \
+130 or 143 ended by a signal; a guest that writes V to port 0xf4 ends with 2*V+1.
 ";
 
 const TEST_EXAMPLES: &str = "\
-The options --expect, --screen-expect, --send, --type and --key are carried out in the order given. The test passes when
-the last expectation is met; if the last step is another, when the guest then powers off. The screen is looked at every 50
-virtual milliseconds; its text is that of a text mode, or what can be read of a graphics mode in the guest's own fonts.
-Texts of --send and --type know \\n \\r \\t \\e \\0 \\\\ \\xHH.
+The options of a script, but for --forbid, are carried out in the order given. The test passes when the last expectation is \
+met; if the last step is another, when the guest then powers off. The screen is looked at every 50 virtual milliseconds; its \
+text is that of a text mode, or what can be read of a graphics mode in the guest's own fonts. Texts of --send and --type know \
+\\n \\r \\t \\e \\0 \\\\ \\xHH.
 
-Exit codes: 0 passed, 1 an expectation failed or a --forbid matched, 2 wrong input, 3 the guest crashed, 124 out of time;
-a guest that writes V to port 0xf4 ends with 2*V+1.
+Exit codes: 0 passed, 1 an expectation failed or a --forbid matched, 2 wrong input, 3 the guest crashed, 124 out of time; a \
+guest that writes V to port 0xf4 ends with 2*V+1.
 
 Examples:
-  softmetal test busybox --expect '# $' --send 'uname -a\\n' --expect x86_64
-  softmetal test vmlinuz --initrd initrd.gz --forbid 'Call Trace' --expect '# $' --send 'poweroff\\n'
-  softmetal test busybox --append console=tty0 --screen-expect 'guest# $' --type 'uname -a\\n' --screen-expect x86_64
+  softmetal test busybox --expect 'guest# ' --send 'uname -a\\n' --expect x86_64
+  softmetal test vmlinuz --initrd initrd.gz --forbid 'Call Trace' --expect '# ' --send 'poweroff\\n'
+  softmetal test busybox --append console=tty0 --screen-expect 'guest# $' \\
+      --type 'uname -a\\n' --screen-expect x86_64
   softmetal test floppy.img --screen-expect 'boot:' --key f2,down,enter --screenshot menu.png
   softmetal test selftest.bin --success-code 33 --guest-timeout 10
+";
+
+const DISK_EXAMPLES: &str = "\
+Examples:
+  softmetal disk create disk.qcow2 10G
+  softmetal disk create work.qcow2 --backing-file disk.qcow2    keeps what differs from it
+  softmetal disk convert appliance.vmdk disk.qcow2
+  softmetal disk resize disk.qcow2 +5G
+";
+
+const CATALOG_EXAMPLES: &str = "\
+Examples:
+  softmetal catalog                           what there is, and what is fetched
+  softmetal catalog copy debian my.img        then, with all changes kept: softmetal run my.img
 ";
 
 /// An x86-64 PC made of software: boots unmodified systems, without hardware virtualization.
@@ -73,9 +93,10 @@ pub enum Command {
     #[command(after_help = TEST_EXAMPLES)]
     Test(TestArgs),
     /// Make, describe, check, convert, commit and resize disk images
-    #[command(subcommand)]
+    #[command(subcommand, after_help = DISK_EXAMPLES)]
     Disk(DiskCommand),
-    /// List, fetch and remove the images that can be booted by name
+    /// List, fetch, copy and remove the images that can be booted by name
+    #[command(after_help = CATALOG_EXAMPLES)]
     Catalog(CatalogArgs),
     /// Tell what this host offers, or what the processor models have
     Doctor {
@@ -169,10 +190,10 @@ pub struct MachineArgs {
     #[arg(long, value_name = "FILE", help_heading = "Machine")]
     pub firmware_vars: Option<PathBuf>,
     /// RAM, like 512M or 4G
-    #[arg(long, value_name = "SIZE", default_value = "512M", value_parser = size, help_heading = "Machine")]
+    #[arg(long, value_name = "SIZE", allow_negative_numbers = true, default_value = "512M", value_parser = size, help_heading = "Machine")]
     pub memory: u64,
     /// Processors; only 1 works so far
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = one_cpu, help_heading = "Machine")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, default_value_t = 1, value_parser = one_cpu, help_heading = "Machine")]
     pub cpus: u8,
     /// A model (x86-64-v1, x86-64-v2, x86-64-v3, max, 486, k6-2, pentium3, athlon, core2duo, nehalem, haswell, zen3), with
     /// features added or removed: max,-rdrand; `softmetal doctor --cpu` lists them
@@ -191,12 +212,6 @@ pub struct MachineArgs {
     /// compares them; or auto, the translator where the host can
     #[arg(long, value_name = "ENGINE", default_value = "auto", value_parser = engine, help_heading = "Machine")]
     pub engine: Engine,
-    /// List translated code in /tmp/perf-PID.map, so that `perf report` names it by the guest's addresses
-    #[arg(long, help_heading = "Machine")]
-    pub perf_map: bool,
-    /// Show on standard error the guest's and the host's instructions of the block at this address once it is translated
-    #[arg(long, value_name = "ADDRESS", value_parser = address, help_heading = "Machine")]
-    pub dump_block: Option<u64>,
     /// The first serial port: stdio, null, file:FILE, tcp:ADDR:PORT, unix:FILE
     #[arg(long, value_name = "TARGET", default_value = "stdio", help_heading = "Machine")]
     pub serial: Target,
@@ -208,13 +223,13 @@ pub struct MachineArgs {
     #[arg(long, value_name = "DATE", value_parser = parse_date, help_heading = "Time")]
     pub rtc: Option<i64>,
     /// Seed of everything random in the machine [default: random; with the virtual clock 0]
-    #[arg(long, value_name = "N", help_heading = "Time")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = number, help_heading = "Time")]
     pub seed: Option<u64>,
     /// Give up after so many host seconds [default: 600 in `test`]
-    #[arg(long, value_name = "SECONDS", value_parser = seconds, help_heading = "Time")]
+    #[arg(long, value_name = "SECONDS", allow_negative_numbers = true, value_parser = seconds, help_heading = "Time")]
     pub timeout: Option<std::time::Duration>,
     /// Give up after so many virtual seconds
-    #[arg(long, value_name = "SECONDS", value_parser = seconds, help_heading = "Time")]
+    #[arg(long, value_name = "SECONDS", allow_negative_numbers = true, value_parser = seconds, help_heading = "Time")]
     pub guest_timeout: Option<std::time::Duration>,
     /// Wait until the serial output matches
     #[arg(long, value_name = "REGEX", allow_hyphen_values = true, help_heading = "Script, in the order given")]
@@ -261,6 +276,12 @@ pub struct MachineArgs {
     /// What to tell on stderr: off, error, warn, info, debug or trace, or MODULE=LEVEL; repeatable [default: warn]
     #[arg(long, value_name = "LEVEL", value_parser = log_filter, help_heading = "Diagnostics")]
     pub log: Vec<LogFilter>,
+    /// List translated code in /tmp/perf-PID.map, so that `perf report` names it by the guest's addresses
+    #[arg(long, help_heading = "Diagnostics")]
+    pub perf_map: bool,
+    /// Show on standard error the guest's and the host's instructions of the block at this address once it is translated
+    #[arg(long, value_name = "ADDRESS", value_parser = address, help_heading = "Diagnostics")]
+    pub dump_block: Option<u64>,
     /// Use only catalogue images that were fetched before
     #[arg(long, help_heading = "Image")]
     pub offline: bool,

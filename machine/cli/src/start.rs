@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::ArgMatches;
-use softmetal_machine::UserError;
 use softmetal_machine::board::{AHCI_PLACES, Disk, Drive, IDE_PLACES, Interface, Plugs, SharedDisk, cd_interface};
+use softmetal_machine::error::{UserError, words};
 use softmetal_machine::gdb::Server;
 use softmetal_machine::host::clock::{fresh_seed, unix_now};
 use softmetal_machine::host::serial::{Serial, Target};
@@ -69,6 +69,9 @@ pub fn start(args: &MachineArgs, matches: &ArgMatches, purpose: &Purpose) -> Res
         Some(images) => Images { firmware: loaded.firmware, ..images },
         None if loaded.firmware.is_foreign() || has_drives(args) => Images { firmware: loaded.firmware, ..Images::default() },
         None if purpose.test => return Err(UserError::new("there is nothing to boot; give an IMAGE, like: softmetal test busybox")),
+        None if !args.boot.is_empty() => {
+            return Err(UserError::new("--boot needs something to boot from; give an IMAGE, or add --disk, --cdrom or --floppy"));
+        }
         None => {
             options.farewell = Some(END_OF_TRANSMISSION);
             Images { kernel: softmetal_testroms::demo().into(), ..Images::default() }
@@ -194,8 +197,9 @@ fn session_options(args: &MachineArgs, matches: &ArgMatches, purpose: &Purpose) 
 
 /// Listens for gdb.
 fn debugger(address: &str, wait: bool) -> Result<Debugger, UserError> {
-    let refused =
-        |e: &dyn std::fmt::Display| UserError(format!("--gdb {address}: {e}; give a free port, or ADDR:PORT with an address of this host"));
+    let refused = |e: &std::io::Error| {
+        UserError(format!("--gdb {address}: {}; give a free port, or ADDR:PORT with an address of this host", words(e)))
+    };
     let server = Server::bind(address).map_err(|e| refused(&e))?;
     let at = server.local_addr().map_err(|e| refused(&e))?;
     terminal::say(&format!("softmetal: gdb can connect: target remote {at}"));

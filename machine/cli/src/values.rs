@@ -123,13 +123,18 @@ pub fn seconds(text: &str) -> Result<Duration, String> {
         .ok_or_else(|| format!("`{text}` is not a number of seconds greater than 0, like 30 or 0.5"))
 }
 
+/// A whole number.
+pub fn number(text: &str) -> Result<u64, String> {
+    text.parse().map_err(|_| format!("`{text}` is no whole number from 0 to {}", u64::MAX))
+}
+
 /// `MODEL[,+feature][,-feature]`.
 pub fn processor(text: &str) -> Result<Processor, String> {
     let mut parts = text.split(',');
     let name = parts.next().unwrap_or_default();
     let mut model = Model::by_name(name).ok_or_else(|| {
-        let near = did_you_mean(nearest(name, Model::NAMES.into_iter()));
-        format!("there is no processor model `{name}`{near}; there are {}", Model::NAMES.join(", "))
+        let all = format!("there are {}", Model::NAMES.join(", "));
+        format!("there is no processor model `{name}`{}", did_you_mean(nearest(name, Model::NAMES.into_iter()), &all))
     })?;
     for part in parts {
         let (on, feature) = match (part.strip_prefix('+'), part.strip_prefix('-')) {
@@ -139,7 +144,7 @@ pub fn processor(text: &str) -> Result<Processor, String> {
         };
         if !model.set(feature, on) {
             let near = nearest(feature, Model::feature_names());
-            return Err(format!("there is no processor feature `{feature}`{}", did_you_mean(near)));
+            return Err(format!("there is no processor feature `{feature}`{}", did_you_mean(near, "`softmetal doctor --cpu` lists them")));
         }
     }
     if let Some(&(_, needed)) = model.unmet().first() {
@@ -180,14 +185,14 @@ pub fn log_filter(text: &str) -> Result<LogFilter, String> {
 pub fn nearest<'a>(name: &str, candidates: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     candidates
         .map(|c| (strsim::damerau_levenshtein(name, c), c))
-        .filter(|(distance, c)| *distance <= name.len().max(c.len()) / 2)
+        .filter(|(distance, c)| *distance <= name.len().max(c.len()) / 3)
         .min()
         .map(|(_, c)| c)
 }
 
-/// `; did you mean X?`, or nothing.
-pub fn did_you_mean(nearest: Option<&str>) -> String {
-    nearest.map_or_else(String::new, |n| format!("; did you mean {n}?"))
+/// `; did you mean X?`, or, where nothing is near, what to do instead.
+pub fn did_you_mean(nearest: Option<&str>, otherwise: &str) -> String {
+    nearest.map_or_else(|| format!("; {otherwise}"), |n| format!("; did you mean {n}?"))
 }
 
 #[cfg(test)]
@@ -224,6 +229,8 @@ mod tests {
     fn other_values() {
         assert_eq!(seconds("0.5"), Ok(Duration::from_millis(500)));
         assert!(seconds("0").is_err() && seconds("-1").is_err() && seconds("inf").is_err() && seconds("nan").is_err());
+        assert_eq!(number("7"), Ok(7));
+        assert!(number("-1").is_err() && number("0x10").is_err());
         assert_eq!(boot("cdrom"), Ok(BootDevice::Cdrom));
         assert!(boot("tape").is_err());
         assert_eq!(exit_code("33"), Ok(33));

@@ -7,7 +7,7 @@ use std::time::SystemTime;
 
 use softmetal_firmware::LoadError;
 
-use crate::error::UserError;
+use crate::error::{UserError, why};
 use crate::images::{Contents, Source};
 
 /// Reads `path` (`-` is stdin) whole. `what` names it in errors: `kernel`, `initrd`.
@@ -82,7 +82,7 @@ impl Source for Unchanged {
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<(), LoadError> {
         let mut file = &self.file;
         let read = file.seek(SeekFrom::Start(offset)).and_then(|_| file.read_exact(buf));
-        let why = match self.file.metadata() {
+        let wrong = match self.file.metadata() {
             Ok(m) if stamp(&m) != self.stamp => {
                 format!("the {} {} was changed while the machine ran; start the machine anew", self.what, self.path.display())
             }
@@ -92,7 +92,7 @@ impl Source for Unchanged {
             },
             Err(e) => UserError::file(self.what, &self.path, &e).0,
         };
-        Err(LoadError::Unreadable { why })
+        Err(LoadError::Unreadable { why: wrong })
     }
 }
 
@@ -111,7 +111,7 @@ pub fn head(what: &str, path: &Path, len: usize) -> Result<Vec<u8>, UserError> {
 /// # Errors
 /// A sentence; `path` is then as it was.
 pub fn write(what: &str, path: &Path, bytes: &[u8]) -> Result<(), UserError> {
-    let failed = |e: std::io::Error| UserError(format!("cannot write the {what} {}: {e}", path.display()));
+    let failed = |e: Error| UserError(format!("cannot write the {what} {}: {}", path.display(), why(&e)));
     // A device or a pipe can only be written to.
     if path.exists() && !path.is_file() {
         return std::fs::write(path, bytes).map_err(failed);
@@ -129,18 +129,37 @@ pub fn write(what: &str, path: &Path, bytes: &[u8]) -> Result<(), UserError> {
     })
 }
 
-/// Checks, without writing, that a file could be made at `path`.
+/// The folder that `path` is in.
+#[must_use]
+pub fn folder(path: &Path) -> &Path {
+    path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+/// Whether the host lets this process write the file or folder `path`, which exists.
+#[must_use]
+pub fn writable(path: &Path) -> bool {
+    rustix::fs::access(path, rustix::fs::Access::WRITE_OK).is_ok()
+}
+
+/// Checks, without writing, that a file could be made at `path`, or written if it is there.
 ///
 /// # Errors
-/// [`UserError`] when its folder does not exist or it is a directory.
+/// [`UserError`] when it is a directory, its folder does not exist, or the host would refuse it.
 pub fn creatable(what: &str, path: &Path) -> Result<(), UserError> {
     let name = path.display();
+    let refused = |why: &str| Err(UserError(format!("the {what} {name} cannot be made: {why}")));
     if path.is_dir() {
         return Err(UserError(format!("the {what} {name} is a directory; give a file name")));
     }
-    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let folder = folder(path);
     if !folder.is_dir() {
-        return Err(UserError(format!("the {what} {name} cannot be made: the folder {} does not exist", folder.display())));
+        return refused(&format!("the folder {} does not exist; make it first", folder.display()));
+    }
+    if !path.exists() && !writable(folder) {
+        return refused(&format!("the folder {} cannot be written; choose another", folder.display()));
+    }
+    if path.exists() && !writable(path) {
+        return Err(UserError(format!("the {what} {name} is there already and cannot be written; choose another name")));
     }
     Ok(())
 }
@@ -171,7 +190,9 @@ mod tests {
         std::fs::write(&path, "0123456789").unwrap();
         assert_eq!(read("kernel", &path, 10).unwrap(), b"0123456789");
         assert!(read("kernel", &path, 9).unwrap_err().0.contains("larger"));
-        assert!(creatable("log", &path).is_ok() && creatable("log", &dir.path().join("no/f")).is_err());
+        assert!(creatable("log", &path).is_ok() && creatable("log", &dir.path().join("new")).is_ok());
+        assert!(creatable("log", &dir.path().join("no/f")).unwrap_err().0.contains("make it first"));
+        assert!(creatable("log", dir.path()).unwrap_err().0.contains("directory"));
     }
 
     #[test]

@@ -96,8 +96,8 @@ pub fn read(what: &str, path: &Path) -> Result<Vec<u8>, UserError> {
 /// [`UserError`] when it cannot be made, is in use, or has another size.
 pub fn keep(path: &Path, vars: &mut [u8]) -> Result<SharedDisk, UserError> {
     const WHAT: &str = "file for --firmware-vars";
+    files::creatable(WHAT, path)?;
     if !path.exists() {
-        files::creatable(WHAT, path)?;
         files::write(WHAT, path, vars)?;
     }
     let mut store = disk::open(path, &DiskMode { format: Some(Format::Raw), ..DiskMode::default() })?;

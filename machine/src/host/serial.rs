@@ -10,8 +10,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
-use crate::error::UserError;
-use crate::host::terminal;
+use crate::error::{UserError, why, words};
+use crate::host::{files, terminal};
 
 /// The argument of `--serial`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -94,23 +94,21 @@ impl Serial {
                 Output::File(file, path.clone())
             }
             Target::Tcp(addr) => {
-                let listener =
-                    TcpListener::bind(addr).map_err(|e| UserError(format!("cannot listen on {addr} for the serial port: {e}")))?;
+                let listener = TcpListener::bind(addr).map_err(|e| {
+                    let why = words(&e);
+                    UserError(format!("--serial tcp:{addr}: {why}; give a free port, and an address of this host"))
+                })?;
                 let at = listener.local_addr().map_or_else(|_| addr.clone(), |a| a.to_string());
                 terminal::say(&format!("the serial port listens on {at}"));
                 let peer = Peer::shared();
                 let shared = peer.clone();
                 spawn("serial", move || {
-                    for stream in listener.incoming().flatten() {
+                    let clients = listener.incoming().flatten().filter_map(|stream| {
                         // Keystrokes are small; a failure only costs latency.
                         let _ = stream.set_nodelay(true);
-                        let Ok(writer) = stream.try_clone() else {
-                            continue;
-                        };
-                        Peer::connect(&shared, Box::new(writer));
-                        pump(stream, &tx);
-                        Peer::disconnect(&shared);
-                    }
+                        Some((stream.try_clone().ok()?, stream))
+                    });
+                    serve(clients, &shared, &tx);
                 })?;
                 Output::Socket(peer)
             }
@@ -120,14 +118,8 @@ impl Serial {
                 let peer = Peer::shared();
                 let shared = peer.clone();
                 spawn("serial", move || {
-                    for stream in listener.incoming().flatten() {
-                        let Ok(writer) = stream.try_clone() else {
-                            continue;
-                        };
-                        Peer::connect(&shared, Box::new(writer));
-                        pump(stream, &tx);
-                        Peer::disconnect(&shared);
-                    }
+                    let clients = listener.incoming().flatten().filter_map(|stream| Some((stream.try_clone().ok()?, stream)));
+                    serve(clients, &shared, &tx);
                 })?;
                 Output::Socket(peer)
             }
@@ -173,18 +165,34 @@ fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Result<(), UserErr
 
 /// A listener at `path`; a socket that a dead run left there is replaced, one in use is not.
 fn bind_unix(path: &Path) -> Result<UnixListener, UserError> {
-    let failed = |e: std::io::Error| UserError(format!("cannot listen on {} for the serial port: {e}", path.display()));
+    let failed = |e: std::io::Error| UserError(format!("cannot listen on {} for the serial port: {}", path.display(), why(&e)));
+    if !path.exists() {
+        files::creatable("socket for the serial port", path)?;
+    }
     match UnixListener::bind(path) {
         Err(e) if e.kind() == ErrorKind::AddrInUse => {
             use std::os::unix::fs::FileTypeExt;
             let is_socket = std::fs::symlink_metadata(path).is_ok_and(|m| m.file_type().is_socket());
-            if !is_socket || std::os::unix::net::UnixStream::connect(path).is_ok() {
-                return Err(failed(e));
+            let p = path.display();
+            if !is_socket {
+                return Err(UserError(format!("{p} is there already and is no socket; give another name with --serial unix:FILE")));
+            }
+            if std::os::unix::net::UnixStream::connect(path).is_ok() {
+                return Err(UserError(format!("another program listens on {p}; end it, or give another name with --serial unix:FILE")));
             }
             std::fs::remove_file(path).map_err(failed)?;
             UnixListener::bind(path).map_err(failed)
         }
         other => other.map_err(failed),
+    }
+}
+
+/// Connects clients, one after the other, each by an end to write to and one to read from.
+fn serve<S: Read + Write + Send + 'static>(clients: impl Iterator<Item = (S, S)>, peer: &Mutex<Peer>, to: &Sender<Vec<u8>>) {
+    for (writer, reader) in clients {
+        Peer::connect(peer, Box::new(writer));
+        pump(reader, to);
+        Peer::disconnect(peer);
     }
 }
 

@@ -16,7 +16,7 @@ fn a_full_host_disk() {
     }
     for format in [Format::Qcow2, Format::Raw] {
         let name = format!("disk.{}", format.name());
-        tool::create(&bench.path(&name), &New { format, size: Some(64 << 20), cluster_size: 65536, backing: None, force: false }).unwrap();
+        tool::create(&bench.path(&name), &New { format, size: Some(64 << 20), cluster_size: None, backing: None, force: false }).unwrap();
         let own = std::env::current_exe().unwrap();
         let script = "ulimit -f 8192; exec \"$0\" --exact faults::a_full_host_disk --nocapture";
         let out = std::process::Command::new("bash")

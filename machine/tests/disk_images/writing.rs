@@ -145,7 +145,8 @@ fn images_that_we_made() {
         // Longer than the one below.
         let size = Some(LEN as u64 + (1 << 20));
         let backing = base.map(|name| bench.source(name));
-        tool::create(&bench.path(&name), &New { format: Format::Qcow2, size, cluster_size, backing, force: false }).unwrap();
+        tool::create(&bench.path(&name), &New { format: Format::Qcow2, size, cluster_size: Some(cluster_size), backing, force: false })
+            .unwrap();
         bench.sound(&name);
         holds(&bench, &name, 100 + n as u64, &format!("{cluster_size} {base:?}"));
     }
@@ -183,7 +184,7 @@ fn snapshots_keep_their_state() {
 fn raw_keeps_holes() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("disk.raw");
-    tool::create(&path, &New { format: Format::Raw, size: Some(64 << 20), cluster_size: 65536, backing: None, force: false }).unwrap();
+    tool::create(&path, &New { format: Format::Raw, size: Some(64 << 20), cluster_size: None, backing: None, force: false }).unwrap();
     let mut disk = disk::open(&path, &DiskMode::default()).unwrap();
     let mut model = vec![0; 64 << 20];
     exercise(&mut *disk, &mut model, 9, 60);

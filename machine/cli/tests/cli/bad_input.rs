@@ -1,13 +1,20 @@
 //! Each wrong input is one sentence on stderr and exit code 2; nothing is written.
 
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
+use std::process::{Command, Stdio};
 
 use crate::common::{guest, outcome, power_off, softmetal};
 
 /// The command fails with one line that contains all of `words`, and leaves the files of `dir` as they were.
 #[track_caller]
 pub fn refused(dir: &Path, args: &[&str], words: &[&str]) {
+    is_refused(dir, softmetal(args).current_dir(dir), words);
+}
+
+#[track_caller]
+fn is_refused(dir: &Path, command: &mut Command, words: &[&str]) {
     let list = || {
         let mut all: Vec<_> =
             std::fs::read_dir(dir).unwrap().map(|e| e.unwrap().path()).map(|p| (std::fs::read(&p).unwrap_or_default(), p)).collect();
@@ -15,13 +22,13 @@ pub fn refused(dir: &Path, args: &[&str], words: &[&str]) {
         all
     };
     let before = list();
-    let (code, out, err) = outcome(softmetal(args).current_dir(dir));
-    assert_eq!((code, out.as_str()), (Some(2), ""), "{args:?}: {err}");
-    assert_eq!(err.lines().count(), 1, "{args:?}: {err}");
+    let (code, out, err) = outcome(command);
+    assert_eq!((code, out.as_str()), (Some(2), ""), "{command:?}: {err}");
+    assert_eq!(err.lines().count(), 1, "{command:?}: {err}");
     for word in words {
-        assert!(err.contains(word), "{args:?}: {err} lacks {word}");
+        assert!(err.contains(word), "{command:?}: {err} lacks {word}");
     }
-    assert!(before == list(), "{args:?} wrote something");
+    assert!(before == list(), "{command:?} wrote something");
 }
 
 #[test]
@@ -48,7 +55,7 @@ fn kernels() {
     refused(d, &["run", "busybx"], &["did you mean busybox?"]);
     refused(d, &["run", "--kernel", "."], &["is a directory"]);
     refused(d, &["run", "--kernel", "empty"], &["empty"]);
-    refused(d, &["run", "text"], &["not a kernel"]);
+    refused(d, &["run", "text"], &["of no known format", "--disk"]);
     refused(d, &["run", "cut"], &["truncated"]);
     refused(d, &["run", "elf"], &["truncated", "64 bytes"]);
     refused(d, &["run", "disk.qcow2"], &["qcow2", "damaged"]);
@@ -56,6 +63,7 @@ fn kernels() {
     refused(d, &["run", "guest.bin", "--kernel", "guest.bin"], &["give one of them"]);
     refused(d, &["run", "--initrd", "text"], &["--kernel"]);
     refused(d, &["test"], &["nothing to boot"]);
+    refused(d, &["run", "--boot", "cdrom"], &["--boot", "--cdrom"]);
 }
 
 #[test]
@@ -94,7 +102,7 @@ fn disks() {
     std::fs::write(d.join("qcow2"), b"QFI\xfb").unwrap();
     std::fs::write(d.join("good"), [0; 1024]).unwrap();
     let with = |disk: &str, words: &[&str]| refused(d, &["run", "guest.bin", "--disk", disk], words);
-    with("missing", &["disk missing", "does not exist"]);
+    with("missing", &["image missing", "does not exist"]);
     with("empty", &["empty"]);
     with("cut", &["700 bytes", "cut short"]);
     with("qcow2", &["qcow2", "damaged"]);
@@ -103,6 +111,8 @@ fn disks() {
     with("good,format=what", &["no format", "vhdx"]);
     with("good,ro,snapshot=f", &["only one"]);
     with(".", &["directory"]);
+    with("good,snapshot=good", &["the image itself", "another file"]);
+    with("good,snapshot=no/f", &["snapshot file", "make it first"]);
     with("good,if=nvme", &["does not work yet"]);
     with("good,cache=none", &["cache=none", "snapshot"]);
     refused(d, &["run", "guest.bin", "--disk", "good", "--disk", "./good"], &["given twice"]);
@@ -112,13 +122,44 @@ fn disks() {
     with("good", &["in use by another run"]);
     with("good,ro", &["in use by another run"]);
     drop(file);
-
-    std::fs::set_permissions(d.join("good"), std::fs::Permissions::from_mode(0o444)).unwrap();
-    // Root may write it all the same.
-    if std::fs::OpenOptions::new().write(true).open(d.join("good")).is_err() {
-        with("good", &["cannot be written", ",ro"]);
-    }
     assert_eq!(outcome(softmetal(&["run", "guest.bin", "--disk", "good,ro"]).current_dir(d)).0, Some(0));
+}
+
+/// What the host refuses to a user; the superuser, to whom it refuses nothing, has the command run as nobody.
+#[test]
+fn what_the_host_refuses() {
+    let dir = tempfile::tempdir().unwrap();
+    let (binary, place) = (dir.path().join("softmetal"), dir.path().join("place"));
+    // Where nobody reaches it; were this process to write it, one that it starts meanwhile would keep it busy.
+    assert!(Command::new("cp").arg(env!("CARGO_BIN_EXE_softmetal")).arg(&binary).status().unwrap().success());
+    std::fs::create_dir(&place).unwrap();
+    let mode = |path: &Path, mode| std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+    for (name, bits) in [("secret", 0), ("fixed", 0o444)] {
+        std::fs::write(place.join(name), [0; 1024]).unwrap();
+        mode(&place.join(name), bits);
+    }
+    mode(dir.path(), 0o755);
+    mode(&place, 0o555);
+    let with = |args: &[&str], words: &[&str]| {
+        let mut command = Command::new(&binary);
+        command.args(args).current_dir(&place).stdin(Stdio::null());
+        if rustix::process::geteuid().is_root() {
+            command.uid(65534).gid(65534);
+        }
+        is_refused(&place, &mut command, words);
+    };
+    with(&["run", "secret"], &["secret", "permission denied"]);
+    with(&["run", "--disk", "secret"], &["secret", "permission denied"]);
+    with(&["run", "--disk", "fixed"], &["cannot be written", ",ro"]);
+    with(&["run", "--disk", "fixed,snapshot=new"], &["snapshot file new", "choose another"]);
+    with(&["run", "--stats-json", "new"], &["new", "choose another"]);
+    with(&["run", "--screenshot", "fixed"], &["fixed", "cannot be written"]);
+    with(&["run", "--serial", "file:fixed"], &["fixed", "cannot be written"]);
+    with(&["run", "--serial", "unix:new"], &["new", "choose another"]);
+    with(&["disk", "create", "new", "1M"], &["new", "choose another"]);
+    with(&["disk", "resize", "fixed", "1M"], &["cannot be written", "mode and owner"]);
+    with(&["disk", "convert", "fixed", "new"], &["new", "choose another"]);
+    mode(&place, 0o755);
 }
 
 #[test]
@@ -129,6 +170,8 @@ fn options() {
     let with = |args: &[&str], words: &[&str]| refused(d, &[&["run", "guest.bin"], args].concat(), words);
     with(&["--memroy", "1G"], &["no option --memroy", "did you mean --memory?"]);
     with(&["--memory", "lots"], &["--memory", "512M"]);
+    with(&["--memory", "-1"], &["--memory", "512M"]);
+    with(&["--seed", "lucky"], &["--seed", "`lucky` is no whole number"]);
     with(&["--memory", "900000G"], &["more than this host has"]);
     with(&["--cpus", "2"], &["does not work yet"]);
     with(&["--cpu", "haswel"], &["haswell"]);
@@ -144,6 +187,15 @@ fn options() {
     with(&["--initrd", "-"], &["stdin", "--serial null"]);
     with(&["--serial", "com1"], &["file:F"]);
     with(&["--serial", "file:no/such/log"], &["does not exist"]);
+    with(&["--serial", "unix:no/such/socket"], &["make it first"]);
+    with(&["--serial", "unix:guest.bin"], &["no socket", "another name"]);
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port().to_string();
+    with(&["--serial", &format!("tcp:127.0.0.1:{port}")], &["already in use;", "free port"]);
+    with(&["--gdb", &port], &["already in use;", "free port"]);
+    let listener = std::os::unix::net::UnixListener::bind(d.join("socket")).unwrap();
+    with(&["--serial", "unix:socket"], &["another program listens"]);
+    drop((taken, listener));
     with(&["--stats-json", "no/such/file"], &["does not exist"]);
     with(&["--expect", "("], &["not a regular expression"]);
     with(&["--send", "\\q"], &["\\q"]);
@@ -157,12 +209,17 @@ fn options() {
     with(&["--screen-expect", "x", "--vga", "none"], &["--vga none"]);
     with(&["--rtc", "yesterday"], &["2026-01-01T00:00:00Z"]);
     with(&["--timeout", "soon"], &["seconds"]);
-    with(&["--wait"], &["--gdb"]);
+    with(&["--wait"], &["--gdb is missing"]);
     with(&["--gdb", "nowhere.invalid:x"], &["--gdb"]);
     with(&["--log", "loud"], &["level"]);
-    with(&["second.bin"], &["one argument too many"]);
+    with(&["second.bin"], &["one argument too many", "one IMAGE"]);
+    with(&["--zzz"], &["no option --zzz; see softmetal run --help"]);
     refused(d, &["test", "guest.bin", "--success-code", "2"], &["odd"]);
     refused(d, &["snapshot"], &["does not work yet"]);
+    refused(d, &["disk", "crate"], &["did you mean `softmetal disk create`?"]);
+    refused(d, &["disk", "info", "a", "b"], &["one argument too many; see softmetal disk info --help"]);
+    refused(d, &["disk", "info"], &["FILE is missing; see softmetal disk info --help"]);
+    refused(d, &["catalog", "burn"], &["no command `softmetal catalog burn`"]);
     refused(d, &["rnu"], &["did you mean `softmetal run`?"]);
 }
 

@@ -61,11 +61,12 @@ fn mistakes() {
     refused(d, &["disk", "create", "x.qcow2", "0"], &["512"]);
     refused(d, &["disk", "create", "x.qcow2", "1M", "--cluster-size", "5000"], &["power of two"]);
     refused(d, &["disk", "create", "x.qcow2", "4000000T"], &["larger clusters"]);
+    refused(d, &["disk", "create", "x.img", "1M", "--cluster-size", "4K"], &["no clusters", "--format qcow2"]);
     refused(d, &["disk", "create", "x.vmdk", "1M", "--format", "vmdk"], &["only be read"]);
     refused(d, &["disk", "create", "x.img", "1M", "--format", "ext4"], &["no format `ext4`"]);
     refused(d, &["disk", "create", "raw", "1M"], &["there already", "--force"]);
     refused(d, &["disk", "create", "folder", "1M"], &["directory"]);
-    refused(d, &["disk", "create", "no/x", "1M"], &["no/x"]);
+    refused(d, &["disk", "create", "no/x", "1M"], &["no/x", "make it first"]);
     refused(d, &["disk", "create", "x.qcow2", "--backing-file", "missing"], &["missing"]);
     refused(d, &["disk", "create", "x.raw", "--format", "raw", "--backing-file", "raw"], &["--format qcow2"]);
     for command in ["info", "check", "commit"] {
@@ -79,7 +80,7 @@ fn mistakes() {
     refused(d, &["disk", "check", "raw"], &["nothing to check"]);
     refused(d, &["disk", "commit", "a.qcow2"], &["no backing file"]);
     refused(d, &["disk", "convert", "a.qcow2", "raw"], &["--force"]);
-    refused(d, &["disk", "convert", "a.qcow2", "a.qcow2"], &["a.qcow2"]);
+    refused(d, &["disk", "convert", "a.qcow2", "a.qcow2", "--force"], &["a.qcow2", "into itself"]);
     refused(d, &["disk", "convert", "a.qcow2", "x", "--snapshot", "one"], &["no snapshot one"]);
     refused(d, &["disk", "convert", "raw", "x", "--snapshot", "one"], &["no internal snapshots"]);
     refused(d, &["disk", "convert", "a.qcow2", "x", "--to-format", "vdi"], &["only be read"]);

@@ -1,6 +1,7 @@
 //! From power-on to power-off, by every way in and with the kernel's own switches.
 
 use std::path::Path;
+use std::process::Command;
 
 use softmetal_firmware::{HEAD_LEN, ImageKind, detect};
 use softmetal_machine::host::catalog::extract_vmlinux;
@@ -52,6 +53,22 @@ fn the_clock_source_is_the_one_asked_for() {
             "--expect",
             "(?m)^slept",
         ]));
+    }
+}
+
+/// What the help shows with a catalogue image does what it says.
+#[test]
+fn the_examples_of_the_help_pass() {
+    if images("busybox").is_none() {
+        return;
+    }
+    let help = softmetal().args(["test", "--help"]).output().unwrap();
+    let help = String::from_utf8(help.stdout).unwrap().replace("\\\n", " ");
+    let examples: Vec<&str> = help.lines().filter(|line| line.starts_with("  softmetal test busybox ")).collect();
+    assert_eq!(examples.len(), 2, "{help}");
+    for example in examples {
+        let line = example.replacen("softmetal", "exec \"$0\"", 1) + " --timeout 120 \"$@\"";
+        passes(Command::new("sh").args(["-c", &line, env!("CARGO_BIN_EXE_softmetal")]));
     }
 }
 

@@ -29,6 +29,9 @@ use sha2::{Digest, Sha256};
 use recipes::{Boots, CDROM, DISK, INITRD, KERNEL, Made, RECIPES, Recipe, recipe};
 pub use vmlinux::extract_vmlinux;
 
+use super::files::creatable;
+use crate::error::{UserError, why};
+
 /// Files of this size and above are known by size and time, not by their sum, so that a run need not read them whole.
 const LARGE: u64 = 64 << 20;
 
@@ -108,11 +111,14 @@ pub enum CatalogError {
         /// What is wrong with it.
         detail: String,
     },
+    /// Nothing can be made at a place of the user's.
+    #[error(transparent)]
+    User(#[from] UserError),
     /// There is no place for the cache.
     #[error("no cache folder: set HOME or XDG_CACHE_HOME")]
     NoCache,
     /// A file cannot be read or written.
-    #[error("{}: {source}", path.display())]
+    #[error("{}: {}", path.display(), why(source))]
     Io {
         /// The file.
         path: PathBuf,
@@ -319,6 +325,7 @@ impl Catalog {
             let detail = "it exists already; name a new file".into();
             return Err(CatalogError::Path { path: to.to_path_buf(), detail });
         }
+        creatable("file", to)?;
         if let Media::Disk(from) | Media::Cdrom(from) = self.fetch(name, progress)?.media {
             progress(&format!("copying to {}", to.display()));
             sparse::copy(&from, to).map_err(at(to))?;

@@ -158,7 +158,7 @@ pub fn open_vhdx(file: ImageFile) -> Result<Blocks, UserError> {
     let header = header.ok_or_else(|| file.damaged("it has no header"))?;
     if header[48..64] != [0; 16] {
         return Err(UserError(format!(
-            "the disk {} was not closed properly (its log holds changes); open it once with the program that wrote it",
+            "the image {} was not closed properly (its log holds changes); open it once with the program that wrote it",
             file.path().display()
         )));
     }

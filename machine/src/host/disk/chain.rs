@@ -36,7 +36,7 @@ impl Reach {
     /// # Errors
     /// A sentence when there is no such file.
     pub fn of(image: &Path, anywhere: bool) -> Result<Self, UserError> {
-        let folder = image.canonicalize().map_err(|e| UserError::file("disk", image, &e))?;
+        let folder = image.canonicalize().map_err(|e| UserError::file("image", image, &e))?;
         Ok(Self { folder: if anywhere { None } else { folder.parent().map(Path::to_path_buf) } })
     }
 
@@ -51,17 +51,17 @@ impl Reach {
         let protocol = text.split_once(':').is_some_and(|(p, _)| !p.is_empty() && !p.contains('/'));
         if protocol && !text.starts_with("file:") {
             return Err(UserError(format!(
-                "the disk {from} depends on `{called}`, which is no file; convert it with qemu-img convert -O qcow2 OLD NEW"
+                "the image {from} depends on `{called}`, which is no file; convert it with qemu-img convert -O qcow2 OLD NEW"
             )));
         }
         let name = text.strip_prefix("file:").map_or(name, Path::new);
         let path = image.path().parent().unwrap_or(Path::new("")).join(name);
         let place = path.canonicalize().map_err(|e| {
-            UserError(format!("the disk {from} depends on {called}, which cannot be opened ({e}); put that file where it was"))
+            UserError(format!("the image {from} depends on {called}, which cannot be opened ({e}); put that file where it was"))
         })?;
         match &self.folder {
             Some(folder) if !place.starts_with(folder) => Err(UserError(format!(
-                "the disk {from} depends on {called}, which is outside its folder; if that is intended, add `,backing=any` to --disk (--backing any to `softmetal disk`)"
+                "the image {from} depends on {called}, which is outside its folder; if that is intended, add `,backing=any` to --disk (--backing any to `softmetal disk`)"
             ))),
             _ => Ok(path),
         }
@@ -88,7 +88,7 @@ pub struct Access {
 pub fn open(path: &Path, access: &Access) -> Result<Box<dyn Image>, UserError> {
     let image = link(path, access, &mut Walk::default())?;
     if access.internal.is_some() && image.format() != Format::Qcow2 {
-        return Err(UserError(format!("the disk {} is {}, which has no internal snapshots", path.display(), image.format().name())));
+        return Err(UserError(format!("the image {} is {}, which has no internal snapshots", path.display(), image.format().name())));
     }
     Ok(image)
 }
@@ -98,7 +98,7 @@ pub fn open(path: &Path, access: &Access) -> Result<Box<dyn Image>, UserError> {
 /// # Errors
 /// A sentence when it cannot be read or is of a format that does not work.
 pub fn detect(file: &ImageFile) -> Result<Format, UserError> {
-    let failed = |e| UserError::file("disk", file.path(), &e);
+    let failed = |e| UserError::file("image", file.path(), &e);
     let format = Format::detect(file).map_err(failed)?;
     let mut head = [0; 32];
     file.read(0, &mut head).map_err(failed)?;
@@ -106,7 +106,7 @@ pub fn detect(file: &ImageFile) -> Result<Format, UserError> {
         Some(name) if format == Format::Raw => {
             let path = file.path().display();
             Err(UserError(format!(
-                "the disk {path} is a {name} image, which does not work; convert it with qemu-img convert -O qcow2 OLD NEW, or name its format if it is raw"
+                "the image {path} is a {name} image, which does not work; convert it with qemu-img convert -O qcow2 OLD NEW, or name its format if it is raw"
             )))
         }
         _ => Ok(format),
@@ -114,13 +114,13 @@ pub fn detect(file: &ImageFile) -> Result<Format, UserError> {
 }
 
 fn link(path: &Path, access: &Access, walk: &mut Walk) -> Result<Box<dyn Image>, UserError> {
-    let place = path.canonicalize().map_err(|e| UserError::file("disk", path, &e))?;
+    let place = path.canonicalize().map_err(|e| UserError::file("image", path, &e))?;
     if walk.seen.contains(&place) {
-        return Err(UserError(format!("the disk {} depends on itself; use a sound copy of it", path.display())));
+        return Err(UserError(format!("the image {} depends on itself; use a sound copy of it", path.display())));
     }
     if walk.seen.len() == MAX_DEPTH {
         return Err(UserError(format!(
-            "the disk {} depends on more than {MAX_DEPTH} others; join some with `softmetal disk commit`",
+            "the image {} depends on more than {MAX_DEPTH} others; join some with `softmetal disk commit`",
             walk.seen[0].display()
         )));
     }
@@ -132,7 +132,7 @@ fn link(path: &Path, access: &Access, walk: &mut Walk) -> Result<Box<dyn Image>,
     };
     if file.writable() && !format.writable() {
         return Err(UserError(format!(
-            "the disk {} is {}, which can only be read; add `,ro` or `,snapshot` to --disk, or convert it with `softmetal disk convert`",
+            "the image {} is {}, which can only be read; add `,ro` or `,snapshot` to --disk, or convert it with `softmetal disk convert`",
             path.display(),
             format.name()
         )));

@@ -66,20 +66,20 @@ impl ImageFile {
     /// [`UserError`] when it cannot be opened, is no regular file or block device, or is in use.
     pub fn open(path: &Path, lock: Lock) -> Result<Self, UserError> {
         let p = path.display();
-        let failed = |e: io::Error| UserError::file("disk", path, &e);
+        let failed = |e: io::Error| UserError::file("image", path, &e);
         // Opening a FIFO would wait for its other end, so the kind comes first.
         let kind = std::fs::metadata(path).map_err(failed)?.file_type();
         if kind.is_dir() {
-            return Err(UserError(format!("the disk {p} is a directory; give an image file")));
+            return Err(UserError(format!("the image {p} is a directory; give an image file")));
         }
         if !kind.is_file() && !kind.is_block_device() {
-            return Err(UserError(format!("the disk {p} is no regular file or block device; give an image file")));
+            return Err(UserError(format!("the image {p} is no regular file or block device; give an image file")));
         }
         let writable = lock == Lock::Exclusive;
         let mut file = OpenOptions::new().read(true).write(writable).open(path).map_err(|e| {
             let refused = matches!(e.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem);
             if writable && refused && File::open(path).is_ok() {
-                UserError(format!("the disk {p} cannot be written; add `,ro` or `,snapshot` to --disk {p}"))
+                UserError(format!("the image {p} cannot be written; check its mode and owner"))
             } else {
                 failed(e)
             }
@@ -91,9 +91,9 @@ impl ImageFile {
         };
         if let Some(Err(e)) = operation.map(|o| rustix::fs::flock(&file, o)) {
             if e == rustix::io::Errno::WOULDBLOCK {
-                return Err(UserError(format!("the disk {p} is in use by another run; end that run, or give each its own copy")));
+                return Err(UserError(format!("the image {p} is in use by another run; end that run, or give each its own copy")));
             }
-            log::warn!("the disk {p} cannot be locked ({e}); take care that no other run writes it");
+            log::warn!("the image {p} cannot be locked ({e}); take care that no other run writes it");
         }
         let len = file.seek(SeekFrom::End(0)).map_err(failed)?;
         let identity = file.metadata().map(|m| (m.dev(), m.ino())).map_err(failed)?;
@@ -148,13 +148,13 @@ impl ImageFile {
 
     /// The error for a file whose contents contradict themselves.
     pub fn damaged(&self, what: impl std::fmt::Display) -> UserError {
-        UserError(format!("the disk {} is damaged ({what}); use a sound copy of it", self.path.display()))
+        UserError(format!("the image {} is damaged ({what}); use a sound copy of it", self.path.display()))
     }
 
     /// The error for a file that uses what is not there.
     pub fn unsupported(&self, what: impl std::fmt::Display) -> UserError {
         UserError(format!(
-            "the disk {} {what}, which does not work; convert it with qemu-img convert -O qcow2 OLD NEW",
+            "the image {} {what}, which does not work; convert it with qemu-img convert -O qcow2 OLD NEW",
             self.path.display()
         ))
     }
@@ -220,7 +220,7 @@ impl ImageFile {
             return Err(self.damaged(format_args!("its {what} is of {len} bytes")));
         }
         let mut bytes = vec![0; len as usize];
-        self.read_exact(offset, &mut bytes).map_err(|e| UserError::file("disk", &self.path, &e))?;
+        self.read_exact(offset, &mut bytes).map_err(|e| UserError::file("image", &self.path, &e))?;
         Ok(bytes)
     }
 

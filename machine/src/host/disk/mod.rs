@@ -24,7 +24,8 @@ pub use self::image::Format;
 use self::image::Image;
 use self::overlay::Overlay;
 use self::qcow2::{Backing, Layout};
-use crate::error::UserError;
+use super::files;
+use crate::error::{UserError, why};
 
 /// How a disk image is opened.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -49,6 +50,10 @@ pub struct DiskMode {
 pub fn open(path: &Path, mode: &DiskMode) -> Result<Box<dyn BlockBackend>, UserError> {
     catch_size_limit();
     let writes = !mode.read_only && !mode.snapshot && mode.overlay.is_none();
+    if writes && path.is_file() && !files::writable(path) && std::fs::File::open(path).is_ok() {
+        let p = path.display();
+        return Err(UserError(format!("the image {p} cannot be written; add `,ro` or `,snapshot` to --disk {p}")));
+    }
     let lock = if writes { Lock::Exclusive } else { Lock::Shared };
     let access = Access { lock, format: mode.format, reach: Reach::of(path, mode.backing_anywhere)?, internal: None };
     let image = chain::open(path, &access)?;
@@ -64,7 +69,7 @@ pub fn open(path: &Path, mode: &DiskMode) -> Result<Box<dyn BlockBackend>, UserE
 /// # Errors
 /// As of [`open`].
 pub fn open_medium(path: &Path, read_only: bool) -> Result<SharedDisk, UserError> {
-    let read_only = read_only || std::fs::metadata(path).is_ok_and(|m| m.permissions().readonly());
+    let read_only = read_only || path.exists() && !files::writable(path);
     open(path, &DiskMode { read_only, format: Some(Format::Raw), ..DiskMode::default() }).map(SharedDisk::from)
 }
 
@@ -82,20 +87,24 @@ fn catch_size_limit() {
 /// The qcow2 file `path` over `base`: an existing one must have been made for it.
 fn open_overlay(path: &Path, base: Box<dyn Image>) -> Result<Box<dyn Image>, UserError> {
     let p = path.display();
-    let below = base.file().path().canonicalize().map_err(|e| UserError::file("disk", base.file().path(), &e))?;
+    let below = base.file().path().canonicalize().map_err(|e| UserError::file("image", base.file().path(), &e))?;
     if !path.exists() {
-        let folder = path.parent().filter(|f| !f.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        files::creatable("snapshot file", path)?;
+        let folder = files::folder(path);
         let folder = folder.canonicalize().map_err(|e| UserError::file("folder", folder, &e))?;
         // Two files that are moved together stay together.
         let name = below.strip_prefix(&folder).unwrap_or(&below);
-        let name = name.to_str().ok_or_else(|| UserError(format!("the name of the disk {} is no text; rename it", name.display())))?;
+        let name = name.to_str().ok_or_else(|| UserError(format!("the name of the image {} is no text; rename it", name.display())))?;
         let backing = Backing { name: name.into(), format: Some(base.format().name().into()) };
-        let failed = |e: std::io::Error| UserError(format!("the snapshot file {p} cannot be made: {e}"));
+        let failed = |e: std::io::Error| UserError(format!("the snapshot file {p} cannot be made: {}", why(&e)));
         let mut file = ImageFile::create(path).map_err(failed)?;
         qcow2::create(&mut file, &Layout { size: base.size(), cluster_bits: 16, backing: Some(backing) }).map_err(failed)?;
     }
+    if path.canonicalize().is_ok_and(|p| p == below) {
+        return Err(UserError(format!("the file {p} is the image itself; give another file with snapshot=FILE")));
+    }
     let file = ImageFile::open(path, Lock::Exclusive)?;
-    let format = Format::detect(&file).map_err(|e| UserError::file("disk", path, &e))?;
+    let format = Format::detect(&file).map_err(|e| UserError::file("image", path, &e))?;
     let other = || {
         let base = base.file().path().display();
         UserError(format!("the file {p} is there and is no snapshot of {base}; give another file with snapshot=FILE"))

@@ -22,11 +22,11 @@ impl Raw {
     pub fn open(file: ImageFile, guessed: bool) -> Result<Self, UserError> {
         let (size, path) = (file.len(), file.path().display());
         if size == 0 {
-            return Err(UserError(format!("the disk {path} is empty; give an image with contents")));
+            return Err(UserError(format!("the image {path} is empty; give an image with contents")));
         }
         if size % 512 != 0 {
             return Err(UserError(format!(
-                "the disk {path} is {size} bytes, which is no whole number of 512-byte sectors; it may be cut short"
+                "the image {path} is {size} bytes, which is no whole number of 512-byte sectors; it may be cut short"
             )));
         }
         Ok(Self { file, size, guessed })

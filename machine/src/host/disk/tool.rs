@@ -11,7 +11,8 @@ use super::file::{ImageFile, Lock};
 use super::image::{Format, Image};
 use super::qcow2::{self, Backing, Header, Layout, Qcow2, feature};
 use super::raw::Raw;
-use crate::error::UserError;
+use crate::error::{UserError, why};
+use crate::host::files;
 
 /// Bytes copied at a time.
 const COPY: u64 = 2 << 20;
@@ -51,7 +52,7 @@ impl Source {
 }
 
 fn failed(path: &Path, what: &str, error: &dyn std::fmt::Display) -> UserError {
-    UserError(format!("the disk {} cannot be {what}: {error}", path.display()))
+    UserError(format!("the image {} cannot be {what}: {error}", path.display()))
 }
 
 /// A file that appears under its name only when it is complete.
@@ -64,19 +65,17 @@ struct Fresh {
 impl Fresh {
     fn new(target: &Path, force: bool) -> Result<(Self, ImageFile), UserError> {
         let p = target.display();
-        if target.is_dir() {
-            return Err(UserError(format!("{p} is a directory; give a file name")));
+        if target.symlink_metadata().is_ok_and(|m| !m.is_dir()) && !force {
+            return Err(UserError(format!("the file {p} is there already; add --force to replace it")));
         }
-        if target.symlink_metadata().is_ok() {
-            if !force {
-                return Err(UserError(format!("the file {p} is there already; add --force to replace it")));
-            }
+        files::creatable("file", target)?;
+        if target.exists() {
             // Not one that a run uses.
             ImageFile::open(target, Lock::Exclusive)?;
         }
         let name = target.file_name().ok_or_else(|| UserError(format!("{p} is no file name; give one")))?;
         let temporary = target.with_file_name(format!(".{}.{}.partial", name.to_string_lossy(), std::process::id()));
-        let file = ImageFile::create(&temporary).map_err(|e| UserError(format!("the file {p} cannot be made: {e}")))?;
+        let file = ImageFile::create(&temporary).map_err(|e| UserError(format!("the file {p} cannot be made: {}", why(&e))))?;
         Ok((Self { temporary, target: target.to_path_buf(), force }, file))
     }
 
@@ -89,10 +88,9 @@ impl Fresh {
                 // Unlike a rename, a link never replaces what came there meanwhile.
                 std::fs::hard_link(&self.temporary, &self.target)?;
             }
-            let folder = self.target.parent().filter(|f| !f.as_os_str().is_empty()).unwrap_or(Path::new("."));
-            std::fs::File::open(folder)?.sync_all()
+            std::fs::File::open(files::folder(&self.target))?.sync_all()
         };
-        place().map_err(|e| UserError(format!("the file {} cannot be made: {e}", self.target.display())))
+        place().map_err(|e| UserError(format!("the file {} cannot be made: {}", self.target.display(), why(&e))))
     }
 }
 
@@ -254,7 +252,7 @@ pub fn check(source: &Source, repair: bool) -> Result<Check, UserError> {
     let (mut file, format) = source.file(if repair { Lock::Exclusive } else { Lock::Shared })?;
     if format != Format::Qcow2 {
         let path = source.path.display();
-        return Err(UserError(format!("the disk {path} is {}, in which there is nothing to check; only qcow2 has", format.name())));
+        return Err(UserError(format!("the image {path} is {}, in which there is nothing to check; only qcow2 has", format.name())));
     }
     let header = Header::parse(&file)?;
     let found = qcow2::check(&mut file, &header, repair)?;
@@ -282,8 +280,8 @@ pub struct New {
     pub format: Format,
     /// In bytes; with a file below its size if nothing else is said.
     pub size: Option<u64>,
-    /// Of qcow2, in bytes.
-    pub cluster_size: u64,
+    /// Of qcow2, in bytes; 64 KiB if nothing is said.
+    pub cluster_size: Option<u64>,
     /// The file below.
     pub backing: Option<Source>,
     /// An existing file is replaced.
@@ -295,12 +293,16 @@ pub struct New {
 /// # Errors
 /// [`UserError`] when what is wanted cannot be or the file is there already.
 pub fn create(path: &Path, new: &New) -> Result<(), UserError> {
-    let bad = |what: &str| UserError(format!("the disk {} cannot be made: {what}", path.display()));
+    let bad = |what: &str| UserError(format!("the image {} cannot be made: {what}", path.display()));
     only_writable(new.format)?;
     if new.backing.is_some() && new.format != Format::Qcow2 {
         return Err(bad("a raw image cannot have a backing file; add --format qcow2"));
     }
-    if !new.cluster_size.is_power_of_two() || !(512..=2 << 20).contains(&new.cluster_size) {
+    if new.cluster_size.is_some() && new.format != Format::Qcow2 {
+        return Err(bad("a raw image has no clusters; leave out --cluster-size, or add --format qcow2"));
+    }
+    let cluster_size = new.cluster_size.unwrap_or(64 << 10);
+    if !cluster_size.is_power_of_two() || !(512..=2 << 20).contains(&cluster_size) {
         return Err(bad("a cluster is of 512 bytes to 2M, a power of two"));
     }
     let mut size = new.size;
@@ -308,8 +310,8 @@ pub fn create(path: &Path, new: &New) -> Result<(), UserError> {
     if let Some(source) = &new.backing {
         let image = source.open(Lock::Shared, None)?;
         size = size.or(Some(image.size()));
-        let place = source.path.canonicalize().map_err(|e| UserError::file("disk", &source.path, &e))?;
-        let folder = path.parent().filter(|f| !f.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let place = source.path.canonicalize().map_err(|e| UserError::file("image", &source.path, &e))?;
+        let folder = files::folder(path);
         let folder = folder.canonicalize().map_err(|e| UserError::file("folder", folder, &e))?;
         let name = place.strip_prefix(&folder).unwrap_or(&place);
         let name = name.to_str().ok_or_else(|| bad("the name of the backing file is no text"))?;
@@ -322,7 +324,7 @@ pub fn create(path: &Path, new: &New) -> Result<(), UserError> {
     let (fresh, mut file) = Fresh::new(path, new.force)?;
     let made = match new.format {
         Format::Qcow2 => {
-            let layout = Layout { size, cluster_bits: new.cluster_size.trailing_zeros(), backing };
+            let layout = Layout { size, cluster_bits: cluster_size.trailing_zeros(), backing };
             qcow2::create(&mut file, &layout)
         }
         _ => file.set_len(size).and_then(|()| file.sync()),
@@ -356,6 +358,9 @@ pub fn convert(
 ) -> Result<(), UserError> {
     only_writable(format)?;
     let mut from = source.open(Lock::Shared, internal)?;
+    if target.canonicalize().is_ok_and(|target| source.path.canonicalize().is_ok_and(|from| from == target)) {
+        return Err(UserError(format!("the image {} cannot be converted into itself; name another file", target.display())));
+    }
     let size = from.size();
     let (fresh, mut file) = Fresh::new(target, force)?;
     let bad = |e: &dyn std::fmt::Display| failed(target, "written", e);
@@ -432,13 +437,13 @@ fn runs(bytes: &[u8]) -> Vec<Piece<'_>> {
 pub fn commit(source: &Source, progress: Progress) -> Result<PathBuf, UserError> {
     let path = source.path.display();
     let (file, format) = source.file(Lock::Exclusive)?;
-    let none = || UserError(format!("the disk {path} has no backing file to commit to"));
+    let none = || UserError(format!("the image {path} has no backing file to commit to"));
     if format != Format::Qcow2 {
         return Err(none());
     }
     let header = Header::parse(&file)?;
     if header.snapshots > 0 {
-        return Err(UserError(format!("the disk {path} has internal snapshots, which a commit would break; convert it instead")));
+        return Err(UserError(format!("the image {path} has internal snapshots, which a commit would break; convert it instead")));
     }
     let backing = header.backing.clone().ok_or_else(none)?;
     let reach = Reach::of(&source.path, source.backing_anywhere)?;
@@ -505,10 +510,11 @@ pub fn resize(source: &Source, size: Size, shrink: bool) -> Result<u64, UserErro
         Size::Grow(by) => old.checked_add(by),
         Size::Shrink(by) => old.checked_sub(by),
     };
-    let new = new.filter(|n| *n > 0 && n % 512 == 0 && *n <= i64::MAX as u64);
-    let new = new.ok_or_else(|| UserError(format!("the disk {path} is of {old} bytes; give a size of whole 512-byte sectors")))?;
+    let new = new.filter(|n| *n > 0 && n % 512 == 0 && *n <= i64::MAX as u64).ok_or_else(|| {
+        UserError(format!("the image {path} has {old} bytes; give a new size of whole 512-byte sectors, at least one of them"))
+    })?;
     if new < old && !shrink {
-        return Err(UserError(format!("the disk {path} would lose its last {} bytes; add --shrink if that is intended", old - new)));
+        return Err(UserError(format!("the image {path} would lose its last {} bytes; add --shrink if that is intended", old - new)));
     }
     image.resize(new).map_err(|e| source.failed("resized", &e))?;
     Ok(new)

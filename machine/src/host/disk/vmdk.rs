@@ -180,7 +180,7 @@ impl Vmdk {
     /// A sentence.
     pub fn open(file: ImageFile, reach: &Reach) -> Result<Self, UserError> {
         let mut magic = [0; 4];
-        file.read(0, &mut magic).map_err(|e| UserError::file("disk", file.path(), &e))?;
+        file.read(0, &mut magic).map_err(|e| UserError::file("image", file.path(), &e))?;
         if magic == *b"COWD" {
             return Err(file.unsupported("is a VMDK of an ESX server"));
         }

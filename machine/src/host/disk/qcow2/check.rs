@@ -82,7 +82,7 @@ pub fn check(file: &mut ImageFile, header: &Header, repair: bool) -> Result<Find
     if !repair || found.corruptions + found.leaks + flags == 0 {
         return Ok(found);
     }
-    let failed = |file: &ImageFile, e: io::Error| UserError(format!("the disk {} cannot be mended: {e}", file.path().display()));
+    let failed = |file: &ImageFile, e: io::Error| UserError(format!("the image {} cannot be mended: {e}", file.path().display()));
     let mut left = found.clone();
     for _ in 0..PASSES {
         if left.corruptions + left.leaks == 0 {
@@ -110,7 +110,7 @@ fn pass(file: &mut ImageFile, header: &Header, repair: bool) -> Result<Findings,
     let snapshots = header.snapshots(file)?;
     let mut refcounts = Refcounts::open(file, header)?;
     let mut check = Check { file, header, counts: Counts::default(), found: Findings::default() };
-    let failed = |e: io::Error| UserError(format!("the disk {} cannot be checked: {e}", path.display()));
+    let failed = |e: io::Error| UserError(format!("the image {} cannot be checked: {e}", path.display()));
     let mut l1s = vec![(header.l1_offset, header.l1_entries)];
     l1s.extend(snapshots.iter().map(|s| (s.l1_offset, s.l1_entries)));
     let table_len = snapshots.iter().map(|s| s.len).sum();

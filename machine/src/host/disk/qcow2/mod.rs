@@ -93,7 +93,7 @@ impl Qcow2 {
             let snapshots = header.snapshots(&file)?;
             let Some(s) = snapshots.iter().find(|s| s.name == wanted || s.id == wanted) else {
                 let path = file.path().display();
-                return Err(UserError(format!("the disk {path} has no snapshot {wanted}; `softmetal disk info {path}` lists them")));
+                return Err(UserError(format!("the image {path} has no snapshot {wanted}; `softmetal disk info {path}` lists them")));
             };
             header.l1_offset = s.l1_offset;
             header.l1_entries = s.l1_entries;
@@ -104,18 +104,18 @@ impl Qcow2 {
         }
         if header.size == 0 {
             return Err(UserError(format!(
-                "the disk {} is empty (0 bytes); make it larger with `softmetal disk resize`",
+                "the image {} is empty (0 bytes); make it larger with `softmetal disk resize`",
                 file.path().display()
             )));
         }
         if file.writable() && header.incompatible & (feature::DIRTY | feature::CORRUPT) != 0 {
             let path = file.path().display();
             return Err(UserError(format!(
-                "the disk {path} was not closed properly or is damaged; mend it with `softmetal disk check --repair {path}`"
+                "the image {path} was not closed properly or is damaged; mend it with `softmetal disk check --repair {path}`"
             )));
         }
         let mut bytes = vec![0; header.l1_entries as usize * 8];
-        file.read(header.l1_offset, &mut bytes).map_err(|e| UserError::file("disk", file.path(), &e))?;
+        file.read(header.l1_offset, &mut bytes).map_err(|e| UserError::file("image", file.path(), &e))?;
         let l1 = bytes.chunks_exact(8).map(|e| be64(e, 0)).collect();
         let refcounts = if file.writable() { Some(Refcounts::open(&file, &header)?) } else { None };
         Ok(Self {

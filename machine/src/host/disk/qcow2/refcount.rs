@@ -68,7 +68,7 @@ impl Refcounts {
     pub fn open(file: &ImageFile, header: &Header) -> Result<Self, UserError> {
         let len = u64::from(header.reftable_clusters) << header.cluster_bits;
         let mut bytes = vec![0; len as usize];
-        file.read(header.reftable_offset, &mut bytes).map_err(|e| UserError::file("disk", file.path(), &e))?;
+        file.read(header.reftable_offset, &mut bytes).map_err(|e| UserError::file("image", file.path(), &e))?;
         // The low nine bits are reserved.
         let table: Vec<u64> = bytes.chunks_exact(8).map(|e| be64(e, 0) & !0x1ff).collect();
         Ok(Self {
