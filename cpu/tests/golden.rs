@@ -13,7 +13,7 @@ use softmetal_cpu::testing::Harness;
 
 const FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/open.txt");
 
-/// xorshift64*
+/// xorshift64*, whose numbers are the operands in [`FILE`].
 struct Random(u64);
 
 impl Random {

@@ -3,18 +3,16 @@
 //! `SOFTMETAL_RANDOM_INSTRUCTIONS=100000000 cargo test --release -p softmetal-cpu --test random_bytes` runs as many
 //! instructions; `SOFTMETAL_RANDOM_SEED` picks another stream.
 
+use softmetal_bus::splitmix64;
 use softmetal_cpu::state::{TableRegister, bits, reg, seg};
 use softmetal_cpu::testing::{CODE, DESCRIPTORS, GDT, Harness, RAM};
 use softmetal_cpu::{Engine, Segment, Stop, flags};
 
-/// A small, fast generator (xorshift64*).
+/// SplitMix64.
 struct Random(u64);
 impl Random {
     fn next(&mut self) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
+        splitmix64(&mut self.0)
     }
     fn below(&mut self, n: u64) -> u64 {
         self.next() % n
@@ -147,7 +145,7 @@ fn random_bytes_neither_panic_nor_hang() {
     let number = |name: &str, default: u64| std::env::var(name).ok().map_or(default, |v| v.parse().expect("a number"));
     let wanted = number("SOFTMETAL_RANDOM_INSTRUCTIONS", 2_000_000);
     let seed = number("SOFTMETAL_RANDOM_SEED", 1);
-    let mut r = Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
+    let mut r = Random(seed);
     let mut done = 0;
     let mut delivered = 0u64;
     let mut at = 0usize;

@@ -54,15 +54,12 @@ impl Frame {
     }
 }
 
-/// A small generator (xorshift64*), so that failures repeat.
+/// SplitMix64, so that failures repeat.
 struct Random(u64);
 
 impl Random {
     fn next(&mut self) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
+        softmetal_bus::splitmix64(&mut self.0)
     }
     fn pick<T: Copy>(&mut self, from: &[T]) -> T {
         from[(self.next() >> 33) as usize % from.len()]
@@ -178,7 +175,7 @@ macro_rules! host {
 fn compare(instructions: &[(&str, Host)]) {
     const ROUNDS: usize = 60;
     if !std::arch::is_x86_feature_detected!("sse4.2") {
-        eprintln!("this host lacks SSE4.2: nothing to compare with");
+        softmetal_testroms::skipped(&"this host lacks SSE4.2");
         return;
     }
     let mut random = Random(0x9e37_79b9_7f4a_7c15);

@@ -4,54 +4,51 @@ use iced_x86::code_asm::*;
 use softmetal_bus::Input;
 use softmetal_machine::board::{Disk, Interface, Plugs, SharedDisk, chips::id};
 use softmetal_machine::machine::{Config, Images, InputEvent, Machine, Turn};
+use softmetal_testroms::image::boot_sector;
 
 /// Runs for ever: a timer interrupt every 100 ticks whose handler counts; a loop that writes through 64 KiB with a
 /// pattern from the count, changes its own code, and halts now and then.
 fn sector() -> Vec<u8> {
-    let mut a = CodeAssembler::new(16).unwrap();
-    let (mut start, mut handler, mut again, mut patched) = (a.create_label(), a.create_label(), a.create_label(), a.create_label());
-    a.jmp(start).unwrap();
-    // 0x7c02; its immediate is patched.
-    a.set_label(&mut patched).unwrap();
-    a.add(al, 1).unwrap();
-    a.ret().unwrap();
-    // 0x7c05
-    a.set_label(&mut handler).unwrap();
-    a.push(ax).unwrap();
-    a.inc(word_ptr(0x600)).unwrap();
-    a.mov(al, 0x20).unwrap();
-    a.out(0x20, al).unwrap();
-    a.pop(ax).unwrap();
-    a.iret().unwrap();
-    a.set_label(&mut start).unwrap();
-    a.xor(ax, ax).unwrap();
-    a.mov(ds, ax).unwrap();
-    a.mov(word_ptr(0x80), 0x7c05).unwrap();
-    a.mov(word_ptr(0x82), ax).unwrap();
-    for (port, value) in [(0x20, 0x11), (0x21, 0x20), (0x21, 4), (0x21, 1), (0x21, 0xfe), (0x43, 0x34), (0x40, 100), (0x40, 0)] {
-        a.mov(al, value).unwrap();
-        a.out(port, al).unwrap();
-    }
-    a.mov(ax, 0x2000).unwrap();
-    a.mov(es, ax).unwrap();
-    a.sti().unwrap();
-    a.set_label(&mut again).unwrap();
-    a.add(ax, word_ptr(0x600)).unwrap();
-    a.mov(word_ptr(di).es(), ax).unwrap();
-    a.add(di, 0x82).unwrap();
-    a.inc(byte_ptr(0x7c03)).unwrap();
-    a.call(patched).unwrap();
-    a.mov(cx, 5).unwrap();
-    a.rep().stosw().unwrap();
-    a.test(di, 0x100).unwrap();
-    a.jne(again).unwrap();
-    a.hlt().unwrap();
-    a.jmp(again).unwrap();
-    let mut bytes = a.assemble(0x7c00).unwrap();
-    assert!(bytes.len() <= 510);
-    bytes.resize(510, 0);
-    bytes.extend([0x55, 0xaa]);
-    bytes
+    boot_sector(|a| {
+        let (mut start, mut handler, mut again, mut patched) = (a.create_label(), a.create_label(), a.create_label(), a.create_label());
+        a.jmp(start)?;
+        // 0x7c02; its immediate is patched.
+        a.set_label(&mut patched)?;
+        a.add(al, 1)?;
+        a.ret()?;
+        // 0x7c05
+        a.set_label(&mut handler)?;
+        a.push(ax)?;
+        a.inc(word_ptr(0x600))?;
+        a.mov(al, 0x20)?;
+        a.out(0x20, al)?;
+        a.pop(ax)?;
+        a.iret()?;
+        a.set_label(&mut start)?;
+        a.xor(ax, ax)?;
+        a.mov(ds, ax)?;
+        a.mov(word_ptr(0x80), 0x7c05)?;
+        a.mov(word_ptr(0x82), ax)?;
+        for (port, value) in [(0x20, 0x11), (0x21, 0x20), (0x21, 4), (0x21, 1), (0x21, 0xfe), (0x43, 0x34), (0x40, 100), (0x40, 0)] {
+            a.mov(al, value)?;
+            a.out(port, al)?;
+        }
+        a.mov(ax, 0x2000)?;
+        a.mov(es, ax)?;
+        a.sti()?;
+        a.set_label(&mut again)?;
+        a.add(ax, word_ptr(0x600))?;
+        a.mov(word_ptr(di).es(), ax)?;
+        a.add(di, 0x82)?;
+        a.inc(byte_ptr(0x7c03))?;
+        a.call(patched)?;
+        a.mov(cx, 5)?;
+        a.rep().stosw()?;
+        a.test(di, 0x100)?;
+        a.jne(again)?;
+        a.hlt()?;
+        a.jmp(again)
+    })
 }
 
 fn machine() -> Machine {
@@ -130,48 +127,40 @@ fn events_after_a_checkpoint_are_forgotten() {
     assert_eq!(log, [(0, event(b'a')), (100, event(b'c'))]);
 }
 
-/// The boot sector that `a` assembles to.
-fn boot_sector(mut a: CodeAssembler) -> Vec<u8> {
-    let mut bytes = a.assemble(0x7c00).unwrap();
-    bytes.resize(510, 0);
-    bytes.extend([0x55, 0xaa]);
-    bytes
-}
-
 /// Flushes an IDE disk and reads its first sector, for ever; counts how often it looks whether the disk is ready, and how
 /// often it is.
 fn flushes_and_reads() -> Vec<u8> {
-    let mut a = CodeAssembler::new(16).unwrap();
-    let mut again = a.create_label();
-    a.xor(ax, ax).unwrap();
-    a.mov(ds, ax).unwrap();
-    a.mov(es, ax).unwrap();
-    a.cld().unwrap();
-    a.mov(dx, 0x1f6).unwrap();
-    a.mov(al, 0xe0).unwrap();
-    a.out(dx, al).unwrap();
-    a.set_label(&mut again).unwrap();
-    a.mov(dx, 0x1f2).unwrap();
-    a.mov(al, 1).unwrap();
-    a.out(dx, al).unwrap();
-    a.mov(dx, 0x1f7).unwrap();
-    for command in [0xe7, 0x20] {
-        let mut wait = a.create_label();
-        a.mov(al, command).unwrap();
-        a.out(dx, al).unwrap();
-        a.set_label(&mut wait).unwrap();
-        a.inc(dword_ptr(0x600)).unwrap();
-        a.in_(al, dx).unwrap();
-        a.test(al, 0x80).unwrap();
-        a.jne(wait).unwrap();
-        a.inc(dword_ptr(0x604)).unwrap();
-    }
-    a.mov(dx, 0x1f0).unwrap();
-    a.mov(cx, 256).unwrap();
-    a.mov(di, 0x800).unwrap();
-    a.rep().insw().unwrap();
-    a.jmp(again).unwrap();
-    boot_sector(a)
+    boot_sector(|a| {
+        let mut again = a.create_label();
+        a.xor(ax, ax)?;
+        a.mov(ds, ax)?;
+        a.mov(es, ax)?;
+        a.cld()?;
+        a.mov(dx, 0x1f6)?;
+        a.mov(al, 0xe0)?;
+        a.out(dx, al)?;
+        a.set_label(&mut again)?;
+        a.mov(dx, 0x1f2)?;
+        a.mov(al, 1)?;
+        a.out(dx, al)?;
+        a.mov(dx, 0x1f7)?;
+        for command in [0xe7, 0x20] {
+            let mut wait = a.create_label();
+            a.mov(al, command)?;
+            a.out(dx, al)?;
+            a.set_label(&mut wait)?;
+            a.inc(dword_ptr(0x600))?;
+            a.in_(al, dx)?;
+            a.test(al, 0x80)?;
+            a.jne(wait)?;
+            a.inc(dword_ptr(0x604))?;
+        }
+        a.mov(dx, 0x1f0)?;
+        a.mov(cx, 256)?;
+        a.mov(di, 0x800)?;
+        a.rep().insw()?;
+        a.jmp(again)
+    })
 }
 
 /// A saved machine and the log of what came in later are enough to repeat a run in which the host set the pace.
@@ -214,35 +203,35 @@ fn a_run_at_the_hosts_pace_is_repeated() {
 
 /// Raises an SMI for ever; the handler, which stays at the place after RESET, counts for a while in memory.
 fn smis() -> Vec<u8> {
-    let mut a = CodeAssembler::new(16).unwrap();
-    let (mut start, mut again, mut count) = (a.create_label(), a.create_label(), a.create_label());
-    a.jmp(start).unwrap();
-    // 0x7c02
-    a.mov(cx, 500).unwrap();
-    a.set_label(&mut count).unwrap();
-    a.inc(dword_ptr(0x604)).unwrap();
-    a.loop_(count).unwrap();
-    a.rsm().unwrap();
-    a.set_label(&mut start).unwrap();
-    a.xor(ax, ax).unwrap();
-    a.mov(ds, ax).unwrap();
-    a.mov(ax, 0x3000).unwrap();
-    a.mov(es, ax).unwrap();
-    a.mov(si, 0x7c02).unwrap();
-    a.mov(di, 0x8000).unwrap();
-    a.mov(cx, 0x20).unwrap();
-    a.rep().movsb().unwrap();
-    // PIIX4: APMC_EN in DEVACTB, SMI_EN in GLBCTL.
-    for (port, value) in [(0xcf8, 0x8000_0b58_u32), (0xcfc, 1 << 25), (0x628, 1)] {
-        a.mov(dx, port).unwrap();
-        a.mov(eax, value).unwrap();
-        a.out(dx, eax).unwrap();
-    }
-    a.set_label(&mut again).unwrap();
-    a.inc(dword_ptr(0x600)).unwrap();
-    a.out(0xb2, al).unwrap();
-    a.jmp(again).unwrap();
-    boot_sector(a)
+    boot_sector(|a| {
+        let (mut start, mut again, mut count) = (a.create_label(), a.create_label(), a.create_label());
+        a.jmp(start)?;
+        // 0x7c02
+        a.mov(cx, 500)?;
+        a.set_label(&mut count)?;
+        a.inc(dword_ptr(0x604))?;
+        a.loop_(count)?;
+        a.rsm()?;
+        a.set_label(&mut start)?;
+        a.xor(ax, ax)?;
+        a.mov(ds, ax)?;
+        a.mov(ax, 0x3000)?;
+        a.mov(es, ax)?;
+        a.mov(si, 0x7c02)?;
+        a.mov(di, 0x8000)?;
+        a.mov(cx, 0x20)?;
+        a.rep().movsb()?;
+        // PIIX4: APMC_EN in DEVACTB, SMI_EN in GLBCTL.
+        for (port, value) in [(0xcf8, 0x8000_0b58_u32), (0xcfc, 1 << 25), (0x628, 1)] {
+            a.mov(dx, port)?;
+            a.mov(eax, value)?;
+            a.out(dx, eax)?;
+        }
+        a.set_label(&mut again)?;
+        a.inc(dword_ptr(0x600))?;
+        a.out(0xb2, al)?;
+        a.jmp(again)
+    })
 }
 
 /// The engines never differ in system management mode, and a snapshot taken there goes on there.

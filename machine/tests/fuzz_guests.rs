@@ -8,7 +8,7 @@ use softmetal_bus::Request;
 use softmetal_machine::board::Plugs;
 use softmetal_machine::machine::{Config, Engine, Images, Machine, Turn};
 use softmetal_testroms::demo;
-use softmetal_testroms::image::{Image, jump_far};
+use softmetal_testroms::image::{Image, jump_far, power_off};
 
 /// The translator, where there is one.
 const TRANSLATOR: Engine = if cfg!(all(target_arch = "x86_64", target_os = "linux")) { Engine::Translator } else { Engine::Interpreter };
@@ -165,9 +165,7 @@ fn the_limit_of_the_code_segment_holds_within_a_block() {
         a.pop(ax)?;
         a.cmp(ax, 0xfffe)?;
         a.jne(wrong)?;
-        a.mov(dx, 0x604)?;
-        a.mov(ax, 5 << 10 | 1 << 13)?;
-        a.out(dx, ax)?;
+        power_off(a)?;
         a.set_label(&mut wrong)?;
         a.hlt()
     });

@@ -2,6 +2,7 @@
 
 use iced_x86::code_asm::*;
 use iced_x86::{Code, IcedError, Instruction};
+use softmetal_firmware::layout::{PM1A_CNT_PORT, SLP_TYP_S5};
 
 /// Where an image is loaded and started, as a BIOS does with a boot sector.
 pub const ORIGIN: u64 = 0x7c00;
@@ -10,6 +11,8 @@ const END: u64 = 0x9_fc00;
 /// The first sector holds code up to the place of a partition table.
 const SECTOR: usize = 512;
 const PARTITIONS: usize = 446;
+/// What it ends with.
+const SIGNATURE: [u8; 2] = [0x55, 0xaa];
 
 /// The result of a function that emits instructions.
 pub type Emit = Result<(), IcedError>;
@@ -79,10 +82,35 @@ impl Image {
         let code = assemble(16, ORIGIN, body);
         assert!(code.len() <= PARTITIONS, "a boot sector holds {PARTITIONS} bytes of code, not {}", code.len());
         self.poke(ORIGIN, &code);
-        self.poke(ORIGIN + 510, &[0x55, 0xaa]);
+        self.poke(ORIGIN + SECTOR as u64 - 2, &SIGNATURE);
         assert!(ORIGIN + self.bytes.len() as u64 <= END, "the image does not fit in conventional memory");
         self.bytes
     }
+}
+
+/// A boot sector with the code that `body` emits, and no partition table.
+///
+/// # Panics
+/// If it is too long.
+#[must_use]
+pub fn boot_sector(body: impl FnOnce(&mut CodeAssembler) -> Emit) -> Vec<u8> {
+    let mut bytes = assemble(16, ORIGIN, body);
+    assert!(bytes.len() <= SECTOR - 2, "a boot sector holds {} bytes of code, not {}", SECTOR - 2, bytes.len());
+    bytes.resize(SECTOR - 2, 0);
+    bytes.extend(SIGNATURE);
+    bytes
+}
+
+/// Emits: ACPI's soft off, from code of any width.
+///
+/// # Errors
+/// None: the instructions exist.
+pub fn power_off(a: &mut CodeAssembler) -> Emit {
+    a.mov(dx, u32::from(PM1A_CNT_PORT))?;
+    a.mov(ax, u32::from(u16::from(SLP_TYP_S5) << 10 | 1 << 13))?;
+    a.out(dx, ax)?;
+    a.cli()?;
+    a.hlt()
 }
 
 /// Code of 16, 32 or 64 bits for the address `at`.
@@ -161,7 +189,7 @@ pub fn disk(image: &[u8]) -> Vec<u8> {
     }));
     assert!(bytes.len() <= PARTITIONS);
     bytes.resize(SECTOR, 0);
-    bytes[SECTOR - 2..].copy_from_slice(&[0x55, 0xaa]);
+    bytes[SECTOR - 2..].copy_from_slice(&SIGNATURE);
     bytes.extend(image);
     bytes.resize(bytes.len().next_multiple_of(20 * 16 * 63 * SECTOR), 0);
     bytes

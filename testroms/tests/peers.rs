@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use softmetal_testroms::image::disk;
 use softmetal_testroms::programs::runs;
+use softmetal_testroms::skipped;
 
 /// Ours is in `tests/NAME.log`.
 fn expected(name: &str) -> String {
@@ -199,13 +200,13 @@ fn is_qemu_10() -> bool {
 
 fn compare_with(peer: &Peer) {
     if let Some((file, package)) = peer.needs.iter().find(|(file, _)| !Path::new(file).exists()) {
-        eprintln!("SKIPPED {}: there is no {file}; install the package {package}", peer.name);
         assert!(std::env::var_os("SOFTMETAL_NEED_PEERS").is_none(), "{package} is not installed");
+        skipped(&format!("there is no {file}; install the package {package}"));
         return;
     }
     if peer.name == "qemu" && !is_qemu_10() {
-        eprintln!("SKIPPED qemu: the table of differences is that of QEMU 10; testroms/setup-peers.sh installs it");
         assert!(std::env::var_os("SOFTMETAL_NEED_PEERS").is_none(), "QEMU is older than 10");
+        skipped(&"the table of differences is that of QEMU 10; testroms/setup-peers.sh installs it");
         return;
     }
     let mut wrong = String::new();

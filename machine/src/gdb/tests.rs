@@ -2,6 +2,7 @@ use super::*;
 use std::io::{Read, Write};
 
 use iced_x86::code_asm::*;
+use softmetal_testroms::image::{boot_sector, power_off};
 
 use crate::board::Plugs;
 use crate::machine::{Config, Images, Machine};
@@ -179,41 +180,36 @@ fn a_lost_connection_detaches() {
 /// A boot sector that counts in BX from 0 to 3, stores AX at 0x600 each time, waits for `wait` timer interrupts, and
 /// powers off.
 fn machine() -> Machine {
-    let mut a = CodeAssembler::new(16).unwrap();
-    let (mut again, mut handler, mut start) = (a.create_label(), a.create_label(), a.create_label());
-    a.jmp(start).unwrap();
-    // 0x7c02
-    a.set_label(&mut handler).unwrap();
-    a.push(ax).unwrap();
-    a.mov(al, 0x20).unwrap();
-    a.out(0x20, al).unwrap();
-    a.pop(ax).unwrap();
-    a.iret().unwrap();
-    a.set_label(&mut start).unwrap();
-    a.xor(bx, bx).unwrap();
-    a.mov(ds, bx).unwrap();
-    a.mov(word_ptr(0x80), 0x7c02).unwrap();
-    a.mov(word_ptr(0x82), bx).unwrap();
-    for (port, value) in [(0x20, 0x11), (0x21, 0x20), (0x21, 4), (0x21, 1), (0x21, 0xfe), (0x43, 0x34), (0x40, 0), (0x40, 4)] {
-        a.mov(al, value).unwrap();
-        a.out(port, al).unwrap();
-    }
-    a.mov(ax, 0x1233).unwrap();
-    a.set_label(&mut again).unwrap();
-    a.inc(ax).unwrap();
-    a.mov(word_ptr(0x600), ax).unwrap();
-    a.inc(bx).unwrap();
-    a.cmp(bx, 3).unwrap();
-    a.jne(again).unwrap();
-    a.sti().unwrap();
-    a.hlt().unwrap();
-    a.mov(dx, 0x604).unwrap();
-    a.mov(ax, 5 << 10 | 1 << 13).unwrap();
-    a.out(dx, ax).unwrap();
-    a.hlt().unwrap();
-    let mut kernel = a.assemble(0x7c00).unwrap();
-    kernel.resize(510, 0);
-    kernel.extend([0x55, 0xaa]);
+    let kernel = boot_sector(|a| {
+        let (mut again, mut handler, mut start) = (a.create_label(), a.create_label(), a.create_label());
+        a.jmp(start)?;
+        // 0x7c02
+        a.set_label(&mut handler)?;
+        a.push(ax)?;
+        a.mov(al, 0x20)?;
+        a.out(0x20, al)?;
+        a.pop(ax)?;
+        a.iret()?;
+        a.set_label(&mut start)?;
+        a.xor(bx, bx)?;
+        a.mov(ds, bx)?;
+        a.mov(word_ptr(0x80), 0x7c02)?;
+        a.mov(word_ptr(0x82), bx)?;
+        for (port, value) in [(0x20, 0x11), (0x21, 0x20), (0x21, 4), (0x21, 1), (0x21, 0xfe), (0x43, 0x34), (0x40, 0), (0x40, 4)] {
+            a.mov(al, value)?;
+            a.out(port, al)?;
+        }
+        a.mov(ax, 0x1233)?;
+        a.set_label(&mut again)?;
+        a.inc(ax)?;
+        a.mov(word_ptr(0x600), ax)?;
+        a.inc(bx)?;
+        a.cmp(bx, 3)?;
+        a.jne(again)?;
+        a.sti()?;
+        a.hlt()?;
+        power_off(a)
+    });
     let plugs = Plugs { seed: 1, ..Plugs::default() };
     Machine::new(Config {
         memory: 16 << 20,
@@ -302,8 +298,7 @@ fn a_crash_can_be_looked_at() {
 fn the_real_gdb() {
     if std::process::Command::new("gdb").arg("--version").output().is_err() {
         assert!(std::env::var_os("SOFTMETAL_NEED_IMAGES").is_none(), "gdb is not installed");
-        // What eprintln! says is shown only for tests that fail.
-        std::io::stderr().write_all(b"SKIPPED the_real_gdb: gdb is not installed\n").unwrap();
+        softmetal_testroms::skipped(&"gdb is not installed");
         return;
     }
     let mut m = machine();

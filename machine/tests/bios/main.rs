@@ -11,6 +11,7 @@ use iced_x86::code_asm::*;
 use softmetal_bus::{Drive, Request, SharedDisk};
 use softmetal_machine::board::{BootDevice, Disk, Interface, Plugs};
 use softmetal_machine::machine::{Config, Images, Machine, Turn};
+use softmetal_testroms::image::{boot_sector, power_off};
 
 const MEMORY: u64 = 16 << 20;
 /// The most instructions that a guest here needs.
@@ -22,23 +23,13 @@ type Build = fn(&mut CodeAssembler) -> Result<(), IcedError>;
 
 /// A boot sector: `build`, then power-off.
 fn sector(build: impl FnOnce(&mut CodeAssembler) -> Result<(), IcedError>) -> Vec<u8> {
-    let mut a = CodeAssembler::new(16).unwrap();
-    a.xor(ax, ax).unwrap();
-    a.mov(ds, ax).unwrap();
-    a.mov(es, ax).unwrap();
-    build(&mut a).unwrap();
-    a.mov(dx, 0x604).unwrap();
-    a.mov(ax, 5 << 10 | 1 << 13).unwrap();
-    a.out(dx, ax).unwrap();
-    let mut again = a.create_label();
-    a.set_label(&mut again).unwrap();
-    a.hlt().unwrap();
-    a.jmp(again).unwrap();
-    let mut bytes = a.assemble(0x7c00).unwrap();
-    assert!(bytes.len() <= 510, "{} bytes", bytes.len());
-    bytes.resize(510, 0);
-    bytes.extend([0x55, 0xaa]);
-    bytes
+    boot_sector(|a| {
+        a.xor(ax, ax)?;
+        a.mov(ds, ax)?;
+        a.mov(es, ax)?;
+        build(a)?;
+        power_off(a)
+    })
 }
 
 /// `head` and zeros, `len` bytes in all, with the number of each later sector in its first bytes.

@@ -290,9 +290,7 @@ fn the_vbe_in_protected_mode() {
             a.call(eax)?;
             a.mov(word_ptr(RESULT + 2 + 2 * n as u64), ax)?;
         }
-        a.mov(ax, 5 << 10 | 1 << 13)?;
-        a.mov(dx, 0x604)?;
-        a.out(dx, ax)
+        power_off(a)
     };
     guest(&mut a).unwrap();
     let code = a.assemble(0x7c00 + WIDE as u64).unwrap();

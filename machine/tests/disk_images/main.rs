@@ -18,7 +18,6 @@ mod fuzz;
 mod reading;
 mod writing;
 
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -37,9 +36,7 @@ impl Bench {
     fn new() -> Option<Self> {
         if Command::new("qemu-img").arg("--version").output().is_err() {
             assert!(std::env::var_os("SOFTMETAL_NEED_IMAGES").is_none(), "qemu-img is missing; install qemu-utils");
-            let name = std::thread::current().name().unwrap_or_default().to_string();
-            // What eprintln! says is shown only for tests that fail.
-            std::io::stderr().write_all(format!("SKIPPED {name}: there is no qemu-img\n").as_bytes()).unwrap();
+            softmetal_testroms::skipped(&"there is no qemu-img");
             return None;
         }
         Some(Self { dir: tempfile::tempdir().unwrap() })

@@ -9,9 +9,8 @@ mod rings;
 mod smm;
 
 use iced_x86::code_asm::*;
-use softmetal_firmware::layout::{PM1A_CNT_PORT, SLP_TYP_S5};
 
-use crate::image::{Emit, Image, ORIGIN, jump_far};
+use crate::image::{Emit, Image, ORIGIN, jump_far, power_off};
 use crate::tables::{gdt, selector};
 
 /// A program and a processor that it runs on.
@@ -58,19 +57,29 @@ pub fn programs() -> Vec<(&'static str, Vec<u8>)> {
     ]
 }
 
-/// Emits: ACPI's soft off, from code of any width.
-fn power_off(a: &mut CodeAssembler) -> Emit {
-    a.mov(dx, u32::from(PM1A_CNT_PORT))?;
-    a.mov(ax, u32::from(u16::from(SLP_TYP_S5) << 10 | 1 << 13))?;
-    a.out(dx, ax)?;
-    a.cli()?;
-    a.hlt()
-}
-
 /// Emits `OUT port, value`.
 fn outb(a: &mut CodeAssembler, port: i32, value: u8) -> Emit {
     a.mov(al, u32::from(value))?;
     a.out(port, al)
+}
+
+/// Emits what a boot sector begins with: no interrupts, DS and SS at 0, a stack below the code.
+fn start16(a: &mut CodeAssembler) -> Emit {
+    a.cli()?;
+    a.xor(ax, ax)?;
+    a.mov(ds, ax)?;
+    a.mov(ss, ax)?;
+    a.mov(sp, ORIGIN as i32)
+}
+
+/// Emits a boot sector's way to 32-bit code at `code:main`, with the GDT that is described at `pointer`.
+fn start32(a: &mut CodeAssembler, pointer: u64, code: u16, main: u64) -> Emit {
+    start16(a)?;
+    a.lgdt(ptr(pointer))?;
+    a.mov(eax, cr0)?;
+    a.or(eax, 1)?;
+    a.mov(cr0, eax)?;
+    jump_far(a, code, main)
 }
 
 /// The way from a boot sector to 64-bit code at `main`, with 4-level tables at `pml4` and no-execute on.
@@ -103,16 +112,5 @@ fn start64_with(mut image: Image, pml4: u64, main: u64, tss: Option<u64>) -> Vec
         a.mov(cr0, eax)?;
         jump_far(a, selector::CODE64, enter)
     });
-    image.start(|a| {
-        a.cli()?;
-        a.xor(ax, ax)?;
-        a.mov(ds, ax)?;
-        a.mov(ss, ax)?;
-        a.mov(sp, ORIGIN as i32)?;
-        a.lgdt(ptr(gdt.pointer))?;
-        a.mov(eax, cr0)?;
-        a.or(eax, 1)?;
-        a.mov(cr0, eax)?;
-        jump_far(a, selector::CODE32, protected)
-    })
+    image.start(|a| start32(a, gdt.pointer, selector::CODE32, protected))
 }

@@ -9,9 +9,9 @@ mod processors;
 
 use iced_x86::code_asm::*;
 
-use super::power_off;
+use super::{power_off, start32};
 use crate::console::Console;
-use crate::image::{Emit, Image, ORIGIN, jump_far};
+use crate::image::{Emit, Image, ORIGIN};
 use crate::tables::{gate32, idt32, pte};
 
 /// The vector that a case ends with if nothing else happens.
@@ -238,18 +238,7 @@ fn with(add_all: fn(&mut Image, &World, cases::Add)) -> Vec<u8> {
     for (n, case) in addresses.iter().enumerate() {
         image.poke(list + 4 * n as u64, &(*case as u32).to_le_bytes());
     }
-    image.start(|a| {
-        a.cli()?;
-        a.xor(ax, ax)?;
-        a.mov(ds, ax)?;
-        a.mov(ss, ax)?;
-        a.mov(sp, ORIGIN as i32)?;
-        a.lgdt(ptr(gdtr))?;
-        a.mov(eax, cr0)?;
-        a.or(eax, 1)?;
-        a.mov(cr0, eax)?;
-        jump_far(a, sel::CODE, main)
-    })
+    image.start(|a| start32(a, gdtr, sel::CODE, main))
 }
 
 /// The flags that the log shows: AC, VM, RF, NT, IOPL, OF, DF, IF, TF, SF, ZF, AF, PF, CF.

@@ -2,9 +2,9 @@
 
 use iced_x86::code_asm::*;
 
-use super::{outb, power_off};
+use super::{outb, power_off, start16};
 use crate::console::Console;
-use crate::image::{Emit, Image, ORIGIN};
+use crate::image::{Emit, Image};
 
 /// Outside the image, so that loading it anew changes nothing there.
 const STAGE: u64 = 0x600;
@@ -47,11 +47,7 @@ pub fn image() -> Vec<u8> {
     });
     way("powering off", &power_off);
     image.start(|a| {
-        a.cli()?;
-        a.xor(ax, ax)?;
-        a.mov(ds, ax)?;
-        a.mov(ss, ax)?;
-        a.mov(sp, ORIGIN as i32)?;
+        start16(a)?;
         a.inc(byte_ptr(STAGE))?;
         for (n, way) in ways.iter().enumerate() {
             let mut other = a.create_label();

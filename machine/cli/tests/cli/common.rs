@@ -5,6 +5,8 @@ use std::process::{Command, Output};
 
 use iced_x86::IcedError;
 use iced_x86::code_asm::*;
+use softmetal_testroms::image::boot_sector;
+pub use softmetal_testroms::image::power_off;
 
 /// A command line of the built binary.
 pub fn softmetal(args: &[&str]) -> Command {
@@ -21,15 +23,12 @@ pub fn outcome(command: &mut Command) -> (Option<i32>, String, String) {
 
 /// Writes a guest into `dir`.
 pub fn guest(dir: &Path, body: impl FnOnce(&mut CodeAssembler) -> Result<(), IcedError>) -> PathBuf {
-    let mut a = CodeAssembler::new(16).unwrap();
-    a.cli().unwrap();
-    a.xor(ax, ax).unwrap();
-    a.mov(ds, ax).unwrap();
-    body(&mut a).unwrap();
-    let mut bytes = a.assemble(0x7c00).unwrap();
-    assert!(bytes.len() <= 510);
-    bytes.resize(510, 0);
-    bytes.extend([0x55, 0xaa]);
+    let bytes = boot_sector(|a| {
+        a.cli()?;
+        a.xor(ax, ax)?;
+        a.mov(ds, ax)?;
+        body(a)
+    });
     let path = dir.join("guest.bin");
     std::fs::write(&path, bytes).unwrap();
     path
@@ -43,13 +42,6 @@ pub fn print(a: &mut CodeAssembler, text: &str) -> Result<(), IcedError> {
         a.out(dx, al)?;
     }
     Ok(())
-}
-
-/// ACPI soft-off.
-pub fn power_off(a: &mut CodeAssembler) -> Result<(), IcedError> {
-    a.mov(dx, 0x604)?;
-    a.mov(ax, 5 << 10 | 1 << 13)?;
-    a.out(dx, ax)
 }
 
 /// Prints a prompt, then echoes what is typed; `q` powers off.

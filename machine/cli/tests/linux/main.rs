@@ -20,24 +20,16 @@ mod storage;
 mod terminal;
 mod userland;
 
-use std::io::Write;
 use std::path::PathBuf;
 use std::process::Command;
 
 use softmetal_machine::host::catalog::{Catalog, CatalogError, Linux};
 
 use binary::command as softmetal;
+use softmetal_testroms::skipped as skip;
 
 /// What no log of a healthy kernel holds.
 const TROUBLE: &str = "WARNING:|BUG:|Call Trace|Oops|Kernel panic";
-
-/// Says that a test is skipped, and why; false.
-fn skip(why: &dyn std::fmt::Display) -> bool {
-    // What eprintln! says is shown only for tests that fail.
-    let line = format!("SKIPPED {}: {why}\n", std::thread::current().name().unwrap_or_default());
-    std::io::stderr().write_all(line.as_bytes()).unwrap();
-    false
-}
 
 /// The kernel and initramfs of the catalogue's `name`, or `None` where it cannot be had.
 fn images(name: &str) -> Option<Linux> {

@@ -15,12 +15,12 @@ const SECTORS: u64 = 3000;
 const REQUESTS: usize = 120;
 const LOSSES: usize = 40;
 
+/// SplitMix64.
 struct Random(u64);
 
 impl Random {
     fn below(&mut self, n: u64) -> u64 {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (self.0 >> 33) % n
+        softmetal_bus::splitmix64(&mut self.0) % n
     }
 }
 
