@@ -18,6 +18,8 @@ const IDT: u64 = 0x3000;
 const PAGE: u64 = 0x40_0000;
 const TABLE: u64 = 0x30_0000;
 const BODIES: [u64; 2] = [0x30_2000, 0x30_3000];
+/// INVLPG, CR3, CR4.
+const WAYS: usize = 3;
 const USER_CODE: u64 = 0x33;
 const USER_DATA: u64 = 0x2b;
 
@@ -269,7 +271,26 @@ fn code_behind_a_call_that_the_callee_changes() {
         a.ret()
     });
     assert_eq!(end.stop, Stop::Halted);
-    assert_eq!(end.regs[usize::from(reg::RDX)], (1..=1000u64).map(|round| 1 + (1000 / 128 - (round - 1) / 128)).sum());
+    assert_eq!(end.regs[usize::from(reg::RDX)], sum_of_growing());
+}
+
+/// Has the TLB forget the page that `page` points to, in one of [`WAYS`].
+fn forget(a: &mut CodeAssembler, way: usize, page: AsmRegister64) -> Assembled {
+    match way {
+        0 => a.invlpg(byte_ptr(page)),
+        1 => a.mov(rax, cr3).and_then(|()| a.mov(cr3, rax)),
+        _ => {
+            a.mov(rax, cr4)?;
+            a.xor(eax, 0x80)?;
+            a.mov(cr4, rax)
+        }
+    }
+}
+
+/// What 1000 [`rounds`] add up of a number that is 1 at first, and grows by 1 in each whose number, counted down, is a multiple
+/// of 128.
+fn sum_of_growing() -> u64 {
+    (1..=1000).map(|round| 1 + (1000 / 128 - (round - 1) / 128)).sum()
 }
 
 /// A function at `at` of [`PAGE`] that calls what RBX holds and gives a number of its own.
@@ -293,7 +314,7 @@ fn page_of_callers(h: &mut Harness, at: u64) {
 fn a_page_that_becomes_another_before_the_return() {
     // In its middle, and where what is behind the CALL begins near the end of the page, or in the next one.
     for at in [0x100, 0xfed, 0xff8, 0xffd, 0xffe, 0xfff] {
-        for way in 0..3 {
+        for way in 0..WAYS {
             let code = |a: &mut CodeAssembler| {
                 let [mut callee, mut start, mut plain] = std::array::from_fn(|_| a.create_label());
                 a.lea(rbx, ptr(callee))?;
@@ -304,15 +325,7 @@ fn a_page_that_becomes_another_before_the_return() {
                 a.test(ebp, 0x3f)?;
                 a.jne(plain)?;
                 a.xor(qword_ptr(rdi), (BODIES[0] ^ BODIES[1]) as i32)?;
-                match way {
-                    0 => a.invlpg(byte_ptr(rsi))?,
-                    1 => a.mov(rax, cr3).and_then(|()| a.mov(cr3, rax))?,
-                    _ => {
-                        a.mov(rax, cr4)?;
-                        a.xor(eax, 0x80)?;
-                        a.mov(cr4, rax)?;
-                    }
-                }
+                forget(a, way, rsi)?;
                 a.set_label(&mut plain)?;
                 a.ret()?;
                 a.set_label(&mut start)?;
