@@ -9,7 +9,7 @@ use crate::state::Cpu;
 pub struct Fault;
 
 /// Exception vectors (SDM 3A, table 6-1).
-#[allow(missing_docs)]
+#[allow(missing_docs, reason = "named as in the manual")]
 pub mod vector {
     pub const DE: u8 = 0;
     pub const DB: u8 = 1;

@@ -2,6 +2,8 @@
 //!
 //! | module | what it holds |
 //! |---|---|
+//! | [`fault`] | exceptions, and how handlers tell of them |
+//! | [`width`] | operand sizes |
 //! | [`op`] | the compact decoded operation, the handler contract, how a handler hands over to the next |
 //! | [`table`] | one row a mnemonic: which lowering (and so which handlers) carries it out |
 //! | [`lower`] | iced instruction -> [`op::Op`], operands resolved |
@@ -12,7 +14,7 @@
 //! | [`flags`] | lazy arithmetic flags |
 //! | [`mmu`] | page walks, the software TLB, loads and stores |
 //! | [`exec`] | handlers, by instruction family |
-//! | [`translator`] | hot 64-bit blocks re-emitted as host code |
+//! | [`translator`] | hot blocks re-emitted as host code |
 //! | [`semantics`] | pure functions over values |
 //! | [`testing`] | a processor on a bare board, for tests |
 //!

@@ -14,7 +14,7 @@ use crate::op::{BLOCK_RIP, FLAT, FLAT_STACK, Op};
 use crate::semantics::simd::{V128, V256};
 
 /// Segment register numbers as instructions encode them.
-#[allow(missing_docs)]
+#[allow(missing_docs, reason = "named as in the manual")]
 pub mod seg {
     pub const ES: usize = 0;
     pub const CS: usize = 1;
@@ -25,7 +25,7 @@ pub mod seg {
 }
 
 /// General register numbers as instructions encode them.
-#[allow(missing_docs)]
+#[allow(missing_docs, reason = "named as in the manual")]
 pub mod reg {
     pub const RAX: u8 = 0;
     pub const RCX: u8 = 1;
@@ -38,7 +38,7 @@ pub mod reg {
 }
 
 /// Bits of control registers and EFER.
-#[allow(missing_docs)]
+#[allow(missing_docs, reason = "named as in the manual")]
 pub mod bits {
     pub const CR0_PE: u64 = 1 << 0;
     pub const CR0_MP: u64 = 1 << 1;

@@ -128,7 +128,7 @@ impl CpuBus for FlatBus {
 
 /// What a run has come to: all of it must be the same whatever carries the instructions out.
 #[derive(Debug, PartialEq)]
-#[allow(missing_docs)]
+#[allow(missing_docs, reason = "named as the state that they are taken from")]
 pub struct Outcome {
     pub stop: Stop,
     pub regs: [u64; 16],

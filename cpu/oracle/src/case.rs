@@ -20,7 +20,7 @@ pub const WRITABLE: usize = 3 * PAGE as usize;
 pub const WRITABLE_PAGES: [(u64, usize, usize); 2] = [(DATA, 0, 0x2000), (STACK, 0x2000, 0x1000)];
 
 /// Selectors that both processors have; those of a Linux process, and of a local descriptor table.
-#[allow(missing_docs)]
+#[allow(missing_docs, reason = "the rest is named as Linux and the manual call it")]
 pub mod selector {
     pub const CODE_32: u16 = 0x23;
     pub const DATA_FLAT: u16 = 0x2b;
@@ -225,7 +225,6 @@ impl Case {
 }
 
 /// Vectors that are none: how a case ended otherwise.
-#[allow(missing_docs)]
 pub mod event {
     /// The host's system has been called.
     pub const SYSTEM_CALL: u32 = 0x100;

@@ -410,6 +410,9 @@ unsafe fn child(worker: &mut Worker, file: i32, page: &[u8; PAGE as usize]) -> !
 }
 
 /// 0, or the number of the step that the system refused.
+///
+/// # Safety
+/// Only in a new process.
 unsafe fn set_up(worker: &mut Worker, file: i32, page: &[u8; PAGE as usize]) -> i32 {
     // SAFETY: see `child`. The program lies above 4 GiB, and the child needs nothing below it, where its region comes.
     unsafe {
@@ -465,6 +468,9 @@ unsafe fn set_up(worker: &mut Worker, file: i32, page: &[u8; PAGE as usize]) -> 
 }
 
 /// Calls of the system from below 4 GiB, and those of 32-bit programs, become SIGSYS.
+///
+/// # Safety
+/// Only in a new process, for which this stays so.
 unsafe fn filter() -> bool {
     const ARCH_X86_64: u32 = 0xc000_003e;
     let load = |at: u32| libc::sock_filter { code: 0x20, jt: 0, jf: 0, k: at };

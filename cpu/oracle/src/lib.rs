@@ -21,7 +21,7 @@ pub mod compare;
 pub mod generate;
 pub mod guest;
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
-#[allow(unsafe_code)]
+#[allow(unsafe_code, reason = "the host's processor is reached through its signals")]
 pub mod host;
 pub mod isa;
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]

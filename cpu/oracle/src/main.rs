@@ -1,4 +1,5 @@
 //! `oracle`: runs any number of cases against the host's processor.
+#![forbid(unsafe_code)]
 
 use std::process::ExitCode;
 
@@ -18,7 +19,7 @@ mod command {
     enum Engine {
         /// Decoded blocks of handlers.
         Interpreter,
-        /// Code for the host, made before the first run; what is not 64-bit code is interpreted.
+        /// Code for the host, made before the first run.
         Translator,
     }
 

@@ -59,7 +59,7 @@ macro_rules! features {
     ($($id:ident $name:literal $word:ident $bit:literal $level:ident $($iced:ident)?;)*) => {
         /// A feature with a bit in CPUID.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-        #[allow(missing_docs)]
+        #[allow(missing_docs, reason = "named as Linux calls them")]
         pub enum Feature { $($id),* }
 
         const FEATURES: &[Entry] = &[$(Entry {

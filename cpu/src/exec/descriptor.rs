@@ -5,7 +5,7 @@ use crate::fault::{Fault, Reason, vector};
 use crate::state::{Cpu, Segment, bits, reg, seg};
 
 /// Types of system descriptors (SDM 3A, table 3-2).
-#[allow(missing_docs)]
+#[allow(missing_docs, reason = "named as in the manual")]
 pub mod system {
     pub const TSS_16: u8 = 1;
     pub const LDT: u8 = 2;

@@ -23,7 +23,7 @@ const FIXED_MTRRS: [u32; 11] = [0x250, 0x258, 0x259, 0x268, 0x269, 0x26a, 0x26b,
 
 /// The MSRs that are plain storage. EFER, FS and GS base are in [`crate::State`].
 #[derive(Clone, Debug, Serialize, Deserialize)]
-#[allow(missing_docs)]
+#[allow(missing_docs, reason = "named as in the manual")]
 pub struct Msrs {
     pub star: u64,
     pub lstar: u64,
