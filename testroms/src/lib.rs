@@ -9,7 +9,7 @@
 //! | [`programs`] | guests that try one part of the machine each |
 //! | [`userland`] | programs of this host for a guest's root file system |
 //!
-//! Tests of all crates say by [`skipped`] what they leave out.
+//! Tests of all crates say by [`skipped`] and [`lacking`] what they leave out.
 #![forbid(unsafe_code)]
 
 pub mod console;
@@ -32,4 +32,14 @@ pub fn skipped(why: &dyn std::fmt::Display) -> bool {
     let line = format!("SKIPPED {}: {why}\n", std::thread::current().name().unwrap_or_default());
     std::io::stderr().write_all(line.as_bytes()).expect("standard error is open");
     false
+}
+
+/// As [`skipped`] for want of something that can be installed. Where the environment says by `needed` that it has been, the test
+/// fails instead.
+///
+/// # Panics
+/// Then.
+pub fn lacking(needed: &str, why: &dyn std::fmt::Display) -> bool {
+    assert!(std::env::var_os(needed).is_none(), "{why}");
+    skipped(why)
 }

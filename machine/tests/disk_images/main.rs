@@ -35,8 +35,7 @@ impl Bench {
     /// `None` where there is no `qemu-img`.
     fn new() -> Option<Self> {
         if Command::new("qemu-img").arg("--version").output().is_err() {
-            assert!(std::env::var_os("SOFTMETAL_NEED_IMAGES").is_none(), "qemu-img is missing; install qemu-utils");
-            softmetal_testroms::skipped(&"there is no qemu-img");
+            softmetal_testroms::lacking("SOFTMETAL_NEED_IMAGES", &"there is no qemu-img; install qemu-utils");
             return None;
         }
         Some(Self { dir: tempfile::tempdir().unwrap() })

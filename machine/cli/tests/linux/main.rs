@@ -26,19 +26,20 @@ use std::process::Command;
 use softmetal_machine::host::catalog::{Catalog, CatalogError, Linux};
 
 use binary::command as softmetal;
-use softmetal_testroms::skipped as skip;
+use softmetal_testroms::{lacking, skipped as skip};
 
+/// Set where packages can be had, and .ci/run has installed what the tests make media with.
+const NEED: &str = "SOFTMETAL_NEED_IMAGES";
 /// What no log of a healthy kernel holds.
 const TROUBLE: &str = "WARNING:|BUG:|Call Trace|Oops|Kernel panic";
 
 /// The kernel and initramfs of the catalogue's `name`, or `None` where it cannot be had.
 fn images(name: &str) -> Option<Linux> {
-    let needed = std::env::var_os("SOFTMETAL_NEED_IMAGES").is_some();
     let catalog = Catalog::new(false).unwrap();
     match catalog.fetch(name, &mut |_| {}) {
         Ok(fetched) => fetched.linux(),
-        Err(e @ CatalogError::NoPackageManager(_)) if !needed => {
-            skip(&e);
+        Err(e @ CatalogError::NoPackageManager(_)) => {
+            lacking(NEED, &e);
             None
         }
         Err(e) => panic!("{e}"),

@@ -8,7 +8,7 @@ use std::process::Command;
 use softmetal_machine::host::firmware::UEFI;
 
 use crate::firmware::available;
-use crate::{images, passes, skip, softmetal};
+use crate::{NEED, images, lacking, passes, skip, softmetal};
 
 /// What GRUB is told on every medium.
 const GRUB_CFG: &str = "serial --unit=0 --speed=115200\nterminal_input console serial\nterminal_output console serial\nset timeout=0\n\
@@ -16,7 +16,7 @@ const GRUB_CFG: &str = "serial --unit=0 --speed=115200\nterminal_input console s
 
 /// Whether all of `files` are installed.
 pub fn installed(files: &[&str]) -> bool {
-    files.iter().find(|f| !Path::new(f).exists()).is_none_or(|f| skip(&format!("there is no {f}")))
+    files.iter().find(|f| !Path::new(f).exists()).is_none_or(|f| lacking(NEED, &format!("there is no {f}; .ci/run installs it")))
 }
 
 /// Runs a program that must succeed.
