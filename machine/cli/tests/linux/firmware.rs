@@ -5,6 +5,7 @@ use std::path::Path;
 use iced_x86::code_asm::*;
 use softmetal_machine::host::catalog::Catalog;
 use softmetal_machine::host::firmware::{Known, SEABIOS, UEFI};
+use softmetal_testroms::image::Emit;
 
 use crate::{images, passes, skip, softmetal};
 
@@ -20,10 +21,24 @@ pub fn available(firmware: &Known) -> bool {
 const SECTOR: usize = 512;
 const COM1: u32 = 0x3f8;
 
+/// Emits: send the text at SI, which ends with a 0, to the port in DX; then stop, at `end`.
+fn send_and_stop(a: &mut CodeAssembler, end: &mut CodeLabel) -> Emit {
+    let mut next = a.create_label();
+    a.set_label(&mut next)?;
+    a.lodsb()?;
+    a.test(al, al)?;
+    a.je(*end)?;
+    a.out(dx, al)?;
+    a.jmp(next)?;
+    a.set_label(end)?;
+    a.hlt()?;
+    a.jmp(*end)
+}
+
 /// A disk whose boot sector reads the next sector by the BIOS, 64-bit block addresses, and sends the text in it to COM1.
 fn bios_disk(text: &str) -> Vec<u8> {
     let mut a = CodeAssembler::new(16).unwrap();
-    let (mut next, mut end) = (a.create_label(), a.create_label());
+    let mut end = a.create_label();
     a.xor(ax, ax).unwrap();
     a.mov(ds, ax).unwrap();
     a.mov(si, 0x7d00).unwrap();
@@ -32,15 +47,7 @@ fn bios_disk(text: &str) -> Vec<u8> {
     a.jb(end).unwrap();
     a.mov(si, 0x8000).unwrap();
     a.mov(dx, COM1).unwrap();
-    a.set_label(&mut next).unwrap();
-    a.lodsb().unwrap();
-    a.test(al, al).unwrap();
-    a.je(end).unwrap();
-    a.out(dx, al).unwrap();
-    a.jmp(next).unwrap();
-    a.set_label(&mut end).unwrap();
-    a.hlt().unwrap();
-    a.jmp(end).unwrap();
+    send_and_stop(&mut a, &mut end).unwrap();
     let mut disk = a.assemble(0x7c00).unwrap();
     assert!(disk.len() <= 0x100);
     disk.resize(0x100, 0);
@@ -56,18 +63,10 @@ fn bios_disk(text: &str) -> Vec<u8> {
 /// A program for UEFI (PE32+) that sends `text` to COM1.
 pub fn uefi_program(text: &str) -> Vec<u8> {
     let mut a = CodeAssembler::new(64).unwrap();
-    let (mut data, mut next, mut end) = (a.create_label(), a.create_label(), a.create_label());
+    let (mut data, mut end) = (a.create_label(), a.create_label());
     a.lea(rsi, ptr(data)).unwrap();
     a.mov(edx, COM1).unwrap();
-    a.set_label(&mut next).unwrap();
-    a.lodsb().unwrap();
-    a.test(al, al).unwrap();
-    a.je(end).unwrap();
-    a.out(dx, al).unwrap();
-    a.jmp(next).unwrap();
-    a.set_label(&mut end).unwrap();
-    a.hlt().unwrap();
-    a.jmp(end).unwrap();
+    send_and_stop(&mut a, &mut end).unwrap();
     a.set_label(&mut data).unwrap();
     a.db(text.as_bytes()).unwrap();
     a.db(&[0]).unwrap();
