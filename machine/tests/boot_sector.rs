@@ -5,7 +5,7 @@ use iced_x86::code_asm::*;
 use softmetal_bus::Request;
 use softmetal_machine::board::Plugs;
 use softmetal_machine::machine::{Config, Images, Machine, Turn};
-use softmetal_testroms::image::{boot_sector, power_off};
+use softmetal_testroms::image::{boot_sector, power_off, timer};
 
 /// Where the timer's interrupt handler is.
 const HANDLER: u16 = 0x7c02;
@@ -25,16 +25,7 @@ fn sector() -> Vec<u8> {
         a.cli()?;
         a.xor(ax, ax)?;
         a.mov(ds, ax)?;
-        // The 8259 pair at vectors 0x20 and 0x28, only IRQ 0 open.
-        for (port, value) in [(0x20, 0x11), (0x21, 0x20), (0x21, 4), (0x21, 1), (0x21, 0xfe)] {
-            a.mov(al, value)?;
-            a.out(port, al)?;
-        }
-        // The 8254's channel 0: mode 2, 1000 ticks.
-        for (port, value) in [(0x43, 0x34), (0x40, 1000 & 0xff), (0x40, 1000 >> 8)] {
-            a.mov(al, value)?;
-            a.out(port, al)?;
-        }
+        timer(a, 0x20, 1000)?;
         a.mov(word_ptr(0x80), i32::from(HANDLER))?;
         a.mov(word_ptr(0x82), 0)?;
         a.mov(dx, 0x3f8)?;

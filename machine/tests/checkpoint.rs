@@ -4,7 +4,7 @@ use iced_x86::code_asm::*;
 use softmetal_bus::Input;
 use softmetal_machine::board::{Disk, Interface, Plugs, SharedDisk, chips::id};
 use softmetal_machine::machine::{Config, Images, InputEvent, Machine, Turn};
-use softmetal_testroms::image::boot_sector;
+use softmetal_testroms::image::{boot_sector, timer};
 
 /// Runs for ever: a timer interrupt every 100 ticks whose handler counts; a loop that writes through 64 KiB with a
 /// pattern from the count, changes its own code, and halts now and then.
@@ -29,10 +29,7 @@ fn sector() -> Vec<u8> {
         a.mov(ds, ax)?;
         a.mov(word_ptr(0x80), 0x7c05)?;
         a.mov(word_ptr(0x82), ax)?;
-        for (port, value) in [(0x20, 0x11), (0x21, 0x20), (0x21, 4), (0x21, 1), (0x21, 0xfe), (0x43, 0x34), (0x40, 100), (0x40, 0)] {
-            a.mov(al, value)?;
-            a.out(port, al)?;
-        }
+        timer(a, 0x20, 100)?;
         a.mov(ax, 0x2000)?;
         a.mov(es, ax)?;
         a.sti()?;

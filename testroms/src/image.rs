@@ -113,6 +113,20 @@ pub fn power_off(a: &mut CodeAssembler) -> Emit {
     a.hlt()
 }
 
+/// Emits: the first 8259 at vectors from `base` on, with the timer's input alone open, and the 8254's channel 0 in mode 2, which
+/// counts `divisor` ticks. Changes AL.
+///
+/// # Errors
+/// None: the instructions exist.
+pub fn timer(a: &mut CodeAssembler, base: u8, divisor: u16) -> Emit {
+    let [low, high] = divisor.to_le_bytes();
+    for (port, value) in [(0x20, 0x11), (0x21, base), (0x21, 4), (0x21, 1), (0x21, 0xfe), (0x43, 0x34), (0x40, low), (0x40, high)] {
+        a.mov(al, u32::from(value))?;
+        a.out(port, al)?;
+    }
+    Ok(())
+}
+
 /// Code of 16, 32 or 64 bits for the address `at`.
 fn assemble(bits: u32, at: u64, body: impl FnOnce(&mut CodeAssembler) -> Emit) -> Vec<u8> {
     CodeAssembler::new(bits)

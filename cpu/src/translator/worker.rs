@@ -94,8 +94,8 @@ pub(super) struct Worker<M: Maker> {
     done: Vec<Box<Task<M::Code>>>,
     /// Tasks to be used again.
     spare: Vec<Box<Task<M::Code>>>,
-    /// None are wanted.
-    off: bool,
+    /// Tasks are wanted.
+    on: bool,
 }
 
 /// What both threads see.
@@ -120,20 +120,20 @@ impl<M: Maker> Worker<M> {
     pub fn new() -> Self {
         let [ready, asleep, over] = [false; 3].map(AtomicBool::new);
         let shared = Arc::new(Shared { tasks: Mutex::default(), done: Mutex::default(), ready, asleep, over });
-        let [waiting, done, tasks] = Default::default();
-        Self { thread: None, shared, waiting, under_way: 0, done, spare: tasks, off: true }
+        let [waiting, done, spare] = Default::default();
+        Self { thread: None, shared, waiting, under_way: 0, done, spare, on: false }
     }
 
     /// From now on tasks are welcome, or not.
     pub fn set_on(&mut self, on: bool) {
-        self.off = !on;
+        self.on = on;
     }
 
     /// When to translate a block that is about to run for the `heat`th time, if it is hot after `hot` times.
     pub fn when(&self, heat: u32, hot: u32) -> When {
         if heat <= hot {
             When::Later
-        } else if self.off || heat > hot.saturating_add(LATE) {
+        } else if !self.on || heat > hot.saturating_add(LATE) {
             When::Now
         } else if heat > hot + 1 {
             // It was asked for when it became hot.
@@ -177,7 +177,7 @@ impl<M: Maker> Worker<M> {
                 Ok(thread) => self.thread = Some(thread),
                 Err(why) => {
                     log::warn!("no thread translates blocks meanwhile: {why}");
-                    self.off = true;
+                    self.on = false;
                     self.waiting.clear();
                     return;
                 }

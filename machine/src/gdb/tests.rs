@@ -2,7 +2,7 @@ use super::*;
 use std::io::{Read, Write};
 
 use iced_x86::code_asm::*;
-use softmetal_testroms::image::{boot_sector, power_off};
+use softmetal_testroms::image::{boot_sector, power_off, timer};
 
 use crate::board::Plugs;
 use crate::machine::{Config, Images, Machine};
@@ -195,10 +195,7 @@ fn machine() -> Machine {
         a.mov(ds, bx)?;
         a.mov(word_ptr(0x80), 0x7c02)?;
         a.mov(word_ptr(0x82), bx)?;
-        for (port, value) in [(0x20, 0x11), (0x21, 0x20), (0x21, 4), (0x21, 1), (0x21, 0xfe), (0x43, 0x34), (0x40, 0), (0x40, 4)] {
-            a.mov(al, value)?;
-            a.out(port, al)?;
-        }
+        timer(a, 0x20, 0x400)?;
         a.mov(ax, 0x1233)?;
         a.set_label(&mut again)?;
         a.inc(ax)?;

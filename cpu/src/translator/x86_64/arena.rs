@@ -119,8 +119,7 @@ pub unsafe fn call(entry: u64, cpu: *mut crate::Cpu, target: u64) -> u64 {
 }
 
 /// Whether the host's processor is AMD's.
-// The oldest compiler supported takes `__cpuid` for unsafe, newer ones do not.
-#[allow(unused_unsafe)]
+#[allow(unused_unsafe, reason = "the oldest compiler supported takes `__cpuid` for unsafe, newer ones do not")]
 pub fn host_is_amd() -> bool {
     // SAFETY: every 64-bit processor has CPUID.
     let id = unsafe { std::arch::x86_64::__cpuid(0) };

@@ -6,6 +6,7 @@ use std::process::Stdio;
 use crate::common::{echo, guest, outcome, power_off, print, softmetal};
 use iced_x86::IcedError;
 use iced_x86::code_asm::*;
+use softmetal_testroms::image::timer;
 
 fn spin(a: &mut CodeAssembler) -> Result<(), IcedError> {
     let mut here = a.create_label();
@@ -192,11 +193,7 @@ fn count_ticks(a: &mut CodeAssembler) -> Result<(), IcedError> {
     a.mov(word_ptr(8 * 4 + 2), 0)?;
     a.mov(word_ptr(0x600), 0)?;
     print(a, ">")?;
-    let pic = [(0x20, 0x11), (0x21, 8), (0x21, 4), (0x21, 1), (0x21, 0xfe)];
-    for (port, value) in pic.into_iter().chain([(0x43, 0x34), (0x40, 0xa9), (0x40, 0x04)]) {
-        a.mov(al, value)?;
-        a.out(port, al)?;
-    }
+    timer(a, 8, 0x4a9)?;
     a.rdtsc()?;
     a.mov(esi, eax)?;
     a.sti()?;
