@@ -81,6 +81,27 @@ pub struct Relocation {
     pub base: Base,
 }
 
+/// How code goes another way unless RCX has a certain value, leaving the flags alone.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Gate {
+    /// By JRCXZ over a JMP.
+    #[default]
+    Jrcxz,
+    /// By LOOP, which is not taken on the usual way: the host's predictor remembers jumps that are taken alone, and much code has
+    /// more accesses than it has places. Slow on other processors than AMD's.
+    Loop,
+}
+
+impl Gate {
+    /// What RCX must be.
+    pub const fn key(self) -> i32 {
+        match self {
+            Self::Jrcxz => 0,
+            Self::Loop => 1,
+        }
+    }
+}
+
 /// Code being made. It will run at `origin`, what is rare somewhere else.
 pub struct Assembler {
     /// The bytes so far.
@@ -396,6 +417,22 @@ impl Assembler {
         self.bytes(&[0xe3, 0]);
         ShortJump(self.here())
     }
+    /// Goes on if RCX is the key of `gate`, and is 0 then; else the jump leads away, with what RCX was beyond the key.
+    pub fn pass(&mut self, gate: Gate) -> Jump {
+        match gate {
+            Gate::Jrcxz => {
+                let fits = self.jrcxz();
+                let other = self.jmp();
+                self.land(fits);
+                other
+            }
+            Gate::Loop => {
+                // LOOP leads into the last five bytes of NOP [RCX + RBP * 8 + disp32], which are a JMP.
+                self.bytes(&[0xe2, 3, 0x0f, 0x1f, 0x84, 0xe9, 0, 0, 0, 0]);
+                Jump(self.here())
+            }
+        }
+    }
     /// JMP; not far.
     pub fn jmp_short(&mut self) -> ShortJump {
         self.bytes(&[0xeb, 0]);
@@ -430,6 +467,10 @@ impl Assembler {
         let [from, to] = [j.0 - 1, at].map(|place| if place < self.aside { Base::Straight } else { Base::Aside });
         self.bind_to(j, self.address(at), Some(to).filter(|&to| to != from));
     }
+    /// The jump goes to a host address within reach.
+    pub fn lead_to(&mut self, j: Jump, address: u64) {
+        self.bind_to(j, address, Some(Base::Elsewhere));
+    }
     fn bind_to(&mut self, j: Jump, address: u64, base: Option<Base>) {
         let by = address.wrapping_sub(self.behind(j)) as i32;
         self.code[j.0 - 4..j.0].copy_from_slice(&by.to_le_bytes());
@@ -438,12 +479,12 @@ impl Assembler {
     /// JMP to a host address within reach.
     pub fn jmp_to(&mut self, address: u64) {
         let j = self.jmp();
-        self.bind_to(j, address, Some(Base::Elsewhere));
+        self.lead_to(j, address);
     }
     /// CALL of a host address within reach.
     pub fn call_to(&mut self, address: u64) {
         let j = self.call();
-        self.bind_to(j, address, Some(Base::Elsewhere));
+        self.lead_to(j, address);
     }
 }
 

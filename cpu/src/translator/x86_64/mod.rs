@@ -17,7 +17,7 @@
 //! | [`x87`] | the x87 registers, in the host's while translated code uses them (unsafe) |
 //! | [`arena`] | code memory (unsafe) |
 //!
-//! Guest flags are the host's all the time: address checks, the budget and jumps use LEA, PEXT, SHRX and JRCXZ alone.
+//! Guest flags are the host's all the time: address checks, the budget and jumps use LEA, PEXT, SHRX, JRCXZ and LOOP alone.
 
 mod arena;
 #[allow(missing_docs)]
@@ -115,7 +115,7 @@ impl Backend for Native {
     fn new(cpu: &mut Cpu) -> Result<Self, String> {
         let (host, mut arena) = host_and_memory()?;
         let tables = cpu.mmu.fast.address().ok_or("the translator needs memory below 2 GiB, which the host does not give")?;
-        let thunks = thunks::make(&mut arena, tables);
+        let thunks = thunks::make(&mut arena, tables, host.gate());
         let mut stacks =
             Stacks::new().map_err(|e| format!("the translator needs memory for its stack, which the host does not give: {e}"))?;
         cpu.jit.returns = stacks.returns(thunks.leave);
@@ -162,10 +162,10 @@ impl Backend for Native {
     fn look_up(&mut self, user: bool) -> u64 {
         let at = self.arena.next();
         let mut a = Assembler::new(Origin { straight: at.aside, ..at }, Default::default());
-        thunks::look_up_target(&mut a, user, false);
-        let hit = a.jrcxz();
-        a.jmp_to(self.thunks.second_look[usize::from(user)]);
-        a.land(hit);
+        let Thunks { gate, second_look, .. } = self.thunks;
+        thunks::look_up_target(&mut a, gate, user, false);
+        let unknown = a.pass(gate);
+        a.lead_to(unknown, second_look[usize::from(user)]);
         a.jmp_indirect(context::jump_code(host::R11));
         self.arena.append(&[], &a.code);
         at.aside

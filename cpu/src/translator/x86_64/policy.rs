@@ -8,6 +8,7 @@ use iced_x86::{
     Register, UsedRegister,
 };
 
+use super::assembler::Gate;
 use super::registers::{home, number};
 use crate::state::Mode;
 
@@ -68,6 +69,11 @@ impl Host {
             f16c: has!("f16c"),
             x87: has!("xsave") && super::arena::host_is_amd(),
         })
+    }
+
+    /// What is fast here.
+    pub fn gate(&self) -> Gate {
+        if self.amd { Gate::Loop } else { Gate::Jrcxz }
     }
 
     fn has(&self, f: CpuidFeature) -> bool {

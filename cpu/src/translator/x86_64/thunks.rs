@@ -1,7 +1,9 @@
 //! The code between Rust and translated code: the way in, the ways out, and the call of [`super::handle`].
 
+use softmetal_bus::PAGE_SIZE;
+
 use super::arena::Arena;
-use super::assembler::{Assembler, At, host};
+use super::assembler::{Assembler, At, Gate, host};
 use super::context::{self, ANCHOR};
 use super::registers::STATIC;
 
@@ -24,6 +26,8 @@ pub mod result {
 pub struct Thunks {
     /// The TLB's tables for translated code.
     pub tables: i32,
+    /// How code asks whether something is there.
+    pub gate: Gate,
     /// Called from Rust: goes to `target`.
     pub enter: u64,
     /// Jumped to with the next RIP in R15.
@@ -37,7 +41,9 @@ pub struct Thunks {
     /// Jumped to with the next RIP in R15, which is a linear address that the jump cache's first table does not know: goes there
     /// if the second does. By privilege.
     pub second_look: [u64; 2],
-    /// Called with the linear address of an access in R15: R11 is what is to be added to it, if RCX is 0. By privilege, for loads
+    /// The same, for a call that has pushed half an entry of the stack of returns.
+    pub second_look_of_call: [u64; 2],
+    /// Called with the linear address of an access in R15: R11 is what is to be added to it, if RCX is the gate's key. By privilege, for loads
     /// and for stores, by the logarithm of its bytes.
     pub find: [[[u64; SIZES]; 2]; 2],
     /// Called with a site in R11, and where the operations are in RCX: [`super::handle`]; returns, or leaves.
@@ -48,25 +54,28 @@ pub struct Thunks {
     pub len: usize,
 }
 
+/// What RBP has a look at the TLB shift out: an offset in a page.
+pub const PAGE_BITS: u32 = PAGE_SIZE.trailing_zeros();
 /// Sizes of accesses: 1, 2, 4, 8 and 16 bytes.
 pub const SIZES: usize = 5;
 
-/// R11 is the place of linear address R15 in a table of the jump cache; RCX is 0 if the address is there.
-pub fn look_up_target(a: &mut Assembler, user: bool, second: bool) {
+/// R11 is the place of linear address R15 in a table of the jump cache; RCX is the key of `gate` if the address is there.
+pub fn look_up_target(a: &mut Assembler, gate: Gate, user: bool, second: bool) {
     a.pext(host::R11, host::R15, if second { context::MASK_SECOND } else { context::MASK_JUMP });
     a.load(host::RCX, context::jumps(user, second));
     a.lea(host::R11, At::indexed(host::R11, host::R11, 0, 0));
     a.lea(host::R11, context::jump_place(host::RCX, host::R11));
     a.load(host::RCX, context::jump_tag(host::R11));
     // The tag is inverted, not negated.
-    a.lea(host::RCX, At::indexed(host::RCX, host::R15, 0, 1));
+    a.lea(host::RCX, At::indexed(host::RCX, host::R15, 0, 1 + gate.key()));
 }
 
-/// R11 is the place in the TLB of the page of the linear address in `lin`; RCX is 0 if it is there with all of the `bytes` bytes.
-pub fn look_for_page(a: &mut Assembler, tables: i32, user: bool, write: bool, lin: u8, bytes: usize) {
+/// R11 is the place in the TLB of the page of the linear address in `lin`; RCX is the gate's key if it is there with all of the
+/// `bytes` bytes.
+pub fn look_for_page(a: &mut Assembler, &Thunks { tables, gate, .. }: &Thunks, user: bool, write: bool, lin: u8, bytes: usize) {
     a.pext(host::R11, lin, context::MASK_PAGE);
     a.load(host::RCX, context::tlb_tag(tables, user, write, host::R11));
-    a.lea(host::RCX, At::indexed(host::RCX, lin, 0, bytes as i32 - 1));
+    a.lea(host::RCX, At::indexed(host::RCX, lin, 0, bytes as i32 - 1 + (gate.key() << PAGE_BITS)));
     a.shrx(host::RCX, host::RCX, host::RBP);
 }
 
@@ -169,11 +178,11 @@ fn epilogue(a: &mut Assembler) {
 }
 
 /// Makes them, at the start of the arena; the TLB's tables are at `tables`.
-pub fn make(arena: &mut Arena, tables: i32) -> Thunks {
+pub fn make(arena: &mut Arena, tables: i32, gate: Gate) -> Thunks {
     let at = arena.next();
     let mut a = Assembler::new(at, Default::default());
     let origin = at.straight;
-    let mut t = Thunks { tables, enter: origin, ..Thunks::default() };
+    let mut t = Thunks { tables, gate, enter: origin, ..Thunks::default() };
     for r in CALLEE_SAVED {
         a.push(r);
     }
@@ -209,16 +218,17 @@ pub fn make(arena: &mut Arena, tables: i32) -> Thunks {
     epilogue(&mut a);
 
     for user in [false, true] {
+        t.second_look_of_call[usize::from(user)] = origin + a.here() as u64;
+        a.lea(host::RSP, At::base(host::RSP, 8));
         t.second_look[usize::from(user)] = origin + a.here() as u64;
-        look_up_target(&mut a, user, true);
-        let hit = a.jrcxz();
-        a.jmp_to(t.leave);
-        a.land(hit);
+        look_up_target(&mut a, gate, user, true);
+        let unknown = a.pass(gate);
+        a.lead_to(unknown, t.leave);
         a.jmp_indirect(context::jump_code(host::R11));
         for write in [false, true] {
             for size in 0..SIZES {
                 t.find[usize::from(user)][usize::from(write)][size] = origin + a.here() as u64;
-                look_for_page(&mut a, tables, user, write, host::R15, 1 << size);
+                look_for_page(&mut a, &t, user, write, host::R15, 1 << size);
                 a.load(host::R11, context::tlb_host(tables, user, host::R11));
                 a.ret();
             }

@@ -106,10 +106,8 @@ impl Block<'_> {
         self.missed(found, k);
         self.a.load(host::R15, At::base(host::RSP, 8));
         self.a.not(host::RCX);
-        self.a.lea(host::RCX, At::indexed(host::RCX, host::R15, 0, 1));
-        let paired = self.a.jrcxz();
-        let from = self.a.jmp();
-        self.a.land(paired);
+        self.a.lea(host::RCX, At::indexed(host::RCX, host::R15, 0, 1 + self.thunks.gate.key()));
+        let from = self.a.pass(self.thunks.gate);
         self.unpaired.push((from, k, self.a.here()));
         self.set_stack(At::base(STACK, stack_increment(i)));
         self.account(k + 1);
@@ -126,16 +124,15 @@ impl Block<'_> {
             self.a.lea(host::R15, At::indexed(host::R15, host::RCX, 0, 1));
             self.a.load(host::RCX, At::base(host::RSP, 24));
             self.a.not(host::RCX);
-            self.a.lea(host::RCX, At::indexed(host::RCX, host::R15, 0, 1));
-            let deeper = self.a.jrcxz();
-            let elsewhere = self.a.jmp_short();
-            self.a.land(deeper);
+            self.a.lea(host::RCX, At::indexed(host::RCX, host::R15, 0, 1 + self.thunks.gate.key()));
+            let elsewhere = self.a.pass(self.thunks.gate);
             // By RET, so that the host's predictor is an entry deeper as well.
             let to = self.a.lea_of(host::RCX);
             self.a.bind(to, paired);
             self.a.store(At::base(host::RSP, 0), host::RCX);
             self.a.ret_dropping(8);
-            self.a.land(elsewhere);
+            let here = self.a.here();
+            self.a.bind(elsewhere, here);
             let i = &self.instructions[k];
             self.admitted_jump(k, near_size(i), Some(At::base(STACK, stack_increment(i))));
         }
@@ -157,11 +154,9 @@ impl Block<'_> {
         self.a.load(host::RCX, context::PAGE);
         self.a.lea(host::RCX, At::base(host::RCX, next - 1));
         self.a.not(host::RCX);
-        self.a.lea(host::RCX, At::indexed(host::RCX, host::R15, 0, 0));
-        let there = self.a.jrcxz();
-        let elsewhere = self.a.jmp();
+        self.a.lea(host::RCX, At::indexed(host::RCX, host::R15, 0, self.thunks.gate.key()));
+        let elsewhere = self.a.pass(self.thunks.gate);
         self.surprises.push((elsewhere, k, way));
-        self.a.land(there);
         match returns {
             Some(found) => {
                 self.set_stack(At::base(STACK, stack_increment(i)));
@@ -309,13 +304,13 @@ impl Block<'_> {
     /// the address space, as no target should.
     pub(super) fn admitted(&mut self, k: usize, bytes: usize) {
         if self.mode.long() {
-            self.beyond_half();
+            self.beyond_half(self.thunks.gate.key());
         } else if !self.beyond_limit(bytes) {
             return;
+        } else if self.thunks.gate.key() != 0 {
+            self.a.lea(host::RCX, At::base(host::RCX, self.thunks.gate.key()));
         }
-        let fine = self.a.jrcxz();
-        let handled = self.a.jmp();
-        self.a.land(fine);
+        let handled = self.a.pass(self.thunks.gate);
         self.slow.push(Slow { from: handled, k, until: k, kind: Kind::Handler, lin: host::R15, resume: self.a.here() });
     }
 
@@ -326,16 +321,19 @@ impl Block<'_> {
         if bounded {
             self.aside_for_linear();
         }
-        thunks::look_up_target(&mut self.a, self.user, false);
+        thunks::look_up_target(&mut self.a, self.thunks.gate, self.user, false);
         if bounded {
             self.a.load(host::R15, context::TARGET);
         }
-        let hit = self.a.jrcxz();
-        if returns.is_some() {
-            self.drop_half();
-        }
-        self.a.jmp_to(if bounded { self.thunks.leave } else { self.second_look() });
-        self.a.land(hit);
+        let unknown = self.a.pass(self.thunks.gate);
+        let user = usize::from(self.user);
+        let out = match returns {
+            // Where code has bounds, no call has pushed anything.
+            _ if bounded => self.thunks.leave,
+            Some(_) => self.thunks.second_look_of_call[user],
+            None => self.thunks.second_look[user],
+        };
+        self.a.lead_to(unknown, out);
         if let Some(to) = returns {
             self.a.call_indirect(context::jump_code(host::R11));
             self.return_point(to);
@@ -349,11 +347,6 @@ impl Block<'_> {
         self.a.lea(host::RSP, At::base(host::RSP, 8));
     }
 
-    /// Where to jump with an address in R15 that the jump cache's first table does not know.
-    fn second_look(&self) -> u64 {
-        self.thunks.second_look[usize::from(self.user)]
-    }
-
     /// To the block at R15, if that is admitted, by instruction `k`, which sets the stack pointer to `stack`.
     fn admitted_jump(&mut self, k: usize, bytes: usize, stack: Option<At>) {
         if !self.mode.long() {
@@ -364,10 +357,8 @@ impl Block<'_> {
             return self.indirect(k, None);
         }
         // What the jump cache knows has been admitted.
-        thunks::look_up_target(&mut self.a, self.user, false);
-        let hit = self.a.jrcxz();
-        let from = self.a.jmp();
-        self.a.land(hit);
+        thunks::look_up_target(&mut self.a, self.thunks.gate, self.user, false);
+        let from = self.a.pass(self.thunks.gate);
         self.unknown.push(Unknown { from, k, stack });
         if let Some(stack) = stack {
             self.set_stack(stack);
@@ -382,7 +373,7 @@ impl Block<'_> {
             let u = self.unknown[n];
             let here = self.a.here();
             self.a.bind(u.from, here);
-            self.beyond_half();
+            self.beyond_half(0);
             let fine = self.a.jrcxz();
             // The handler goes on, or refuses.
             self.call_site(u.k, u.k, Kind::Handler, host::R15);
@@ -391,7 +382,7 @@ impl Block<'_> {
                 self.set_stack(stack);
             }
             self.account(u.k + 1);
-            self.a.jmp_to(self.second_look());
+            self.a.jmp_to(self.thunks.second_look[usize::from(self.user)]);
         }
     }
 
@@ -405,11 +396,12 @@ impl Block<'_> {
         self.a.jmp_to(if target.is_some() { self.thunks.leave_by_edge } else { self.thunks.leave_page_by_edge });
     }
 
-    /// RCX is 0 if R15 lies in the half of the address space that the code is in.
-    fn beyond_half(&mut self) {
+    /// RCX is `key` if R15 lies in the half of the address space that the code is in.
+    fn beyond_half(&mut self, key: i32) {
         self.a.pext(host::RCX, host::R15, context::MASK_SIGN);
-        if !self.user {
-            self.a.lea(host::RCX, At::base(host::RCX, -0x1_ffff));
+        let add = key - if self.user { 0 } else { 0x1_ffff };
+        if add != 0 {
+            self.a.lea(host::RCX, At::base(host::RCX, add));
         }
     }
 

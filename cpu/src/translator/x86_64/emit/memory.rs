@@ -105,17 +105,15 @@ impl Block<'_> {
             return self.check_aside(lin, size, write);
         }
         if alignment == 0 {
-            thunks::look_for_page(&mut self.a, self.thunks.tables, self.user, write, lin, bytes);
+            thunks::look_for_page(&mut self.a, &self.thunks, self.user, write, lin, bytes);
         } else {
             self.a.pext(host::R11, lin, context::MASK_PAGE);
             self.a.load(host::RCX, context::tlb_tag(self.thunks.tables, self.user, write, host::R11));
-            self.a.lea(host::RCX, At::indexed(host::RCX, lin, 0, 0));
+            self.a.lea(host::RCX, At::indexed(host::RCX, lin, 0, self.thunks.gate.key()));
             let mask = if alignment == 16 { context::MASK_ALIGNED_16 } else { context::MASK_ALIGNED_32 };
             self.a.pext(host::RCX, host::RCX, mask);
         }
-        let hit = self.a.jrcxz();
-        let miss = self.a.jmp();
-        self.a.land(hit);
+        let miss = self.a.pass(self.thunks.gate);
         self.a.load(host::R11, context::tlb_host(self.thunks.tables, self.user, host::R11));
         Found { at: At::indexed(lin, host::R11, 0, 0), lin, miss: Miss::Handled(miss) }
     }
@@ -126,9 +124,7 @@ impl Block<'_> {
             self.a.mov(host::R15, lin);
         }
         self.a.call_to(self.thunks.find[usize::from(self.user)][usize::from(write)][size]);
-        let hit = self.a.jrcxz();
-        let miss = self.a.jmp();
-        self.a.land(hit);
+        let miss = self.a.pass(self.thunks.gate);
         Found { at: At::indexed(lin, host::R11, 0, 0), lin, miss: Miss::Handled(miss) }
     }
 

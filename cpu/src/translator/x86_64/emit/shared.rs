@@ -2,6 +2,7 @@
 
 use super::super::assembler::{At, Jump, host};
 use super::super::context;
+use super::super::thunks::PAGE_BITS;
 use super::Block;
 use super::groups::{Look, Role};
 
@@ -70,15 +71,15 @@ impl Block<'_> {
             (None, 16) => (whole - 16, Some(context::MASK_ALIGNED_16)),
             (None, _) => (whole - 32, Some(context::MASK_ALIGNED_32)),
         };
-        self.a.lea(host::RCX, At::indexed(host::RCX, first, 0, tail));
+        let shifted = mask.is_none() && look.offset.is_none();
+        let key = self.thunks.gate.key() << if shifted { PAGE_BITS } else { 0 };
+        self.a.lea(host::RCX, At::indexed(host::RCX, first, 0, tail + key));
         match mask {
             Some(mask) => self.a.pext(host::RCX, host::RCX, mask),
-            None if look.offset.is_none() => self.a.shrx(host::RCX, host::RCX, host::RBP),
+            None if shifted => self.a.shrx(host::RCX, host::RCX, host::RBP),
             None => {}
         }
-        let hit = self.a.jrcxz();
-        let miss = self.a.jmp();
-        self.a.land(hit);
+        let miss = self.a.pass(self.thunks.gate);
         self.a.load(host::R11, context::tlb_host(self.thunks.tables, self.user, host::R11));
         self.a.lea(host::R11, At::indexed(host::R11, first, 0, 0));
         let from = self.a.here();
