@@ -131,6 +131,13 @@ impl Processor {
         }
     }
 
+    /// Makes the translator, if it has just been chosen, translate as it does where the host's processor is not AMD's. For tests.
+    pub fn assume_other_maker(&mut self) {
+        if let Some(t) = &mut self.translator {
+            t.assume_other_maker(&mut self.cpu);
+        }
+    }
+
     /// Has the translator, if it is in use, translate blocks by a thread of its own while the interpreter goes on with them, or, as
     /// at first, in place. What the guest sees is the same; how many blocks are translated, and how often they are left, then
     /// depends on the host.

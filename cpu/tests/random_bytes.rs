@@ -156,6 +156,9 @@ fn random_bytes_neither_panic_nor_hang() {
         // There are odd many kinds, so each meets both engines; what cannot be translated on this host is interpreted.
         if at % 2 == 0 && h.p.set_engine(Engine::Translator).is_ok() {
             h.p.set_heat(0);
+            if at % 8 == 0 {
+                h.p.assume_other_maker();
+            }
         }
         // Twelve streams in the same machine: what one has left in tables and control registers meets the next.
         for _ in 0..12 {

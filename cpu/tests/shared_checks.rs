@@ -178,6 +178,9 @@ fn run(engine: Engine, seed: u64, code: &[u8], n: u64, slice: u64) -> (Outcome, 
     let mut h = Harness::long().code(code);
     h.p.set_engine(engine).unwrap();
     h.p.set_heat(1);
+    if seed % 4 == 2 {
+        h.p.assume_other_maker();
+    }
     let mut random = seed ^ 0x5555;
     let random = &mut random;
     for (table, linear) in TABLE.into_iter().zip([PAGES, RIVALS]) {

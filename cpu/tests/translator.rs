@@ -289,6 +289,9 @@ fn run(engine: Engine, (seed, bits): (u64, u32), code: &[u8], n: u64, slice: u64
     }
     .code(code);
     h.p.set_engine(engine).unwrap();
+    if seed % 8 >= 6 {
+        h.p.assume_other_maker();
+    }
     if seed % 4 == 1 {
         // Results of the thread come when they come.
         h.p.set_heat((seed % 8) as u32);

@@ -39,6 +39,9 @@ pub trait Backend: Sized {
     /// One more maker. All make the same of the same, and it does not matter what becomes of other code meanwhile.
     fn maker(&self) -> Self::Maker;
 
+    /// Forgets all code, and makes it from now on as on a processor of another maker, if that is different. For tests.
+    fn assume_other_maker(&mut self, cpu: &mut Cpu);
+
     /// Whether there is room for one more block or trace.
     fn has_room(&self) -> bool;
 

@@ -427,6 +427,12 @@ impl<B: Backend> Translator<B> {
         self.sampler = Sampler::eager();
     }
 
+    /// As [`crate::Processor::assume_other_maker`]; nothing has been translated yet.
+    pub fn assume_other_maker(&mut self, cpu: &mut Cpu) {
+        self.backend.assume_other_maker(cpu);
+        self.workshop = Workshop::new(self.backend.maker());
+    }
+
     /// Has blocks translated by a thread of its own while the interpreter goes on with them, or in the run loop.
     pub fn use_thread(&mut self, on: bool) {
         self.worker.set_on(on);

@@ -59,6 +59,9 @@ impl Backend for Native {
     fn maker(&self) -> Self {
         match *self {}
     }
+    fn assume_other_maker(&mut self, _: &mut Cpu) {
+        match *self {}
+    }
     fn has_room(&self) -> bool {
         match *self {}
     }

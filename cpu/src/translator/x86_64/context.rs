@@ -138,6 +138,11 @@ impl Strays {
 #[repr(align(64))]
 struct Line;
 
+/// Registers are in the state, ...
+pub const HOME: u64 = 1;
+/// ... or in the host's. The byte at the key of a gate is the key then, and only then.
+pub const AWAY: u64 = 0x100;
+
 /// What translated code works with.
 #[repr(C, align(64))]
 pub struct Context {
@@ -145,7 +150,7 @@ pub struct Context {
     pub x87: Area,
     /// The arithmetic flags as LAHF and SETO have them: OF in bit 0, the others in bits 8 to 15.
     pub flags: u64,
-    /// 1: the x87 and MMX registers are in the state; 0: in the host's.
+    /// Where the x87 and MMX registers are: [`HOME`] or [`AWAY`].
     pub x87_home: u64,
     /// The linear address of the access that missed.
     pub lin: u64,
@@ -192,7 +197,7 @@ pub struct Context {
     _room: [u64; 2],
     mask_page: u64,
     mask_jump: u64,
-    /// 1: the vector registers are in the state; 0: in the host's.
+    /// Where the vector registers are: [`HOME`] or [`AWAY`].
     pub vectors_home: u64,
     /// What groups of accesses have found: the host addresses of their leaders.
     found: [u64; SLOTS],
@@ -212,7 +217,7 @@ impl Default for Context {
         Self {
             x87: Area::default(),
             flags: 0,
-            x87_home: 1,
+            x87_home: HOME,
             lin: 0,
             edge: 0,
             handle: 0,
@@ -240,7 +245,7 @@ impl Default for Context {
             _room: [0; 2],
             mask_page: (TLB_ENTRIES as u64 - 1) << 12,
             mask_jump: JUMP_BITS[0],
-            vectors_home: 1,
+            vectors_home: HOME,
             found: [0; SLOTS],
             target: 0,
             page: 0,

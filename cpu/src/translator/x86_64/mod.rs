@@ -38,7 +38,7 @@ use iced_x86::Instruction;
 use softmetal_bus::PAGE_SIZE;
 
 use self::arena::{Arena, Origin};
-use self::assembler::{Assembler, host};
+use self::assembler::{Assembler, Gate, host};
 use self::code::Code;
 pub use self::context::Context;
 use self::context::Jumps;
@@ -78,7 +78,7 @@ fn host_and_memory() -> Result<(Host, Arena), String> {
 pub struct Native {
     arena: Arena,
     /// What [`Context::returns`] is about.
-    _stacks: Stacks,
+    stacks: Stacks,
     thunks: Thunks,
     host: Host,
 }
@@ -121,11 +121,18 @@ impl Backend for Native {
         cpu.jit.returns = stacks.returns(thunks.leave);
         cpu.jit.handle = handle as *const () as u64;
         cpu.jit.jumps.iter_mut().for_each(Jumps::clear);
-        Ok(Self { arena, _stacks: stacks, thunks, host })
+        Ok(Self { arena, stacks, thunks, host })
     }
 
     fn maker(&self) -> Emitter {
         Emitter::new(self.host, self.thunks)
+    }
+
+    fn assume_other_maker(&mut self, cpu: &mut Cpu) {
+        self.arena.truncate(0);
+        self.thunks = thunks::make(&mut self.arena, self.thunks.tables, Gate::Jrcxz);
+        cpu.jit.returns = self.stacks.returns(self.thunks.leave);
+        self.forget_addresses(cpu);
     }
 
     fn has_room(&self) -> bool {
@@ -200,7 +207,7 @@ impl Backend for Native {
         jit.grant(s.icount, left.min(SLICE));
         jit.page = rip.wrapping_sub(block.physical & (PAGE_SIZE as u64 - 1));
         jit.flags = to_host(flags);
-        jit.vectors_home = 1;
+        jit.vectors_home = context::HOME;
         jit.edge = 0;
         jit.returns.make_room();
         let linear = cpu.linear_rip();

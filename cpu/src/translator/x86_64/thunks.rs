@@ -134,7 +134,7 @@ fn save_vectors(a: &mut Assembler) {
     a.ldmxcsr(context::HOST_MXCSR);
     // VZEROUPPER
     a.bytes(&[0xc5, 0xf8, 0x77]);
-    a.store_imm64(context::VECTORS_HOME, 1);
+    a.store_imm64(context::VECTORS_HOME, context::HOME as i32);
     let here = a.here();
     a.bind(home, here);
 }
@@ -281,7 +281,7 @@ pub fn make(arena: &mut Arena, tables: i32, gate: Gate) -> Thunks {
     a.land(masked);
     load_vectors(&mut a);
     a.ldmxcsr(context::MXCSR);
-    a.store_imm64(context::VECTORS_HOME, 0);
+    a.store_imm64(context::VECTORS_HOME, context::AWAY as i32);
     a.ret();
     let here = a.here();
     a.bind(unmasked, here);

@@ -6,6 +6,7 @@
 
 use std::arch::x86_64::{_xrstor64, _xsave64};
 
+use super::context::{AWAY, HOME};
 use crate::semantics::x87::image::FXSAVE_SIZE;
 use crate::state::{Cpu, bits};
 
@@ -68,14 +69,14 @@ pub fn bring(cpu: &mut Cpu) -> bool {
     let area = &mut cpu.jit.x87;
     area.0[..FXSAVE_SIZE].copy_from_slice(&cpu.state.fpu.fxsave_image(true));
     area.load(true);
-    cpu.jit.x87_home = 0;
+    cpu.jit.x87_home = AWAY;
     true
 }
 
 /// Brings the registers home, if they are not.
 #[inline]
 pub fn take_home(cpu: &mut Cpu) {
-    if cpu.jit.x87_home == 0 {
+    if cpu.jit.x87_home == AWAY {
         take(cpu);
     }
 }
@@ -91,5 +92,5 @@ fn take(cpu: &mut Cpu) {
     fpu.last = last;
     // As the calling convention has it: empty, with the usual control word.
     area.load(false);
-    cpu.jit.x87_home = 1;
+    cpu.jit.x87_home = HOME;
 }

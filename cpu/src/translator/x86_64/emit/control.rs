@@ -425,6 +425,13 @@ impl Block<'_> {
             self.transfer(way, k, &self.instructions[k]);
         }
         self.unpaired_returns();
+        if let Some((from, resume)) = self.vectors_away {
+            let here = self.a.here();
+            self.a.bind(from, here);
+            self.call_for_vectors();
+            let back = self.a.jmp();
+            self.a.bind(back, resume);
+        }
         for n in 0..self.slow.len() {
             let s = self.slow[n];
             let here = self.a.here();

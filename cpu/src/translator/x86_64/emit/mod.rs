@@ -201,6 +201,8 @@ struct Block<'a> {
     unpaired: &'a mut Vec<(Jump, usize, usize)>,
     /// Indirect transfers that do not go where the path goes.
     surprises: Vec<(Jump, usize, Way)>,
+    /// From where the vector registers are to be brought, and where that goes on.
+    vectors_away: Option<(Jump, usize)>,
     /// Ways out of a trace that is entered where it does not count.
     unpinned: Vec<Jump>,
     /// Jumps for a budget that is used up.
@@ -316,6 +318,7 @@ impl Emitter {
             returns,
             unpaired,
             surprises: Vec::new(),
+            vectors_away: None,
             unpinned: Vec::new(),
             spent,
             first: 0,
@@ -340,8 +343,7 @@ impl Emitter {
         b.a.lea(host::R15, At::base(host::R15, -i32::from(start)));
         b.a.store(context::PAGE, host::R15);
         let near = b.a.here();
-        b.bring_x87();
-        b.bring_vectors();
+        b.need_registers();
         let body = b.a.here();
         if let Some(pinned) = input.pinned {
             leaves = b.guard(pinned);
@@ -446,15 +448,35 @@ impl Block<'_> {
         at
     }
 
+    /// Has the registers that the block needs brought into the host's, which are mostly there.
+    fn need_registers(&mut self) {
+        let gate = self.thunks.gate;
+        let there = |home: At| At { disp: home.disp + gate.key(), ..home };
+        if self.needs.x87 {
+            self.a.load_byte(host::RCX, there(context::X87_HOME));
+            let from = self.a.pass(gate);
+            self.slow.push(Slow { from, k: 0, until: 0, kind: Kind::BringX87, lin: host::R15, resume: self.a.here() });
+        }
+        if self.needs.vectors {
+            self.a.load_byte(host::RCX, there(context::VECTORS_HOME));
+            let from = self.a.pass(gate);
+            self.vectors_away = Some((from, self.a.here()));
+        }
+    }
+
     /// Brings the vector registers into the host's, if they are not there.
     fn bring_vectors(&mut self) {
         if self.needs.vectors {
             self.a.load_byte(host::RCX, context::VECTORS_HOME);
             let there = self.a.jrcxz();
-            self.a.mov_imm64(host::R15, self.start.into());
-            self.a.call_to(self.thunks.vectors);
+            self.call_for_vectors();
             self.a.land(there);
         }
+    }
+
+    fn call_for_vectors(&mut self) {
+        self.a.mov_imm64(host::R15, self.start.into());
+        self.a.call_to(self.thunks.vectors);
     }
 
     /// Brings the x87 registers into the host's, if they are not there. The vector registers are not afterwards.
@@ -490,11 +512,15 @@ impl Block<'_> {
         !(branches && matches!(self.ways[until], Way::Jmp | Way::JmpIndirect | Way::Call | Way::CallIndirect | Way::Ret))
     }
 
-    /// The handler of instruction `k` carries it out, aside.
+    /// The handler of instruction `k` carries it out: aside, if registers must be brought again afterwards.
     fn handler(&mut self, k: usize) {
         self.held = None;
-        let from = self.a.jmp();
         let until = k + usize::from(self.runs[k]) - 1;
+        if self.needs == Brought::default() {
+            self.call_site(k, until, Kind::Handler, host::R15);
+            return;
+        }
+        let from = self.a.jmp();
         self.slow.push(Slow { from, k, until, kind: Kind::Handler, lin: host::R15, resume: self.a.here() });
     }
 }
