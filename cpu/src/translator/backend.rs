@@ -87,6 +87,7 @@ pub trait Backend: Sized {
 /// What code is made from: the instructions of a block or trace. Their addresses count from the start of the page.
 #[derive(Default)]
 pub struct Input {
+    /// All of them, one after the other as they are run.
     pub instructions: Vec<Instruction>,
     /// What the interpreter runs for each.
     pub ops: Arc<[Op]>,
@@ -103,6 +104,7 @@ pub struct Input {
     pub known: [Option<u64>; 16],
     /// Physical address of the page.
     pub page: u64,
+    /// That the instructions were decoded in.
     pub mode: Mode,
     /// It has strayed often: what is made for that is worth its room.
     pub copies: bool,
@@ -131,6 +133,7 @@ pub struct Made {
     pub near: u64,
     /// The entry for a predecessor in the same page that leaves with all that is needed.
     pub body: u64,
+    /// All that is needed there.
     pub needs: Brought,
     /// The code that takes the entries' place when the block is retired.
     pub gone: u64,
@@ -141,7 +144,7 @@ pub struct Made {
 pub enum Leads {
     /// With the next one, if with any.
     On,
-    /// There, or with the next one if that depends on a condition.
+    /// There (`at`, counted from the start of the page), or with the next one if that depends on a condition. A `call` comes back.
     To { at: i64, call: bool },
     /// To an address that is computed.
     Anywhere,
@@ -172,8 +175,11 @@ pub enum Target {
 pub struct Edge {
     /// Where its target is written.
     pub field: u64,
+    /// Where it leads in the guest.
     pub target: Target,
+    /// That of the code on either side.
     pub mode: Mode,
+    /// What is in the host's registers where it is taken.
     pub brought: Brought,
     /// Of the last instruction's way back to the first: where that is, behind all that must be looked at first.
     pub closes: Option<u64>,
@@ -219,7 +225,9 @@ impl Edge {
 /// Register files that are in the host's where a block is entered or left.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Brought {
+    /// The vector registers.
     pub vectors: bool,
+    /// Those of x87 and MMX.
     pub x87: bool,
 }
 

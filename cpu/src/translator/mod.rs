@@ -17,12 +17,10 @@
 //! * The budget is counted down where a block is left, and asked for where one begins. Translated code is entered with at least
 //!   the longest block's worth, and leaves when less is left: the interpreter runs the rest, to the exact instruction.
 
-#[allow(missing_docs)]
 mod backend;
 mod links;
 #[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
 mod none;
-#[allow(missing_docs)]
 mod path;
 mod trace;
 mod worker;
@@ -60,10 +58,15 @@ const OFFSET: u64 = PAGE_SIZE as u64 - 1;
 struct Translation {
     /// The block's index; of a trace, that of its head.
     block: u32,
+    /// As [`Made::near`], a host address; the others likewise.
     near: u64,
+    /// As [`Made::body`].
     body: u64,
+    /// As [`Made::far`].
     far: u64,
+    /// As [`Made::gone`].
     gone: u64,
+    /// What a predecessor must have brought to enter by the body.
     needs: Brought,
     /// The trace to which its entries lead, or 0.
     trace: u32,
@@ -96,12 +99,15 @@ impl Translation {
 struct Image {
     /// As its instructions count addresses.
     start: i32,
+    /// Those of its instructions.
     bytes: Vec<u8>,
+    /// What the interpreter runs for each.
     ops: Arc<[Op]>,
     /// As [`Block::plain`].
     plain: u64,
     /// Physical address of its page.
     page: u64,
+    /// That it was decoded in.
     mode: Mode,
 }
 

@@ -22,7 +22,9 @@ pub const TRIES: u8 = 3;
 /// A block that was run.
 #[derive(Clone, Copy)]
 pub struct Step {
+    /// Its index in the cache of blocks.
     pub index: u32,
+    /// Its serial number: another block at that index has another.
     pub serial: u32,
     /// Its translation.
     pub number: u32,
@@ -40,9 +42,11 @@ pub struct Recorder {
     pub replaces: u32,
     /// The linear address of the page that it began in.
     pub page: u64,
+    /// That of all its blocks.
     mode: Mode,
     /// The epoch of code then.
     pub epoch: u64,
+    /// First to last.
     pub steps: Vec<Step>,
 }
 

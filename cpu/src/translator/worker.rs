@@ -42,10 +42,13 @@ pub(super) enum When {
 /// A block that is to be translated, and what becomes of it. Its lists are used again for others.
 #[derive(Default)]
 pub(super) struct Task<C> {
+    /// The block's index in the cache of blocks.
     pub index: u32,
+    /// Its serial number: another block at that index has another.
     pub serial: u32,
     /// The linear address of its page.
     pub page: u64,
+    /// What its code is made from.
     pub image: Image,
     /// Of a block that is not too long.
     pub code: C,
@@ -63,6 +66,7 @@ impl<C> Task<C> {
 
 /// Where tasks are carried out: on whatever thread.
 pub(super) struct Workshop<M> {
+    /// What makes the code.
     pub maker: M,
     /// Room for what is decoded.
     input: Input,

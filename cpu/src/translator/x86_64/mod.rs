@@ -20,13 +20,10 @@
 //! Guest flags are the host's all the time: address checks, the budget and jumps use LEA, PEXT, SHRX, JRCXZ and LOOP alone.
 
 mod arena;
-#[allow(missing_docs)]
 mod assembler;
 mod code;
 mod context;
-#[allow(missing_docs)]
 mod emit;
-#[allow(missing_docs)]
 mod policy;
 mod registers;
 mod returns;
