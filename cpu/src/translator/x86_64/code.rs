@@ -10,23 +10,40 @@ pub const NOWHERE: Origin = Origin { straight: 0, aside: 1 << 32 };
 /// Code that was made for [`NOWHERE`], or has been moved from there.
 #[derive(Default)]
 pub struct Code {
+    /// The straight way, then what is rare.
     bytes: Vec<u8>,
     /// How many are of the straight way; the others are rare.
     straight: usize,
+    /// What of them depends on where they lie.
     relocations: Vec<Relocation>,
+    /// Its places.
     pub made: Made,
+    /// Its ways out to other blocks.
+    pub edges: Vec<Edge>,
+}
+
+/// Lists that code is made in; what they hold counts for nothing.
+#[derive(Default)]
+pub struct Room {
+    /// For [`Assembler::new`].
+    pub code: (Vec<u8>, Vec<Relocation>),
+    /// For the ways out.
     pub edges: Vec<Edge>,
 }
 
 impl Code {
-    /// Becomes what is in `code`, made for [`NOWHERE`], as are the places in `made` and `edges`.
-    pub fn set(&mut self, code: &Assembler, made: Made, edges: &[Edge]) {
-        self.bytes.clone_from(&code.code);
-        self.straight = code.parts().0.len();
-        self.relocations.clone_from(&code.relocations);
-        self.made = made;
+    /// Gives its lists away, for what it will be [`Code::set`] to.
+    pub fn room(&mut self) -> Room {
+        let code = (std::mem::take(&mut self.bytes), std::mem::take(&mut self.relocations));
         self.edges.clear();
-        self.edges.extend_from_slice(edges);
+        Room { code, edges: std::mem::take(&mut self.edges) }
+    }
+
+    /// Becomes what is in `code`, made for [`NOWHERE`], as are the places in `made` and `edges`.
+    pub fn set(&mut self, code: Assembler, made: Made, edges: Vec<Edge>) {
+        self.straight = code.parts().0.len();
+        (self.bytes, self.relocations) = (code.code, code.relocations);
+        (self.made, self.edges) = (made, edges);
     }
 
     /// The straight way, and what is rare.

@@ -94,14 +94,10 @@ impl Maker for Emitter {
     }
 
     fn make(&mut self, input: &mut Input, code: &mut Code) -> bool {
-        let (a, made, edges) = self.emit(input);
-        let (straight, aside) = a.parts();
-        let fits = straight.len().max(aside.len()) <= MOST;
-        if fits {
-            code.set(&a, made, &edges);
-        }
-        self.recycle(a, edges);
-        fits
+        let (a, made, edges) = self.emit(input, code.room());
+        code.set(a, made, edges);
+        let (straight, aside) = code.parts();
+        straight.len().max(aside.len()) <= MOST
     }
 }
 

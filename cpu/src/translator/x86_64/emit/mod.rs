@@ -31,8 +31,8 @@ pub use self::narrow::To;
 use self::shared::Kept;
 use super::super::SPARE;
 use super::super::backend::{Brought, Edge, Input, Made, Turn};
-use super::assembler::{Assembler, At, Jump, Relocation, host};
-use super::code::NOWHERE;
+use super::assembler::{Assembler, At, Jump, host};
+use super::code::{NOWHERE, Room};
 use super::context;
 use super::policy::{self, Host, Uses, Way};
 use super::thunks::Thunks;
@@ -130,9 +130,6 @@ pub struct Emitter {
     coder: Coder,
     info: InstructionInfoFactory,
     thunks: Thunks,
-    /// Room for code.
-    buffer: (Vec<u8>, Vec<Relocation>),
-    edges: Vec<Edge>,
     lists: Lists,
     pub host: Host,
 }
@@ -235,14 +232,7 @@ struct Block<'a> {
 
 impl Emitter {
     pub fn new(host: Host, thunks: Thunks) -> Self {
-        let (buffer, edges, lists) = Default::default();
-        Self { coder: Coder::new(), info: InstructionInfoFactory::new(), thunks, buffer, edges, lists, host }
-    }
-
-    /// Takes back what code and edges were in.
-    pub fn recycle(&mut self, code: Assembler, edges: Vec<Edge>) {
-        (self.buffer, self.edges) = ((code.code, code.relocations), edges);
-        self.edges.clear();
+        Self { coder: Coder::new(), info: InstructionInfoFactory::new(), thunks, lists: Lists::default(), host }
     }
 
     /// The ways of instructions, of which those that are not available go through their handlers, and what they use.
@@ -252,8 +242,8 @@ impl Emitter {
         instructions.iter().zip(available).map(way)
     }
 
-    /// Makes code for [`NOWHERE`]; the instructions' addresses count from the start of the page.
-    pub fn emit(&mut self, input: &mut Input) -> (Assembler, Made, Vec<Edge>) {
+    /// Makes code for [`NOWHERE`] in `room`; the instructions' addresses count from the start of the page.
+    pub fn emit(&mut self, input: &mut Input, mut room: Room) -> (Assembler, Made, Vec<Edge>) {
         if !input.mode.long() {
             input.instructions.iter_mut().for_each(narrow::widen);
         }
@@ -276,7 +266,7 @@ impl Emitter {
         let mut barred = Vec::new();
         let emitted = loop {
             let plan = if input.mode.long() { Plan::new(input, &lists.ways, &lists.uses, &barred) } else { Plan::default() };
-            match self.attempt(input, &mut lists, plan) {
+            match self.attempt(input, &mut lists, plan, &mut room) {
                 Ok(emitted) => break emitted,
                 Err(k) => barred.push(k),
             }
@@ -286,14 +276,14 @@ impl Emitter {
     }
 
     /// Makes code with these groups, unless instruction `Err` is not as they have it.
-    fn attempt(&mut self, input: &Input, lists: &mut Lists, plan: Plan) -> Result<(Assembler, Made, Vec<Edge>), usize> {
+    fn attempt(&mut self, input: &Input, lists: &mut Lists, plan: Plan, room: &mut Room) -> Result<(Assembler, Made, Vec<Edge>), usize> {
         let start = input.starts[0] as u16;
         lists.clear();
         let Lists { ways, uses, runs, joins, calls, stray_calls, slow, outs, taken, .. } = lists;
         let Lists { unknown, returns, unpaired, spent, kept, detours, .. } = lists;
         let ways = &ways[..];
         let mut b = Block {
-            a: Assembler::new(NOWHERE, std::mem::take(&mut self.buffer)),
+            a: Assembler::new(NOWHERE, std::mem::take(&mut room.code)),
             thunks: self.thunks,
             user: input.mode.user(),
             page: input.page,
@@ -322,7 +312,7 @@ impl Emitter {
             unpinned: Vec::new(),
             spent,
             first: 0,
-            edges: std::mem::take(&mut self.edges),
+            edges: std::mem::take(&mut room.edges),
             plan,
             current: 0,
             aside: false,
