@@ -309,7 +309,6 @@ impl Processor {
                     }
                 },
             };
-            from = None;
             let mut before = Before::default();
             if careful || free {
                 interpret = free && !shadow_may_end(&self.cpu);
@@ -336,6 +335,7 @@ impl Processor {
                     }
                     (edge, interpret) = (0, false);
                 }
+                from = None;
                 let block = self.cache.get(index);
                 let mut n = block.ops.len().min(usize::try_from(left).unwrap_or(usize::MAX));
                 if careful {
@@ -391,7 +391,6 @@ impl Processor {
                 }
             };
             if exit == Exit::Fault {
-                from = None;
                 let failed = self.cpu.jit.failed.take();
                 if self.cpu.fault == Reason::Alone {
                     let op = failed.unwrap_or_else(|| self.cache.get(index).ops[usize::from(self.cpu.exit_ordinal)]);
