@@ -78,11 +78,18 @@ pub fn start(args: &MachineArgs, matches: &ArgMatches, purpose: &Purpose) -> Res
         }
     };
     check_places(args)?;
+    let lockstep = matches!(args.engine, options::Engine::Lockstep);
+    if let Some(disk) = args.disk.iter().find(|d| lockstep && !d.mode.read_only && !d.mode.snapshot) {
+        let p = disk.path.display();
+        return Err(UserError(format!(
+            "--engine lockstep runs two machines, which cannot both write {p}; give it with `,snapshot` or `,ro`"
+        )));
+    }
     let mut plugs = Plugs {
         disks: disks(&args.disk)?,
         host_paced: options.clock == Clock::Host,
         cdroms: media("CD-ROM", &args.cdrom, true)?,
-        floppies: floppies(&args.floppy)?,
+        floppies: floppies(&args.floppy, lockstep)?,
         chipset: args.machine.chipset,
         smm: args.machine.smm,
         boot: args.boot.clone(),
@@ -96,14 +103,11 @@ pub fn start(args: &MachineArgs, matches: &ArgMatches, purpose: &Purpose) -> Res
     };
     plugs.vars = firmware::vars(args, &mut images.firmware)?;
     // Of a machine that runs beside, the disks are its own.
-    let beside = match args.engine {
-        options::Engine::Lockstep => Some(Plugs {
-            disks: disks(&args.disk)?,
-            cdroms: media("CD-ROM", &args.cdrom, true)?,
-            floppies: floppies(&args.floppy)?,
-            ..plugs.clone()
-        }),
-        _ => None,
+    let beside = if lockstep {
+        let floppies = floppies(&args.floppy, true)?;
+        Some(Plugs { disks: disks(&args.disk)?, cdroms: media("CD-ROM", &args.cdrom, true)?, floppies, ..plugs.clone() })
+    } else {
+        None
     };
     let offered = offered(args, &options.steps)?;
     let config = |plugs| Config { memory: args.memory, model: args.cpu.0.clone(), plugs, images: images.clone() };
@@ -123,7 +127,7 @@ pub fn start(args: &MachineArgs, matches: &ArgMatches, purpose: &Purpose) -> Res
         }
     }
     // Who compares engines, or looks at one block, wants the same each time.
-    let steady = matches!(args.engine, options::Engine::Lockstep) || args.dump_block.is_some();
+    let steady = lockstep || args.dump_block.is_some();
     machine.use_thread(!steady && std::thread::available_parallelism().is_ok_and(|n| n.get() > 1));
     for (name, medium) in &offered {
         machine.offer_medium(name, medium);
@@ -260,11 +264,11 @@ fn disks(args: &[DiskArg]) -> Result<Vec<Disk>, UserError> {
 /// The most floppy drives that a controller has.
 const MAX_FLOPPIES: usize = 2;
 
-fn floppies(paths: &[PathBuf]) -> Result<Vec<Drive>, UserError> {
+fn floppies(paths: &[PathBuf], read_only: bool) -> Result<Vec<Drive>, UserError> {
     if paths.len() > MAX_FLOPPIES {
         return Err(UserError(format!("{} floppy drives are more than fit; give at most {MAX_FLOPPIES}", paths.len())));
     }
-    media("floppy", paths, false)
+    media("floppy", paths, read_only)
 }
 
 /// Drives with an image in each, or with nothing.

@@ -116,6 +116,9 @@ fn disks() {
     with("good,if=nvme", &["does not work yet"]);
     with("good,cache=none", &["cache=none", "snapshot"]);
     refused(d, &["run", "guest.bin", "--disk", "good", "--disk", "./good"], &["given twice"]);
+    for disk in ["good", "good,snapshot=f"] {
+        refused(d, &["run", "guest.bin", "--engine", "lockstep", "--disk", disk], &["two machines", ",snapshot", ",ro"]);
+    }
 
     let file = std::fs::File::open(d.join("good")).unwrap();
     rustix::fs::flock(&file, rustix::fs::FlockOperation::LockExclusive).unwrap();

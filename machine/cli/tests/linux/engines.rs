@@ -45,10 +45,11 @@ fn the_full_kernel_and_its_modules_in_lockstep() {
         return;
     }
     let (_dir, path, _) = disk(3 << 20);
+    let disk = format!("{},snapshot", path.display());
     let ask = "lsmod; sha256sum /dev/vda; poweroff -f\\n";
     passes(
         softmetal()
-            .args(["test", "busybox-full", "--disk", path.to_str().unwrap(), "--expect", "guest# ", "--send", ask])
+            .args(["test", "busybox-full", "--disk", &disk, "--expect", "guest# ", "--send", ask])
             .args(["--expect", "Power down"])
             .args(LOCKSTEP),
     );
