@@ -54,9 +54,9 @@ pub struct Fast {
     /// All tables.
     words: Low,
     /// Places that may not be empty: those whose page is not global, ...
-    local: Vec<(u16, bool)>,
+    local: Vec<(u32, bool)>,
     /// ... and those whose page is.
-    global: Vec<(u16, bool)>,
+    global: Vec<(u32, bool)>,
     /// Which of these lists each place is in.
     listed: [Box<[u8]>; 2],
     /// The part of the TLB proper that each privilege's places are from.
@@ -123,7 +123,7 @@ impl Fast {
         let (list, bit) = if place.global { (&mut self.global, GLOBAL) } else { (&mut self.local, LOCAL) };
         if self.listed[h][i] & bit == 0 {
             self.listed[h][i] |= bit;
-            list.push((i as u16, place.user));
+            list.push((i as u32, place.user));
         }
         self.set_tags(i, place.user, [tag, if stores { tag } else { empty(i) }]);
         *self.word(Column::Host, i, place.user) = host.wrapping_sub(page);
@@ -146,7 +146,7 @@ impl Fast {
     /// No stores hit.
     pub(super) fn protect_all(&mut self) {
         for &(i, user) in self.local.iter().chain(&self.global) {
-            self.words[Column::Write.start(user) + usize::from(i)] = empty(i.into());
+            self.words[Column::Write.start(user) + i as usize] = empty(i as usize);
         }
     }
 
@@ -165,9 +165,9 @@ impl Fast {
         self.global = global;
     }
 
-    fn empty(&mut self, list: &mut Vec<(u16, bool)>, bit: u8) {
+    fn empty(&mut self, list: &mut Vec<(u32, bool)>, bit: u8) {
         for (i, user) in list.drain(..) {
-            let i = usize::from(i);
+            let i = i as usize;
             self.set_tags(i, user, [empty(i); 2]);
             self.listed[usize::from(user)][i] &= !bit;
         }

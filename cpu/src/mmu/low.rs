@@ -5,7 +5,7 @@
 use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
 
-use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous, munmap};
+use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous, munmap};
 
 /// MAP_32BIT of `mmap(2)`: in the lowest 2 GiB.
 const LOWEST: MapFlags = MapFlags::from_bits_retain(0x40);
@@ -27,6 +27,11 @@ impl Low {
         // SAFETY: the host chooses an address where nothing is.
         let map = |flags| unsafe { mmap_anonymous(std::ptr::null_mut(), layout.size(), access, flags) };
         let mapped = map(MapFlags::PRIVATE | LOWEST).or_else(|_| map(MapFlags::PRIVATE)).ok();
+        if let Some(p) = mapped {
+            // Accesses far apart would otherwise miss the host's TLB for the table, too. A host without large pages refuses.
+            // SAFETY: it changes nothing of what is mapped.
+            let _ = unsafe { madvise(p, layout.size(), Advice::LinuxHugepage) };
+        }
         let words = mapped.and_then(|p| NonNull::new(p.cast()));
         Self { words: words.unwrap_or_else(|| std::alloc::handle_alloc_error(layout)), len }
     }

@@ -4,6 +4,7 @@
 //! an entry. What makes it sound: entries are only made by [`Mmu::fill`] from [`GuestMemory::host_page`], the mapping
 //! lives as long as the `Arc` that [`Mmu`] holds, and an access never crosses the end of its page.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use softmetal_bus::{GuestMemory, PAGE_SIZE, PageKind};
@@ -15,8 +16,8 @@ use crate::debug::NO_PAGE;
 use crate::width::Value;
 
 const OFFSET: u64 = PAGE_SIZE as u64 - 1;
-/// Entries in each part.
-pub(crate) const ENTRIES: usize = 65536;
+/// Entries in each part: for 1 GiB.
+pub(crate) const ENTRIES: usize = 1 << 18;
 /// One part for the system, one for CPL 3, and one that is always empty (alignment checks); a power of two, so that no
 /// index needs a check.
 const PARTS: usize = 4;
@@ -253,7 +254,13 @@ impl Mmu {
 
     /// The entries that may not be empty.
     fn entries(&mut self) -> impl Iterator<Item = &mut Entry> {
-        let chunks = self.entries.chunks_exact_mut(CHUNK).zip(&*self.in_use);
+        self.entries_in(0..ALL)
+    }
+
+    /// Those of them that are at `places`, whole chunks.
+    fn entries_in(&mut self, places: Range<usize>) -> impl Iterator<Item = &mut Entry> {
+        let in_use = &self.in_use[places.start / CHUNK..places.end / CHUNK];
+        let chunks = self.entries[places].chunks_exact_mut(CHUNK).zip(in_use);
         chunks.filter(|(_, in_use)| **in_use).flat_map(|(chunk, _)| chunk)
     }
 
@@ -587,8 +594,8 @@ impl Mmu {
             let first = Self::index(lin >> shift << shift);
             let places = first..first + ENTRIES.min(1 << (shift - 12));
             for part in [SYSTEM_PART, USER_PART] {
-                let parts = self.entries[part..part + ENTRIES][places.clone()].iter_mut();
-                for e in parts.filter(|e| e.offset & LARGE != 0 && e.read >> shift == lin >> shift) {
+                let places = part + places.start..part + places.end;
+                for e in self.entries_in(places).filter(|e| e.offset & LARGE != 0 && e.read >> shift == lin >> shift) {
                     (e.read, e.write) = (0, 0);
                 }
             }

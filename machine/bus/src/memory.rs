@@ -70,10 +70,13 @@ impl GuestMemory {
     pub fn new(len: u64) -> Result<Self, MemoryError> {
         let err = || MemoryError::Host(len >> 20);
         let size = usize::try_from(len).map_err(|_| err())?.max(1).checked_next_multiple_of(PAGE_SIZE).ok_or_else(err)?;
-        let map = MmapOptions::new().len(size).no_reserve_swap().map_anon().map_err(|_| err())?;
+        let map: MmapRaw = MmapOptions::new().len(size).no_reserve_swap().map_anon().map_err(|_| err())?.into();
+        // Guests that use much memory would mostly miss the host's TLB. A host without large pages refuses.
+        #[cfg(target_os = "linux")]
+        let _ = map.advise(Advice::HugePage);
         let pages = size / PAGE_SIZE;
         Ok(Self {
-            map: map.into(),
+            map,
             len: size,
             marks: (0..pages).map(|_| AtomicU8::new(0)).collect(),
             code: (0..pages).map(|_| AtomicU64::new(0)).collect(),
