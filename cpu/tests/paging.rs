@@ -324,3 +324,34 @@ fn what_a_tlb_forgets() {
         }
     }
 }
+
+/// Of a large page any INVLPG forgets all, however far from each other what was looked at lies (SDM 3A, 4.10.4.1).
+#[test]
+fn a_large_page_is_forgotten_as_a_whole() {
+    // Where it is, the entry for it, and what is looked at: the first page and the last that are RAM.
+    let two_mib = (PAGES, DIRECTORY_ENTRY, FRAMES, 0x1f_f000);
+    let one_gib = (1 << 30, TABLES + 0x1000 + 8, 0, FRAMES + 0x1f_f000);
+    for engine in ENGINES {
+        for (start, entry, frame, last) in [two_mib, one_gib] {
+            for forgets in [None, Some(last), Some(0x3000), Some(0x10_0fff)] {
+                let mut h = Harness::long().on(engine);
+                h.set_u64(entry, frame | 0x83);
+                h.set_reg(reg::RBX, start);
+                let look = |h: &mut Harness, offset: u64| {
+                    h.set_reg(reg::RDX, start + offset);
+                    execute(h, &|a| a.mov(rax, qword_ptr(rdx))) == Stop::Budget
+                };
+                assert!([0, last].into_iter().all(|offset| look(&mut h, offset)), "{engine:?}: {:?}", h.exception());
+                h.set_u64(entry, 0);
+                if let Some(offset) = forgets {
+                    h.set_reg(reg::RDX, start + offset);
+                    assert_eq!(execute(&mut h, &|a| a.invlpg(ptr(rdx))), Stop::Budget);
+                }
+                for offset in [last, 0] {
+                    assert_eq!(look(&mut h, offset), forgets.is_none(), "{engine:?}, {start:#x} + {offset:#x}: {forgets:x?}");
+                    h.p.cpu.state.rip = CODE;
+                }
+            }
+        }
+    }
+}

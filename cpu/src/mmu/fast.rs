@@ -43,6 +43,9 @@ impl Column {
     }
 }
 
+/// As many pages in use are more than the host's own TLB has entries for.
+const MANY: usize = 4096;
+
 /// Words of all tables.
 const WORDS: usize = 6 * ENTRIES;
 
@@ -61,6 +64,8 @@ pub struct Fast {
     listed: [Box<[u8]>; 2],
     /// The part of the TLB proper that each privilege's places are from.
     parts: [usize; 2],
+    /// There have been many pages in use.
+    large: bool,
 }
 
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
@@ -73,6 +78,15 @@ fn words() -> Low {
     vec![0; WORDS].into()
 }
 
+/// Has the host use large pages for tables that are empty.
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+fn renew(words: &mut Low) {
+    words.renew();
+}
+
+#[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
+fn renew(_: &mut Low) {}
+
 const fn empty(index: usize) -> u64 {
     if index == 0 || index == ENTRIES - 1 { ((ENTRIES as u64 / 2) << 12).wrapping_neg() } else { 0 }
 }
@@ -84,11 +98,25 @@ fn index(lin: u64) -> usize {
 impl Fast {
     pub(super) fn new() -> Self {
         let listed = [(); 2].map(|()| vec![0; ENTRIES].into());
-        let mut fast = Self { words: words(), local: Vec::new(), global: Vec::new(), listed, parts: [0; 2] };
-        for user in [false, true] {
-            [0, ENTRIES - 1].into_iter().for_each(|i| fast.set_tags(i, user, [empty(i); 2]));
-        }
+        let mut fast = Self { words: words(), local: Vec::new(), global: Vec::new(), listed, parts: [0; 2], large: false };
+        fast.empty_ends();
         fast
+    }
+
+    /// Empties the places whose tags are not 0 then.
+    fn empty_ends(&mut self) {
+        for user in [false, true] {
+            [0, ENTRIES - 1].into_iter().for_each(|i| self.set_tags(i, user, [empty(i); 2]));
+        }
+    }
+
+    /// Empties all, for tables that need fewer entries of the host's TLB.
+    #[cold]
+    fn enlarge(&mut self) {
+        self.large = true;
+        self.clear();
+        renew(&mut self.words);
+        self.empty_ends();
     }
 
     /// Where all tables begin, on the host; none if code cannot reach that by a displacement.
@@ -118,6 +146,9 @@ impl Fast {
 
     /// Enters the page of `lin`, whose bytes are at `host`.
     pub(super) fn fill(&mut self, lin: u64, place: Place, host: u64, stores: bool) {
+        if !self.large && self.local.len() + self.global.len() > MANY {
+            self.enlarge();
+        }
         let (i, h) = (index(lin), usize::from(place.user));
         let (page, tag) = (lin & !OFFSET, (lin & !OFFSET).wrapping_neg());
         let (list, bit) = if place.global { (&mut self.global, GLOBAL) } else { (&mut self.local, LOCAL) };

@@ -27,13 +27,17 @@ impl Low {
         // SAFETY: the host chooses an address where nothing is.
         let map = |flags| unsafe { mmap_anonymous(std::ptr::null_mut(), layout.size(), access, flags) };
         let mapped = map(MapFlags::PRIVATE | LOWEST).or_else(|_| map(MapFlags::PRIVATE)).ok();
-        if let Some(p) = mapped {
-            // Accesses far apart would otherwise miss the host's TLB for the table, too. A host without large pages refuses.
-            // SAFETY: it changes nothing of what is mapped.
-            let _ = unsafe { madvise(p, layout.size(), Advice::LinuxHugepage) };
-        }
         let words = mapped.and_then(|p| NonNull::new(p.cast()));
         Self { words: words.unwrap_or_else(|| std::alloc::handle_alloc_error(layout)), len }
+    }
+
+    /// Gives the memory back and asks the host for large pages of it, which are worth their size where much is used: all words become
+    /// 0, or stay as they are if it refuses.
+    pub fn renew(&mut self) {
+        for advice in [Advice::LinuxDontNeed, Advice::LinuxHugepage] {
+            // SAFETY: the mapping is private and of no file, so what is given back is 0 again; nobody else has it meanwhile.
+            let _ = unsafe { madvise(self.words.as_ptr().cast(), self.len * size_of::<u64>(), advice) };
+        }
     }
 
     /// Where the first word is, if that is in the lowest 2 GiB.

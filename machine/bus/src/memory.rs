@@ -59,6 +59,9 @@ const TOUCHED: u8 = 4;
 const COMMITTED: u8 = 16;
 /// All marks: what a store sets.
 const WRITTEN: u8 = Collector::Checkpoint as u8 | Collector::Digest as u8 | Collector::Screen as u8 | TOUCHED | COMMITTED;
+/// From so many bytes on the host is asked for large pages: its TLB has entries for 4 to 16 MiB of small ones.
+#[cfg(target_os = "linux")]
+const LARGE: usize = 32 << 20;
 /// Pages that are committed at once at most.
 const AHEAD: usize = 32;
 
@@ -71,9 +74,11 @@ impl GuestMemory {
         let err = || MemoryError::Host(len >> 20);
         let size = usize::try_from(len).map_err(|_| err())?.max(1).checked_next_multiple_of(PAGE_SIZE).ok_or_else(err)?;
         let map: MmapRaw = MmapOptions::new().len(size).no_reserve_swap().map_anon().map_err(|_| err())?.into();
-        // Guests that use much memory would mostly miss the host's TLB. A host without large pages refuses.
         #[cfg(target_os = "linux")]
-        let _ = map.advise(Advice::HugePage);
+        if size >= LARGE {
+            // A host without large pages refuses.
+            let _ = map.advise(Advice::HugePage);
+        }
         let pages = size / PAGE_SIZE;
         Ok(Self {
             map,
