@@ -166,7 +166,17 @@ info: action=ignore
 struct Running(Child);
 
 impl Drop for Running {
+    /// `script` ends what it runs if it is asked to end, but not if it is killed.
     fn drop(&mut self) {
+        #[cfg(unix)]
+        if rustix::process::kill_process(rustix::process::Pid::from_child(&self.0), rustix::process::Signal::TERM).is_ok() {
+            for _ in 0..100 {
+                if !matches!(self.0.try_wait(), Ok(None)) {
+                    return;
+                }
+                std::thread::sleep(Duration::from_millis(50));
+            }
+        }
         _ = self.0.kill();
         _ = self.0.wait();
     }
