@@ -80,6 +80,24 @@ fn streams() -> Vec<u8> {
     })
 }
 
+/// Segment prefixes mean nothing where no operand is in memory, wherever a register is kept meanwhile.
+#[test]
+fn prefixes_of_segments_do_not_reach_the_host() {
+    let mut code = vec![0xb9, 200, 0, 0, 0];
+    let start = code.len();
+    for prefix in [0x26, 0x2e, 0x36, 0x3e, 0x64, 0x65] {
+        for register in 0..8 {
+            // ADD r8 to r15, RCX; XOR RDX, r8 to r15; BSWAP.
+            code.extend([prefix, 0x49, 0x01, 0xc8 | register, prefix, 0x49, 0x33, 0xd0 | register, prefix, 0x49, 0x0f, 0xc8 | register]);
+        }
+    }
+    // DEC ECX; JNE; HLT.
+    code.extend([0xff, 0xc9, 0x0f, 0x85]);
+    code.extend((start as i32 - code.len() as i32 - 4).to_le_bytes());
+    code.push(0xf4);
+    assert_eq!(agree(&code, END, END).stop, Stop::Halted);
+}
+
 #[test]
 fn streams_go_on_over_pages_and_stop_exactly() {
     assert_eq!(agree(&streams(), END, END).stop, Stop::Halted);

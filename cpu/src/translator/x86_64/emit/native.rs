@@ -153,6 +153,8 @@ impl Block<'_> {
             }
         }
         j.try_set_op_kind(n, OpKind::Memory).ok()?;
+        // One that the guest's operand, a register, does not heed.
+        j.set_segment_prefix(Register::None);
         let disp = context::reg(number(r)).disp;
         j.set_memory_base(Register::RBP);
         j.set_memory_displacement64(i64::from(disp) as u64);
