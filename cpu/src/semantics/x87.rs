@@ -588,8 +588,9 @@ impl Fpu {
         }
     }
 
-    /// FFREE ST(i); with `pop`, FFREEP.
+    /// FFREE ST(i); with `pop`, FFREEP. C1, undefined by the manual, is 0 afterwards, as AMD's processors have it.
     pub const fn free(&mut self, i: usize, pop: bool) {
+        self.status &= !C1;
         self.valid &= !(1 << self.physical(i));
         if pop {
             self.pop();
