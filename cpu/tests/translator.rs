@@ -76,7 +76,7 @@ fn instruction(random: &mut Random, info: &mut InstructionInfoFactory, bits: u32
     loop {
         let mut bytes: Vec<u8> = Vec::new();
         if random.below(6) == 0 {
-            bytes.push([0x66, 0xf2, 0xf3, 0x67, 0x64, 0x66][random.below(6)]);
+            bytes.push([0x66, 0xf2, 0xf3, 0x67, 0x64, 0x65][random.below(6)]);
         }
         if bits != 64 && random.below(4) == 0 {
             bytes.push([0x66, 0x67][random.below(2)]);
@@ -307,7 +307,11 @@ fn run(engine: Engine, (seed, bits): (u64, u32), code: &[u8], n: u64, slice: u64
     h.set_reg(reg::RSI, DATA[0] + 0x800);
     h.set_reg(14, DATA[1] + 0x800);
     h.set_reg(15, random.below(64) as u64);
-    if bits != 64 {
+    if bits == 64 {
+        for n in [seg::FS, seg::GS] {
+            h.p.cpu.state.bases[n] = (16 * (random.below(64) as i64 - 32)) as u64;
+        }
+    } else {
         narrow_segments(&mut h, &mut random, bits);
     }
     for y in &mut h.p.cpu.state.ymm.0 {
