@@ -2,9 +2,9 @@
 //!
 //! **Invariant:** what is here is also in the TLB proper, so a hit here never spares a walk that the interpreter would make.
 //!
-//! A tag is the page's linear address, negated: adding it to an address of the page leaves the offset. An empty place has
-//! the tag of a page that belongs elsewhere: that of page 0, so that the host commits memory only for what is used. But next to
-//! page 0, where an access may run over into it, that is the tag of a page far away.
+//! A tag is the page's linear address, negated: adding it to an address of the page leaves the offset, in the page that code expects
+//! the sum in ([`Fast::expect`]). An empty place has the tag of a page that belongs elsewhere: 0, so that the host commits memory only for what is
+//! used. But where that would be the tag of the place's own page, or of the next, into which an access may run over, it is the tag of a page far away.
 
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 use super::low::Low;
@@ -64,6 +64,8 @@ pub struct Fast {
     listed: [Box<[u8]>; 2],
     /// The part of the TLB proper that each privilege's places are from.
     parts: [usize; 2],
+    /// The number of the page that tag and address are expected to give an address of.
+    sum: usize,
     /// There have been many pages in use.
     large: bool,
 }
@@ -87,10 +89,6 @@ fn renew(words: &mut Low) {
 #[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
 fn renew(_: &mut Low) {}
 
-const fn empty(index: usize) -> u64 {
-    if index == 0 || index == ENTRIES - 1 { ((ENTRIES as u64 / 2) << 12).wrapping_neg() } else { 0 }
-}
-
 fn index(lin: u64) -> usize {
     (lin >> 12) as usize & (ENTRIES - 1)
 }
@@ -98,16 +96,36 @@ fn index(lin: u64) -> usize {
 impl Fast {
     pub(super) fn new() -> Self {
         let listed = [(); 2].map(|()| vec![0; ENTRIES].into());
-        let mut fast = Self { words: words(), local: Vec::new(), global: Vec::new(), listed, parts: [0; 2], large: false };
+        let mut fast = Self { words: words(), local: Vec::new(), global: Vec::new(), listed, parts: [0; 2], sum: 0, large: false };
         fast.empty_ends();
         fast
+    }
+
+    /// Where 0 would be the tag of the place's own page, or of the next.
+    const fn ends(&self) -> [usize; 2] {
+        [self.sum, self.sum.wrapping_sub(1) & (ENTRIES - 1)]
+    }
+
+    /// The tag of place `i` while it is empty.
+    const fn empty(&self, i: usize) -> u64 {
+        let [this, before] = self.ends();
+        if i == this || i == before { (ENTRIES as u64 / 2) << 12 } else { 0 }
     }
 
     /// Empties the places whose tags are not 0 then.
     fn empty_ends(&mut self) {
         for user in [false, true] {
-            [0, ENTRIES - 1].into_iter().for_each(|i| self.set_tags(i, user, [empty(i); 2]));
+            self.ends().into_iter().for_each(|i| self.set_tags(i, user, [self.empty(i); 2]));
         }
+    }
+
+    /// From now on, code expects the sum of tag and address in page `page`, one of the first few. All is empty.
+    #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+    pub(crate) fn expect(&mut self, page: usize) {
+        self.clear();
+        self.ends().into_iter().for_each(|i| [false, true].into_iter().for_each(|user| self.set_tags(i, user, [0; 2])));
+        self.sum = page;
+        self.empty_ends();
     }
 
     /// Empties all, for tables that need fewer entries of the host's TLB.
@@ -150,41 +168,42 @@ impl Fast {
             self.enlarge();
         }
         let (i, h) = (index(lin), usize::from(place.user));
-        let (page, tag) = (lin & !OFFSET, (lin & !OFFSET).wrapping_neg());
+        let page = lin & !OFFSET;
+        let tag = ((self.sum as u64) << 12).wrapping_sub(page);
         let (list, bit) = if place.global { (&mut self.global, GLOBAL) } else { (&mut self.local, LOCAL) };
         if self.listed[h][i] & bit == 0 {
             self.listed[h][i] |= bit;
             list.push((i as u32, place.user));
         }
-        self.set_tags(i, place.user, [tag, if stores { tag } else { empty(i) }]);
+        self.set_tags(i, place.user, [tag, if stores { tag } else { self.empty(i) }]);
         *self.word(Column::Host, i, place.user) = host.wrapping_sub(page);
     }
 
     /// Empties the place of `lin` for one privilege.
     pub(super) fn drop_one(&mut self, lin: u64, user: bool) {
         let i = index(lin);
-        self.set_tags(i, user, [empty(i); 2]);
+        self.set_tags(i, user, [self.empty(i); 2]);
     }
 
     /// Stores to the page of `lin` no longer hit.
     pub(super) fn protect(&mut self, lin: u64) {
         let i = index(lin);
         for user in [false, true] {
-            *self.word(Column::Write, i, user) = empty(i);
+            *self.word(Column::Write, i, user) = self.empty(i);
         }
     }
 
     /// No stores hit.
     pub(super) fn protect_all(&mut self) {
         for &(i, user) in self.local.iter().chain(&self.global) {
-            self.words[Column::Write.start(user) + i as usize] = empty(i as usize);
+            self.words[Column::Write.start(user) + i as usize] = self.empty(i as usize);
         }
     }
 
     /// Empties all but the places of global pages.
     pub(super) fn clear_local(&mut self) {
         let mut local = std::mem::take(&mut self.local);
-        self.empty(&mut local, LOCAL);
+        self.empty_places(&mut local, LOCAL);
         self.local = local;
     }
 
@@ -192,14 +211,14 @@ impl Fast {
     pub(super) fn clear(&mut self) {
         self.clear_local();
         let mut global = std::mem::take(&mut self.global);
-        self.empty(&mut global, GLOBAL);
+        self.empty_places(&mut global, GLOBAL);
         self.global = global;
     }
 
-    fn empty(&mut self, list: &mut Vec<(u32, bool)>, bit: u8) {
+    fn empty_places(&mut self, list: &mut Vec<(u32, bool)>, bit: u8) {
         for (i, user) in list.drain(..) {
             let i = i as usize;
-            self.set_tags(i, user, [empty(i); 2]);
+            self.set_tags(i, user, [self.empty(i); 2]);
             self.listed[usize::from(user)][i] &= !bit;
         }
     }

@@ -4,6 +4,7 @@
 //! their name says otherwise.
 
 use super::arena::Origin;
+use super::thunks::PAGE_BITS;
 
 /// Host registers by name.
 pub mod host {
@@ -99,6 +100,12 @@ impl Gate {
             Self::Jrcxz => 0,
             Self::Loop => 1,
         }
+    }
+
+    /// What makes the key of the first address of the page where tags of the TLB have their sums with addresses: the page whose number
+    /// is the key.
+    pub const fn offset(self) -> i32 {
+        self.key() - (self.key() << PAGE_BITS)
     }
 }
 

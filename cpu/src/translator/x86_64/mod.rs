@@ -109,6 +109,7 @@ impl Backend for Native {
         let (host, mut arena) = host_and_memory()?;
         let tables = cpu.mmu.fast.address().ok_or("the translator needs memory below 2 GiB, which the host does not give")?;
         let thunks = thunks::make(&mut arena, tables, host.gate());
+        cpu.mmu.fast.expect(thunks.gate.key() as usize);
         let mut stacks =
             Stacks::new().map_err(|e| format!("the translator needs memory for its stack, which the host does not give: {e}"))?;
         cpu.jit.returns = stacks.returns(thunks.leave);
@@ -124,6 +125,7 @@ impl Backend for Native {
     fn assume_other_maker(&mut self, cpu: &mut Cpu) {
         self.arena.truncate(0);
         self.thunks = thunks::make(&mut self.arena, self.thunks.tables, Gate::Jrcxz);
+        cpu.mmu.fast.expect(self.thunks.gate.key() as usize);
         cpu.jit.returns = self.stacks.returns(self.thunks.leave);
         self.forget_addresses(cpu);
     }

@@ -72,10 +72,10 @@ pub fn look_up_target(a: &mut Assembler, gate: Gate, user: bool, second: bool) {
 
 /// R11 is the place in the TLB of the page of the linear address in `lin`; RCX is the gate's key if it is there with all of the
 /// `bytes` bytes.
-pub fn look_for_page(a: &mut Assembler, &Thunks { tables, gate, .. }: &Thunks, user: bool, write: bool, lin: u8, bytes: usize) {
+pub fn look_for_page(a: &mut Assembler, &Thunks { tables, .. }: &Thunks, user: bool, write: bool, lin: u8, bytes: usize) {
     a.pext(host::R11, lin, context::MASK_PAGE);
     a.load(host::RCX, context::tlb_tag(tables, user, write, host::R11));
-    a.lea(host::RCX, At::indexed(host::RCX, lin, 0, bytes as i32 - 1 + (gate.key() << PAGE_BITS)));
+    a.lea(host::RCX, At::indexed(host::RCX, lin, 0, bytes as i32 - 1));
     a.shrx(host::RCX, host::RCX, host::RBP);
 }
 

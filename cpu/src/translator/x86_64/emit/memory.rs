@@ -109,7 +109,7 @@ impl Block<'_> {
         } else {
             self.a.pext(host::R11, lin, context::MASK_PAGE);
             self.a.load(host::RCX, context::tlb_tag(self.thunks.tables, self.user, write, host::R11));
-            self.a.lea(host::RCX, At::indexed(host::RCX, lin, 0, self.thunks.gate.key()));
+            self.a.lea(host::RCX, At::indexed(host::RCX, lin, 0, self.thunks.gate.offset()));
             let mask = if alignment == 16 { context::MASK_ALIGNED_16 } else { context::MASK_ALIGNED_32 };
             self.a.pext(host::RCX, host::RCX, mask);
         }

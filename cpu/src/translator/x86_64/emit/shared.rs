@@ -2,7 +2,6 @@
 
 use super::super::assembler::{At, Jump, host};
 use super::super::context;
-use super::super::thunks::PAGE_BITS;
 use super::Block;
 use super::groups::{Look, Role};
 
@@ -72,7 +71,7 @@ impl Block<'_> {
             (None, _) => (whole - 32, Some(context::MASK_ALIGNED_32)),
         };
         let shifted = mask.is_none() && look.offset.is_none();
-        let key = self.thunks.gate.key() << if shifted { PAGE_BITS } else { 0 };
+        let key = if shifted { 0 } else { self.thunks.gate.offset() };
         self.a.lea(host::RCX, At::indexed(host::RCX, first, 0, tail + key));
         match mask {
             Some(mask) => self.a.pext(host::RCX, host::RCX, mask),
