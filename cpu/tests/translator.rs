@@ -10,7 +10,7 @@ use iced_x86::{
 use softmetal_cpu::semantics::x87::image::FXSAVE_SIZE;
 use softmetal_cpu::state::{Segment, State, bits, reg, seg};
 use softmetal_cpu::testing::operands::{self, Registers};
-use softmetal_cpu::testing::{CODE, Harness, Outcome, RAM};
+use softmetal_cpu::testing::{CODE, GDT, Harness, Outcome, RAM};
 use softmetal_cpu::{Engine, Stop};
 
 /// SplitMix64.
@@ -307,6 +307,11 @@ fn run(engine: Engine, (seed, bits): (u64, u32), code: &[u8], n: u64, slice: u64
     h.set_reg(reg::RSI, DATA[0] + 0x800);
     h.set_reg(14, DATA[1] + 0x800);
     h.set_reg(15, random.below(64) as u64);
+    // As most systems have it, VEX instructions are there.
+    if seed % 16 != 15 {
+        let s = &mut h.p.cpu.state;
+        (s.cr4, s.xcr0) = (s.cr4 | bits::CR4_OSXSAVE, 7);
+    }
     if bits == 64 {
         for n in [seg::FS, seg::GS] {
             h.p.cpu.state.bases[n] = (16 * (random.below(64) as i64 - 32)) as u64;
@@ -540,4 +545,90 @@ fn at_the_edges_of_ram(width: u32, neighbours: &[Option<(bool, bool, i8)>]) -> u
         assert!(translated || !whole || !stays, "{} is not translated", listing(code, width));
     }
     forms.len()
+}
+
+/// Nothing is found by chance where tags of empty places in the TLB could be taken for those of pages: around address 0, and at the ends of
+/// both halves of the address space.
+#[test]
+fn ends_of_the_address_space_are_found_where_they_are() {
+    use iced_x86::code_asm::*;
+    let mut forms: Vec<Vec<u8>> = Vec::new();
+    let mut form = |f: &dyn Fn(&mut CodeAssembler) -> Result<(), IcedError>| forms.push(Harness::long().assemble(CODE, f));
+    form(&|a| a.movzx(eax, byte_ptr(rsi)));
+    form(&|a| a.mov(byte_ptr(rsi), al));
+    form(&|a| a.mov(eax, dword_ptr(rsi)));
+    form(&|a| a.add(qword_ptr(rsi), rax));
+    form(&|a| a.movaps(xmm1, xmmword_ptr(rsi)));
+    form(&|a| a.vmovaps(ymm1, ymmword_ptr(rsi)));
+    form(&|a| a.vmovups(ymmword_ptr(rsi), ymm2));
+    // They share a look: two, two that are far from each other, two that are aligned.
+    form(&|a| a.mov(rax, qword_ptr(rsi)).and_then(|()| a.mov(rdx, qword_ptr(rsi + 8))));
+    form(&|a| a.mov(rax, qword_ptr(rsi)).and_then(|()| a.mov(qword_ptr(rsi + 0x1f0), rdx)));
+    form(&|a| a.movaps(xmm1, xmmword_ptr(rsi)).and_then(|()| a.movaps(xmmword_ptr(rsi + 16), xmm1)));
+    let pages: [u64; 8] =
+        [0, 0x1000, 0x2000, 0x3000, 0x8000_0000_0000, 0xffff_8000_0000_0000, 0xffff_ffff_ffff_f000, 0xffff_ffff_ffff_e000];
+    let offsets = [0, 1, 8, 0x10, 0x1f0, 0x1f8].map(|by: u64| by.wrapping_neg());
+    for (n, form) in forms.iter().enumerate() {
+        let mut code = Harness::long().assemble(CODE, |a| a.mov(ecx, 20));
+        let start = code.len();
+        code.extend(form);
+        // With the last round at RDI.
+        code.extend(Harness::long().assemble(CODE, |a| a.dec(ecx).and_then(|()| a.cmove(rsi, rdi))));
+        code.extend([0x79, (code.len() + 2 - start).wrapping_neg() as u8, 0xf4]);
+        for target in pages.iter().flat_map(|page| offsets.map(|by| page.wrapping_add(by))) {
+            let outcome = |engine, other_maker| {
+                let mut h = Harness::long().code(&code);
+                h.p.set_engine(engine).unwrap();
+                h.p.set_heat(1);
+                if other_maker {
+                    h.p.assume_other_maker();
+                }
+                let s = &mut h.p.cpu.state;
+                (s.cr4, s.xcr0) = (s.cr4 | bits::CR4_OSXSAVE, 7);
+                h.set_reg(reg::RSI, DATA[0]);
+                h.set_reg(reg::RDI, target);
+                for at in (0..0x4000).step_by(8).filter(|at| !(GDT..GDT + 0x100).contains(at)) {
+                    h.set_u64(at, at ^ 0x5a5a);
+                }
+                let stop = h.run(1000);
+                assert_eq!(h.p.blocks_translated() > 0, engine == Engine::Translator);
+                h.outcome(stop, [0..0x4000, DATA[0]..DATA[0] + 0x1000])
+            };
+            let right = outcome(Engine::Interpreter, false);
+            for other_maker in [false, true] {
+                assert_eq!(outcome(Engine::Translator, other_maker), right, "form {n} at {target:#x}, {other_maker}");
+            }
+        }
+    }
+}
+
+/// Outside of 64-bit mode VZEROUPPER and VZEROALL leave YMM8 to YMM15 alone (SDM 2, VZEROUPPER).
+#[test]
+fn code_of_32_bits_does_not_clear_registers_beyond_its_own() {
+    use iced_x86::code_asm::*;
+    let clears: [fn(&mut CodeAssembler) -> Result<(), iced_x86::IcedError>; 2] = [|a| a.vzeroupper(), |a| a.vzeroall()];
+    for clear in clears {
+        let outcome = |engine| {
+            let mut h = Harness::protected32().asm(|a| {
+                a.mov(ecx, 20)?;
+                let mut again = a.create_label();
+                a.set_label(&mut again)?;
+                clear(a)?;
+                a.dec(ecx)?;
+                a.jne(again)?;
+                a.hlt()
+            });
+            h.p.set_engine(engine).unwrap();
+            h.p.set_heat(1);
+            let s = &mut h.p.cpu.state;
+            (s.cr4, s.xcr0) = (s.cr4 | bits::CR4_OSXSAVE, 7);
+            s.ymm.0.iter_mut().for_each(|y| y.0.fill(7));
+            let stop = h.run(1000);
+            assert_eq!(h.p.blocks_translated() > 0, engine == Engine::Translator);
+            h.outcome(stop, [])
+        };
+        let right = outcome(Engine::Interpreter);
+        assert_eq!(right.ymm.0.map(|y| y.0[31]), std::array::from_fn(|n| if n < 8 { 0 } else { 7 }));
+        assert_eq!(outcome(Engine::Translator), right);
+    }
 }

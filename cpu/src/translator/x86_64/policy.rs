@@ -177,6 +177,8 @@ fn plain_way(i: &Instruction, mode: Mode) -> Option<Way> {
         M::Ldmxcsr | M::Vldmxcsr | M::Fxrstor | M::Fxrstor64 | M::Xrstor | M::Xrstor64 => Way::HandlerLast,
         M::Xrstors | M::Xrstors64 => Way::HandlerLast,
         M::Fldcw | M::Fldenv | M::Frstor => Way::HandlerLast,
+        // The host clears the registers that 64-bit code alone has, too.
+        M::Vzeroupper | M::Vzeroall if !mode.long() => Way::Handler,
         _ => return None,
     })
 }
