@@ -569,12 +569,16 @@ fn ends_of_the_address_space_are_found_where_they_are() {
         [0, 0x1000, 0x2000, 0x3000, 0x8000_0000_0000, 0xffff_8000_0000_0000, 0xffff_ffff_ffff_f000, 0xffff_ffff_ffff_e000];
     let offsets = [0, 1, 8, 0x10, 0x1f0, 0x1f8].map(|by: u64| by.wrapping_neg());
     for (n, form) in forms.iter().enumerate() {
-        let mut code = Harness::long().assemble(CODE, |a| a.mov(ecx, 20));
+        let mut code = Harness::long().assemble(CODE, |a| a.mov(ecx, 400));
         let start = code.len();
         code.extend(form);
-        // With the last round at RDI.
-        code.extend(Harness::long().assemble(CODE, |a| a.dec(ecx).and_then(|()| a.cmove(rsi, rdi))));
-        code.extend([0x79, (code.len() + 2 - start).wrapping_neg() as u8, 0xf4]);
+        // From the middle of the rounds on at RDI: some of them are interpreted.
+        code.extend(Harness::long().assemble(CODE, |a| {
+            a.cmp(ecx, 200)?;
+            a.cmove(rsi, rdi)?;
+            a.dec(ecx)
+        }));
+        code.extend([0x75, (code.len() + 2 - start).wrapping_neg() as u8, 0xf4]);
         for target in pages.iter().flat_map(|page| offsets.map(|by| page.wrapping_add(by))) {
             let outcome = |engine, other_maker| {
                 let mut h = Harness::long().code(&code);
@@ -590,7 +594,7 @@ fn ends_of_the_address_space_are_found_where_they_are() {
                 for at in (0..0x4000).step_by(8).filter(|at| !(GDT..GDT + 0x100).contains(at)) {
                     h.set_u64(at, at ^ 0x5a5a);
                 }
-                let stop = h.run(1000);
+                let stop = h.run(10_000);
                 assert_eq!(h.p.blocks_translated() > 0, engine == Engine::Translator);
                 h.outcome(stop, [0..0x4000, DATA[0]..DATA[0] + 0x1000])
             };
