@@ -94,7 +94,8 @@ fn instruction(random: &mut Random, info: &mut InstructionInfoFactory, bits: u32
             7 => {
                 bytes.clear();
                 let inverted = if bits == 64 { random.next() as u8 & 0xe0 } else { 0xe0 };
-                let third = random.next() as u8 & 0xfb | if bits == 64 { 0 } else { 0x40 };
+                // Many have no form of 256 bits.
+                let third = random.next() as u8 & [0xff, 0xfb][random.below(2)] | if bits == 64 { 0 } else { 0x40 };
                 bytes.extend([0xc4, inverted | (1 + random.below(3) as u8), third]);
             }
             // x87
