@@ -611,14 +611,17 @@ fn ends_of_the_address_space_are_found_where_they_are() {
 #[test]
 fn code_of_32_bits_does_not_clear_registers_beyond_its_own() {
     use iced_x86::code_asm::*;
-    let clears: [fn(&mut CodeAssembler) -> Result<(), iced_x86::IcedError>; 2] = [|a| a.vzeroupper(), |a| a.vzeroall()];
-    for clear in clears {
+    for whole in [false, true] {
         let outcome = |engine| {
             let mut h = Harness::protected32().asm(|a| {
                 a.mov(ecx, 20)?;
                 let mut again = a.create_label();
                 a.set_label(&mut again)?;
-                clear(a)?;
+                if whole {
+                    a.vzeroall()?
+                } else {
+                    a.vzeroupper()?
+                }
                 a.dec(ecx)?;
                 a.jne(again)?;
                 a.hlt()
