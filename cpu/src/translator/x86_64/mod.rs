@@ -35,7 +35,7 @@ use iced_x86::Instruction;
 use softmetal_bus::PAGE_SIZE;
 
 use self::arena::{Arena, Origin};
-use self::assembler::{Assembler, Gate, host};
+use self::assembler::{Assembler, host};
 use self::code::Code;
 pub use self::context::Context;
 use self::context::Jumps;
@@ -124,7 +124,8 @@ impl Backend for Native {
 
     fn assume_other_maker(&mut self, cpu: &mut Cpu) {
         self.arena.truncate(0);
-        self.thunks = thunks::make(&mut self.arena, self.thunks.tables, Gate::Jrcxz);
+        self.host = self.host.of_other_maker();
+        self.thunks = thunks::make(&mut self.arena, self.thunks.tables, self.host.gate());
         cpu.mmu.fast.expect(self.thunks.gate.key() as usize);
         cpu.jit.returns = self.stacks.returns(self.thunks.leave);
         self.forget_addresses(cpu);

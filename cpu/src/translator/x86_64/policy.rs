@@ -71,6 +71,11 @@ impl Host {
         })
     }
 
+    /// This host, as if its maker were not AMD.
+    pub fn of_other_maker(self) -> Self {
+        Self { amd: false, x87: false, ..self }
+    }
+
     /// What is fast here.
     pub fn gate(&self) -> Gate {
         if self.amd { Gate::Loop } else { Gate::Jrcxz }
