@@ -4,8 +4,8 @@
 #![cfg(all(target_arch = "x86_64", target_os = "linux"))]
 
 use iced_x86::{
-    Decoder, DecoderOptions, Encoder, FlowControl, Formatter, Instruction, InstructionInfoFactory, IntelFormatter, Mnemonic as M, OpAccess,
-    OpCodeOperandKind as K, OpKind, Register,
+    Decoder, DecoderOptions, Encoder, EncodingKind, FlowControl, Formatter, Instruction, InstructionInfoFactory, IntelFormatter,
+    Mnemonic as M, OpAccess, OpCodeOperandKind as K, OpKind, Register,
 };
 use softmetal_cpu::semantics::x87::image::FXSAVE_SIZE;
 use softmetal_cpu::state::{Segment, State, bits, reg, seg};
@@ -87,11 +87,11 @@ fn instruction(random: &mut Random, info: &mut InstructionInfoFactory, bits: u32
         if bits == 64 && random.below(2) == 0 {
             bytes.push(0x40 | random.below(16) as u8);
         }
-        match random.below(12) {
+        match random.below(14) {
             0..=4 => {}
             5 => bytes.extend([0x0f, 0x38]),
             6 => bytes.extend([0x0f, 0x3a]),
-            7 => {
+            7 | 12 | 13 => {
                 bytes.clear();
                 let inverted = if bits == 64 { random.next() as u8 & 0xe0 } else { 0xe0 };
                 // Many have no form of 256 bits.
@@ -397,7 +397,7 @@ fn compare_programs(bits: u32, count: u64) {
     let times = std::env::var("SOFTMETAL_FUZZ").ok().and_then(|v| v.parse().ok()).unwrap_or(1);
     let alone = std::env::var("SOFTMETAL_SEED").ok().and_then(|v| v.parse().ok());
     let seeds = alone.map_or(0..count * times, |s| s..s + 1);
-    let (mut translated, mut long, mut failures) = (0, 0, Vec::new());
+    let (mut translated, mut long, mut vectors, mut failures) = (0, 0, 0, Vec::new());
     for seed in seeds {
         let code = program(seed, bits);
         let (right, _) = run(Engine::Interpreter, (seed, bits), &code, 3000, u64::MAX);
@@ -405,6 +405,7 @@ fn compare_programs(bits: u32, count: u64) {
         let (got, blocks) = run(Engine::Translator, (seed, bits), &code, 3000, slice);
         translated += blocks;
         long += u64::from(right.icount == 3000);
+        vectors += u64::from(right.icount == 3000 && has_avx(&code, bits));
         if got != right {
             failures.push(explain((seed, bits), &code, 3000));
             if failures.len() >= 25 {
@@ -413,7 +414,14 @@ fn compare_programs(bits: u32, count: u64) {
         }
     }
     assert!(failures.is_empty(), "{}", failures.join("\n\n"));
-    assert!(translated > 100 && long > 100 || alone.is_some(), "{translated} blocks, {long} programs that did not fault");
+    let enough = translated > 100 && long > 100 && vectors > 10;
+    assert!(enough || alone.is_some(), "{translated} blocks, {long} programs that did not fault, {vectors} of them with AVX");
+}
+
+/// Whether one of the instructions of `code` needs CR4.OSXSAVE.
+fn has_avx(code: &[u8], bits: u32) -> bool {
+    let avx = |i: Instruction| (0..i.op_count()).any(|n| i.op_register(n).is_vector_register()) && i.encoding() == EncodingKind::VEX;
+    Decoder::new(bits, code, DecoderOptions::NONE).into_iter().any(avx)
 }
 
 /// Where the edge of RAM is met, beyond an access that ends with it: one that runs over it, and others farther behind it.
