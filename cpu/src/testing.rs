@@ -301,6 +301,14 @@ impl Harness {
         self.p.cpu.state.regs[usize::from(r)]
     }
 
+    /// With AVX enabled, as systems do.
+    #[must_use]
+    pub fn with_avx(mut self) -> Self {
+        let s = &mut self.p.cpu.state;
+        (s.cr4, s.xcr0) = (s.cr4 | bits::CR4_OSXSAVE, 7);
+        self
+    }
+
     /// Sets general register `r`.
     pub fn set_reg(&mut self, r: u8, v: u64) {
         self.p.cpu.state.regs[usize::from(r)] = v;

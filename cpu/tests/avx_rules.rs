@@ -23,10 +23,9 @@ const PF_WRITE: Outcome = Some((vector::PF, Some(2)));
 const END: u64 = RAM;
 
 /// AVX enabled, each byte of register r is r + 1; RAX is [`DATA`], RDX 0.
-fn enabled(mut h: Harness) -> Harness {
+fn enabled(h: Harness) -> Harness {
+    let mut h = h.with_avx();
     let s = &mut h.p.cpu.state;
-    s.cr4 |= CR4_OSXSAVE;
-    s.xcr0 = 7;
     for (r, v) in (1u8..).zip(&mut s.ymm.0) {
         *v = Vector([r; 32]);
     }

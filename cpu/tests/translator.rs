@@ -8,7 +8,7 @@ use iced_x86::{
     Mnemonic as M, OpAccess, OpCodeOperandKind as K, OpKind, Register,
 };
 use softmetal_cpu::semantics::x87::image::FXSAVE_SIZE;
-use softmetal_cpu::state::{Segment, State, bits, reg, seg};
+use softmetal_cpu::state::{Segment, State, reg, seg};
 use softmetal_cpu::testing::operands::{self, Registers};
 use softmetal_cpu::testing::{CODE, GDT, Harness, Outcome, RAM};
 use softmetal_cpu::{Engine, Stop};
@@ -308,10 +308,8 @@ fn run(engine: Engine, (seed, bits): (u64, u32), code: &[u8], n: u64, slice: u64
     h.set_reg(reg::RSI, DATA[0] + 0x800);
     h.set_reg(14, DATA[1] + 0x800);
     h.set_reg(15, random.below(64) as u64);
-    // As most systems have it, VEX instructions are there.
     if seed % 16 != 15 {
-        let s = &mut h.p.cpu.state;
-        (s.cr4, s.xcr0) = (s.cr4 | bits::CR4_OSXSAVE, 7);
+        h = h.with_avx();
     }
     if bits == 64 {
         for n in [seg::FS, seg::GS] {
@@ -515,16 +513,14 @@ fn at_the_edges_of_ram(width: u32, neighbours: &[Option<(bool, bool, i8)>]) -> u
     }
     let start = |n: usize| FIRST + n as u64 * ROOM;
     let make = |engine| {
-        let mut h = if width == 64 { Harness::long() } else { Harness::protected32() };
+        let mut h = if width == 64 { Harness::long() } else { Harness::protected32() }.with_avx();
         h.p.set_engine(engine).unwrap();
         for (n, (code, _)) in programs.iter().enumerate() {
             h.set_mem(start(n), code);
         }
         h.set_reg(reg::RBX, 0x1234_5678_9abc_def0);
         h.set_reg(reg::RCX, 3);
-        let s = &mut h.p.cpu.state;
-        (s.cr4, s.xcr0) = (s.cr4 | bits::CR4_OSXSAVE, 7);
-        let state = s.clone();
+        let state = h.p.cpu.state.clone();
         (h, state)
     };
     let run = |(h, state): &mut (Harness, State), rip: u64, address: u64| {
@@ -590,14 +586,12 @@ fn ends_of_the_address_space_are_found_where_they_are() {
         code.extend([0x75, (code.len() + 2 - start).wrapping_neg() as u8, 0xf4]);
         for target in pages.iter().flat_map(|page| offsets.map(|by| page.wrapping_add(by))) {
             let outcome = |engine, other_maker| {
-                let mut h = Harness::long().code(&code);
+                let mut h = Harness::long().code(&code).with_avx();
                 h.p.set_engine(engine).unwrap();
                 h.p.set_heat(1);
                 if other_maker {
                     h.p.assume_other_maker();
                 }
-                let s = &mut h.p.cpu.state;
-                (s.cr4, s.xcr0) = (s.cr4 | bits::CR4_OSXSAVE, 7);
                 h.set_reg(reg::RSI, DATA[0]);
                 h.set_reg(reg::RDI, target);
                 for at in (0..0x4000).step_by(8).filter(|at| !(GDT..GDT + 0x100).contains(at)) {
@@ -621,7 +615,7 @@ fn code_of_32_bits_does_not_clear_registers_beyond_its_own() {
     use iced_x86::code_asm::*;
     for whole in [false, true] {
         let outcome = |engine| {
-            let mut h = Harness::protected32().asm(|a| {
+            let h = Harness::protected32().asm(|a| {
                 a.mov(ecx, 20)?;
                 let mut again = a.create_label();
                 a.set_label(&mut again)?;
@@ -634,11 +628,10 @@ fn code_of_32_bits_does_not_clear_registers_beyond_its_own() {
                 a.jne(again)?;
                 a.hlt()
             });
+            let mut h = h.with_avx();
             h.p.set_engine(engine).unwrap();
             h.p.set_heat(1);
-            let s = &mut h.p.cpu.state;
-            (s.cr4, s.xcr0) = (s.cr4 | bits::CR4_OSXSAVE, 7);
-            s.ymm.0.iter_mut().for_each(|y| y.0.fill(7));
+            h.p.cpu.state.ymm.0.iter_mut().for_each(|y| y.0.fill(7));
             let stop = h.run(1000);
             assert_eq!(h.p.blocks_translated() > 0, engine == Engine::Translator);
             h.outcome(stop, [])

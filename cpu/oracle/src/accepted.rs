@@ -127,6 +127,7 @@ pub struct Ignored {
     pub everything: bool,
 }
 
+/// Whether the judge is AMD's.
 fn host_is_amd() -> bool {
     static AMD: LazyLock<bool> = LazyLock::new(|| std::fs::read_to_string("/proc/cpuinfo").is_ok_and(|text| text.contains("AuthenticAMD")));
     *AMD

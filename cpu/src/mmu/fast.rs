@@ -2,9 +2,10 @@
 //!
 //! **Invariant:** what is here is also in the TLB proper, so a hit here never spares a walk that the interpreter would make.
 //!
-//! A tag is the page's linear address, negated: adding it to an address of the page leaves the offset, in the page that code expects
-//! the sum in ([`Fast::expect`]). An empty place has the tag of a page that belongs elsewhere: 0, so that the host commits memory only for what is
-//! used. But where that would be the tag of the place's own page, or of the next, into which an access may run over, it is the tag of a page far away.
+//! A tag is the page's linear address, negated: adding it to an address of the page leaves the offset, in the page that code
+//! expects the sum in ([`Fast::expect`]). An empty place has the tag of a page that belongs elsewhere: 0, so that the host commits
+//! memory only for what is used. But where that would be the tag of the place's own page, or of the next, into which an access may
+//! run over, it is the tag of a page far away.
 
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 use super::low::Low;
