@@ -147,8 +147,8 @@ fn a_session_with_linux() {
     let now = std::fs::read(&path).unwrap();
     assert_eq!(sha256(&now[4 << 20..][..20 << 16]), sum);
 
-    // Ctrl-C is the guest's.
-    terminal.keys("echo started; sleep 1000\n");
+    // Ctrl-C is the guest's. What says that it has started is what is interrupted: between two commands the shell may lose it.
+    terminal.keys("sh -c 'echo started; exec sleep 1000'\n");
     terminal.expect("\nstarted");
     terminal.keys("\x03");
     terminal.expect("guest# ");
